@@ -1,0 +1,31 @@
+# make quickstart | test | lint | bench: each makes the environment it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PIP_REQUIRE_VIRTUALENV := 1
+
+.PHONY: quickstart test lint bench clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/edgeseg quickstart --out quickstart
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.run
+
+# torch comes first and pinned, so that nothing that follows chooses another
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[openvino,tensorboard,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) quickstart

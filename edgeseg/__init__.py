@@ -1,0 +1,70 @@
+"""edgeseg: compact segmentation models on small devices, proven and measured.
+
+    import edgeseg as es
+    student  = es.load("runs/cam")
+    artifact = es.export_model(student, es.OpenVino(), out="out/cam", size=(360, 480), bake=("pre", "labels"))
+    record   = es.bench(artifact, threads=2)
+    masks    = artifact.predict(image)
+
+Every name is imported when it is first used: importing the package costs nothing, torch included.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from edgeseg.api import bench, load, models, verify
+    from edgeseg.artifact import Artifact
+    from edgeseg.data import load_data
+    from edgeseg.errors import EdgesegError
+    from edgeseg.export import OnnxRuntime, OpenVino, export_model
+    from edgeseg.models import create, fuse
+    from edgeseg.runs import load_official, save
+
+_HOME = {
+    "Artifact": "edgeseg.artifact",
+    "EdgesegError": "edgeseg.errors",
+    "OnnxRuntime": "edgeseg.export",
+    "OpenVino": "edgeseg.export",
+    "bench": "edgeseg.api",
+    "create": "edgeseg.models",
+    "export_model": "edgeseg.export",
+    "fuse": "edgeseg.models",
+    "load": "edgeseg.api",
+    "load_data": "edgeseg.data",
+    "load_official": "edgeseg.runs",
+    "models": "edgeseg.api",
+    "save": "edgeseg.runs",
+    "verify": "edgeseg.api",
+}
+
+__all__ = [
+    "Artifact",
+    "EdgesegError",
+    "OnnxRuntime",
+    "OpenVino",
+    "bench",
+    "create",
+    "export_model",
+    "fuse",
+    "load",
+    "load_data",
+    "load_official",
+    "models",
+    "save",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'edgeseg' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,93 @@
+"""An artifact: the folder an export leaves, complete in itself, with its proof and its hashes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg import schema
+from edgeseg.errors import EdgesegError
+from edgeseg.files import inside, sha256
+from edgeseg.manifest import Manifest
+
+if TYPE_CHECKING:
+    from edgeseg.runtimes import Session
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported student in a format of some runtime."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Artifact:
+        """Read an artifact and check its files against their hashes.
+
+        Raises:
+            EdgesegError: no manifest, one that does not fit, a file outside the folder, missing, or changed.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).exists():
+            raise EdgesegError(f"{folder} is not an artifact: it has no {MANIFEST}")
+        artifact = cls(folder, schema.read(Manifest, folder / MANIFEST))
+        if not artifact.manifest.files:
+            raise EdgesegError(f"{folder / MANIFEST} names no files; export again")
+        for entry in artifact.manifest.files:
+            path = inside(folder, entry.path)
+            if not path.is_file():
+                raise EdgesegError(f"{path} is missing although {MANIFEST} names it; copy the whole folder")
+            if sha256(path) != entry.sha256:
+                raise EdgesegError(f"{path} was changed after export (SHA-256 differs from {MANIFEST}); export again")
+        return artifact
+
+    @property
+    def model_file(self) -> Path:
+        """The file that the runtime opens."""
+        return inside(self.folder, self.manifest.files[0].path)
+
+    @property
+    def sha256(self) -> str:
+        """The hash that records and evaluations know this artifact by."""
+        return self.manifest.files[0].sha256
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input."""
+        from edgeseg.runtimes import pixels
+
+        return pixels.size(self.manifest.input)
+
+    @cached_property
+    def session(self) -> Session:
+        """The artifact, opened in its own runtime."""
+        import os
+
+        from edgeseg.runtimes import open_artifact
+
+        return open_artifact(self, threads=os.cpu_count() or 1)
+
+    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 RGB `image [H, W, 3]` of any size to its label map `[H, W]`.
+
+        Another size than the artifact's own is resized on the way in (bilinear) and on the way out (nearest).
+        """
+        from edgeseg.models.student import check_rgb
+        from edgeseg.runtimes import pixels
+
+        check_rgb(image)
+        labels = pixels.labels(self.session.run(pixels.prepare(image, self.manifest.input)))
+        return labels if labels.shape == image.shape[:2] else pixels.enlarge(labels, *image.shape[:2])
+
+    def rewrite(self, manifest: Manifest) -> Artifact:
+        """The same artifact with another manifest, stored."""
+        schema.write(self.folder / MANIFEST, manifest)
+        return Artifact(self.folder, manifest)

@@ -1,0 +1,128 @@
+"""`edgeseg VERB`: what holds for every verb. Results go to stdout, everything said on the way goes to stderr.
+
+Exit codes: 0 ok, 1 the caller's mistake, 2 parity failed, 3 accuracy gate, 4 budget, 5 something is missing,
+6 measurement invalid, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from edgeseg.errors import EdgesegError
+
+app = typer.Typer(
+    name="edgeseg",
+    help="Train compact segmentation students, export them with proof, measure them honestly, and say SHIP or DON'T SHIP.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+talk = Console(stderr=True, highlight=False)
+show = Console(highlight=False)
+
+# typer carries its own copy of click: the common ancestor of its usage errors has no public name
+_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Size = Annotated[str | None, typer.Option(metavar="HxW", help="Height x width, e.g. 360x480.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code. An error is one line on stderr, and a JSON document too when `--json` was asked for."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = typer.main.get_command(app).main(words, prog_name="edgeseg", standalone_mode=False)
+    except EdgesegError as error:
+        return fail(str(error), error.exit_code, words)
+    except _USAGE as error:
+        return fail(error.format_message(), 1, words)
+    except (KeyboardInterrupt, typer.Abort):
+        return fail("interrupted", 130, words)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # torch reports a killed worker from a signal handler, anywhere
+            raise
+        return fail("a data-loading process was killed, most likely for memory; use fewer workers or a smaller batch", 1, words)
+    except BrokenPipeError:  # `edgeseg models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return fail(f"{where}{error.strerror or error}", 1, words)
+    return code if isinstance(code, int) else 0
+
+
+def fail(message: str, code: int, words: Sequence[str]) -> int:
+    """Say what went wrong and return the exit code."""
+    talk.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True)
+    if "--json" in words:
+        sys.stdout.write(json.dumps({"error": message, "exit_code": code}) + "\n")
+    return code
+
+
+def emit(document: Any, as_json: bool, *tables: Table | str) -> None:
+    """The result: the JSON document, or the tables and lines a person reads."""
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        return
+    for table in tables:
+        show.print(table, soft_wrap=isinstance(table, str))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> Table:
+    """A table; the columns in `right` hold numbers."""
+    result = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
+    for index, column in enumerate(columns):
+        result.add_column(column, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*("-" if cell is None else str(cell) for cell in row))
+    return result
+
+
+@contextmanager
+def progress(what: str, total: float | None = None, unit: bool = True) -> Iterator[Callable[[float, float], None]]:
+    """A bar on stderr; the function given takes (done, all)."""
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *([MofNCompleteColumn()] if unit else []),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=talk, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done, all_: bar.update(task, completed=done, total=all_)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """`360x480` to (360, 480)."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise EdgesegError(f"size {text!r} is not HEIGHTxWIDTH, e.g. 360x480")
+    return int(parts[0]), int(parts[1])
+
+
+def is_artifact(path: Path) -> bool:
+    """True for an exported folder, False for a run; anything else is an error."""
+    if (path / "manifest.json").exists():
+        return True
+    if (path / "model.json").exists() or (path / "checkpoint.safetensors").exists():
+        return False
+    what = "does not exist" if not path.exists() else "is neither a run (model.json) nor an artifact (manifest.json)"
+    raise EdgesegError(f"{path} {what}")
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,109 @@
+"""`edgeseg report` and `edgeseg verdict`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeseg.cli.app import Json, app, emit, show, table, talk
+from edgeseg.errors import EdgesegError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edgeseg.verdict import Verdict
+
+Drop = Annotated[float, typer.Option(help="Points of mIoU an artifact may lose against its run.")]
+Budget = Annotated[float | None, typer.Option(help="Budget for the p90 bound in ms; none by default.")]
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page.")] = Path("report.html"),
+    max_drop: Drop = 0.5,
+    max_p90_ms: Budget = None,
+    as_json: Json = False,
+) -> None:
+    """Put all that a folder holds (runs, artifacts, evaluations, records) on one page that needs no network.
+
+    Example: edgeseg report . -o report.html --max-p90-ms 33
+    """
+    from edgeseg.report import write_report
+
+    path = write_report(existing(folder), out, max_drop=max_drop, max_p90_ms=max_p90_ms)
+    emit({"report": str(path), "bytes": path.stat().st_size}, as_json, str(path))
+
+
+@app.command()
+def verdict(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    max_drop: Drop = 0.5,
+    max_p90_ms: Budget = None,
+    as_json: Json = False,
+) -> None:
+    """SHIP or DON'T SHIP for each artifact and device, from stored evidence alone.
+
+    The exit code is 0 when everything ships, else that of the first thing wrong: 2 parity, 3 accuracy, 4 budget,
+    6 measurement.
+
+    Example: edgeseg verdict out/cam --max-drop 0.5 --max-p90-ms 33
+    """
+    from edgeseg import schema
+    from edgeseg.results import collect
+    from edgeseg.verdict import exit_code, judge
+
+    results = collect(existing(folder))
+    verdicts = judge(results, max_drop=max_drop, max_p90_ms=max_p90_ms)
+    if not verdicts:
+        raise EdgesegError(f"{folder} holds no artifact to judge; export one into it")
+    emit([schema.dump(entry) for entry in verdicts], as_json, verdict_table(verdicts))
+    for problem in results.problems:
+        talk.print(f"[yellow]note:[/] {problem}", soft_wrap=True)
+    if not as_json:
+        say_why(verdicts)
+    raise typer.Exit(exit_code(verdicts))
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or an error."""
+    if not folder.is_dir():
+        raise EdgesegError(f"{folder} is not a folder; name the one that holds the runs and artifacts")
+    return folder
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    """One row per artifact, device and number of threads."""
+    rows = [
+        [
+            "[bold green]SHIP[/]" if entry.ship else "[bold red]DON'T SHIP[/]",
+            entry.artifact,
+            entry.precision_executed or entry.precision_asked,
+            entry.device,
+            entry.threads,
+            _figure(entry.miou),
+            None if entry.drop is None else f"{entry.drop.points:+.2f}",
+            _figure(entry.p50_ms),
+            _figure(entry.p90_upper_ms),
+            _figure(entry.sustained_fps, 1),
+        ]
+        for entry in verdicts
+    ]
+    columns = ["verdict", "artifact", "ran as", "device", "threads", "mIoU", "drop", "p50 ms", "p90 bound ms", "FPS"]
+    return table("", columns, rows, right=(4, 5, 6, 7, 8, 9))
+
+
+def say_why(verdicts: Sequence[Verdict]) -> None:
+    """Every reason and note, under the artifact it belongs to."""
+    for entry in verdicts:
+        for reason in entry.reasons:
+            show.print(f"[red]{entry.artifact}:[/] {reason.text}", soft_wrap=True)
+        for note in entry.notes:
+            show.print(f"[dim]{entry.artifact}: {note}[/]", soft_wrap=True)
+
+
+def _figure(value: float | None, digits: int = 2) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"

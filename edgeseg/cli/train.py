@@ -1,0 +1,64 @@
+"""`edgeseg train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeseg.cli.app import Json, Size, app, emit, parse_size, progress, talk
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="A student; `edgeseg models` lists them.")],
+    data: Annotated[str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH")],
+    out: Annotated[Path, typer.Option(help="The folder of the run.")],
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    size: Size = None,
+    recipe: Annotated[Path | None, typer.Option(help="A YAML recipe.")] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change the recipe.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    devices: Annotated[int, typer.Option(help="Processes (DDP); one per GPU.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a student.
+
+    Example: edgeseg train ddrnet23_slim --data camvid:PATH --out runs/cam --epochs 100 --set optimizer.lr=0.02
+    """
+    import torch
+
+    from edgeseg import schema
+    from edgeseg.data import load_data
+    from edgeseg.runs import read_card
+    from edgeseg.train.loop import Event, Trainer
+    from edgeseg.train.recipe import read_recipe
+
+    changes = [*(change or []), *([f"epochs={epochs}"] if epochs else [])]
+    if wanted := parse_size(size):
+        changes.append(f"size=[{wanted[0]}, {wanted[1]}]")
+    if threads:
+        torch.set_num_threads(threads)
+    trainer = Trainer(name, load_data(data), out, read_recipe(recipe, changes), devices, tensorboard)
+    if not trainer.fabric.is_global_zero:  # one process talks
+        trainer.run(resume)
+        return
+    with progress("training", total=None) as bar:
+
+        def notify(event: Event) -> None:
+            bar((event.epoch - 1) * event.steps + event.step, event.epochs * event.steps)
+
+        trainer.notify = notify
+        trainer.run(resume)
+    card = read_card(out)
+    assert card.training is not None
+    talk.print(f"pictures of each evaluation: {out / 'pictures'}")
+    emit(
+        schema.dump(card),
+        as_json,
+        f"{out}: {card.name}, mIoU {card.training.select_miou:.2f} on {card.training.select_split}"
+        f" (best at epoch {card.training.best_epoch} of {card.training.epochs})",
+    )

@@ -1,0 +1,84 @@
+"""Random views of a labelled image. The same seed gives the same view, whichever process makes it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edgeseg.data.base import Image, Labels
+from edgeseg.errors import EdgesegError
+from edgeseg.metrics import VOID
+
+View: TypeAlias = Callable[[Image, Labels, int], tuple[Image, Labels]]
+"""`(image, labels, seed) -> (image, labels)`."""
+
+MEAN_COLOUR = (124, 116, 104)
+"""The mean of ImageNet, where padding is: about zero once normalised."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What may happen to a training image.
+
+    crop:   height and width that come out; null keeps those of the image.
+    scale:  range of the random resize before the crop; what then is smaller than the crop is padded, labels with void.
+    flip:   probability of a horizontal mirror.
+    colour: strength of brightness, contrast and saturation changes, an eighth of it for the hue, 0..1.
+    blur:   probability of a slight Gaussian blur.
+    """
+
+    crop: tuple[int, int] | None = None
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    colour: float = 0.4
+    blur: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and min(self.crop) < 1:
+            raise EdgesegError(f"crop {self.crop} must be a height and a width of at least 1")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise EdgesegError(f"scale {self.scale} must be two positive factors, the smaller first")
+        for name in ("flip", "colour", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise EdgesegError(f"{name} {getattr(self, name)} must be within 0..1")
+
+    def build(self) -> View:
+        """The function that makes views; it can be pickled."""
+        return partial(_view, self)
+
+
+def _view(augment: Augment, image: Image, labels: Labels, seed: int) -> tuple[Image, Labels]:
+    height, width = augment.crop or labels.shape
+    pipeline = _pipeline(augment, height, width)
+    # One stream for all steps: set_random_seed would start every step on the same numbers, so that, for one, only
+    # mirrored images were ever blurred and the place of the crop followed from the scale.
+    pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+    out = pipeline(image=image, mask=labels)
+    return out["image"], out["mask"]
+
+
+@lru_cache(maxsize=32)  # with `crop` null there is one per size of image
+def _pipeline(augment: Augment, height: int, width: int) -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks the network for a newer version
+    import albumentations as steps
+    import cv2
+
+    cv2.setNumThreads(0)  # the loader has a process per core already
+    low, high = augment.scale
+    return steps.Compose(
+        [
+            steps.ColorJitter(*[augment.colour] * 3, hue=augment.colour / 8, p=float(augment.colour > 0)),
+            steps.GaussianBlur(blur_limit=(3, 5), sigma_limit=(0.3, 1.2), p=augment.blur),
+            steps.RandomScale((low - 1, high - 1), area_for_downscale="image", p=float(low != 1 or high != 1)),
+            steps.RandomCrop(
+                height, width, pad_if_needed=True, pad_position="random", fill=MEAN_COLOUR, fill_mask=VOID
+            ),
+            steps.HorizontalFlip(p=augment.flip),
+        ]
+    )

@@ -1,0 +1,124 @@
+"""What works on this machine: every runtime, operator and device tried, not only found."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeseg.errors import EdgesegError, MissingTool
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: `state` is `ok`, `missing` or `broken`; `detail` is what was seen, or the line that installs it."""
+
+    part: str
+    name: str
+    state: str
+    version: str | None
+    detail: str
+
+
+def examine(self_test: bool, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+    """Every finding; with `self_test` a small student is exported to each target and its masks compared."""
+    checks = [*_runtimes(self_test), _label_map, _device, _browser]
+    found = []
+    for index, check in enumerate(checks, 1):
+        found.append(check())
+        if progress:
+            progress(index, len(checks))
+    return found
+
+
+def _runtimes(self_test: bool) -> Iterator[Callable[[], Finding]]:
+    from functools import partial
+
+    from edgeseg.runtimes import RUNTIMES
+
+    for name in RUNTIMES:
+        if RUNTIMES[name].provenance == "measured":
+            yield partial(_runtime, name, self_test)
+
+
+def _runtime(name: str, self_test: bool) -> Finding:
+    from edgeseg.export import TARGETS
+    from edgeseg.runtimes import RUNTIMES
+
+    try:
+        version = RUNTIMES[name].version()
+        if not self_test or name not in TARGETS:
+            return Finding("runtime", name, "ok", version, "found")
+        return Finding("runtime", name, "ok", version, _try(name))
+    except MissingTool as error:
+        return Finding("runtime", name, "missing", None, str(error))
+    except (EdgesegError, ImportError, OSError) as error:
+        return Finding("runtime", name, "broken", None, " ".join(str(error).split()))
+
+
+def _try(target: str) -> str:
+    """Export a small untrained student, run it, compare the masks: what was seen."""
+    import torch
+
+    from edgeseg.export import TARGETS, export_model
+    from edgeseg.models import create
+
+    torch.manual_seed(0)
+    student = create("lraspp_mobilenet_v3_large", classes=5)
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = export_model(
+            student, TARGETS[target](), Path(folder) / "artifact", (64, 96), ("pre", "labels")
+        ).manifest
+    if manifest.ledger is None or not manifest.ledger.passed:
+        raise EdgesegError("self-test failed: the masks of a small student are not those of PyTorch")
+    hop = manifest.ledger.hops[-1]
+    return f"self-test: {100 * hop.same_label:.3f} % of the labels as in PyTorch, executed in {manifest.precision.executed}"
+
+
+def _label_map() -> Finding:
+    import numpy as np
+    import torch
+
+    from edgeseg.kernels.label_map import label_map
+    from edgeseg.kernels.label_map.cases import CASES
+    from edgeseg.kernels.label_map.reference import label_map_reference
+
+    for index, case in enumerate(CASES):
+        logits = np.random.default_rng(index).normal(size=(case.batch, case.classes, *case.low)).astype(np.float32)
+        wanted, margin = label_map_reference(logits, case.high, case.align_corners)
+        got = label_map(torch.from_numpy(logits), case.high, case.align_corners).numpy()
+        if not ((got == wanted) | (margin < case.margin)).all():
+            return Finding("operator", "label_map", "broken", None, f"graph tier differs from the reference on {case}")
+    return Finding("operator", "label_map", "ok", None, f"graph tier, {len(CASES)} cases as the reference")
+
+
+def _device() -> Finding:
+    from edgeseg.runtimes.devices import local
+
+    state = local.state()
+    device = local.device(state, state)
+    memory = f"{device.memory_bytes / 2**30:.0f} GiB"
+    return Finding(
+        "device",
+        "local",
+        "ok",
+        None,
+        f"{device.cpu or platform.machine()}, {device.cores} cores, {memory}, {device.system}",
+    )
+
+
+def _browser() -> Finding:
+    import shutil
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        return Finding(
+            "tests",
+            "chromium",
+            "missing",
+            None,
+            "only for the report's browser test: apt-get install chromium chromium-driver",
+        )
+    return Finding("tests", "chromium", "ok", None, path)

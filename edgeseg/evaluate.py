@@ -1,0 +1,78 @@
+"""Score a run or an artifact: the same code for both, so that a difference is the artifact's and not the metric's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg import schema
+from edgeseg.data.base import Data, Split
+from edgeseg.errors import EdgesegError
+from edgeseg.metrics import Evaluation, Meter, pack_confusions
+from edgeseg.provenance import made_by, now
+
+SCHEMA = 1
+Progress = Callable[[int, int], None]
+"""Called with (done, all)."""
+
+
+class Predictor(Protocol):
+    """What `es.load` gives: a student or an artifact."""
+
+    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 RGB `[H, W, 3]` to labels `[H, W]`."""
+
+
+def measure_split(predictor: Predictor, split: Split, classes: int, progress: Progress | None = None) -> Meter:
+    """Every image of a split, labelled and counted."""
+    from edgeseg.data.loader import evaluation
+
+    meter = Meter(classes)
+    for done, (image, truth, _) in enumerate(evaluation(split, workers=1), 1):
+        meter.add(truth, predictor.predict(image))
+        if progress:
+            progress(done, len(split))
+    return meter
+
+
+def evaluate(
+    path: Path, predictor: Predictor, sha256: str, data: Data, split: str, kind: str, progress: Progress | None = None
+) -> Evaluation:
+    """Score `path` on a split and store the evaluation beside it as `eval-SPLIT.json`."""
+    meter = measure_split(predictor, data.split(split), len(data.class_names), progress)
+    evaluation = Evaluation(
+        schema=SCHEMA,
+        kind="evaluation",
+        created=now(),
+        edgeseg=made_by(),
+        subject=path.name,
+        subject_kind="artifact" if kind == "artifact" else "run",
+        sha256=sha256,
+        data=data.spec,
+        split=split,
+        class_names=list(data.class_names),
+        score=meter.score(),
+        confusions=pack_confusions(np.stack(meter.confusions)),
+        provenance="measured",
+    )
+    schema.write(path / f"eval-{split}.json", evaluation)
+    return evaluation
+
+
+def check_classes(loaded: Predictor, data: Data) -> None:
+    """Refuse to score a predictor on classes it was not trained for."""
+    from edgeseg.artifact import Artifact
+    from edgeseg.models import Student
+
+    if not isinstance(loaded, (Student, Artifact)):
+        return
+    own = loaded.class_names if isinstance(loaded, Student) else loaded.manifest.student.class_names
+    if tuple(own) != tuple(data.class_names):
+        raise EdgesegError(
+            f"{data.spec} has the {len(data.class_names)} classes {', '.join(data.class_names)}; "
+            f"this was trained for the {len(own)} classes {', '.join(own)}"
+        )

@@ -1,0 +1,108 @@
+"""What training minimises. Logits `[B, K, H, W]` float, labels `[B, H, W]` with 255 = void, result a scalar."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeseg.errors import EdgesegError
+from edgeseg.metrics import VOID
+from edgeseg.schema import STRICT
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy, mean over the pixels that are not void."""
+
+    __pydantic_config__ = STRICT
+    type: Literal["ce"] = "ce"
+
+    def __call__(self, logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+        """The loss; `weight [K]` scales each class."""
+        return _mean(_pixel_loss(logits, labels, weight), labels, weight)
+
+
+@dataclass(frozen=True)
+class Ohem:
+    """Cross-entropy over the hard pixels only (Shrivastava et al., arXiv 1604.03540).
+
+    threshold: pixels whose true class has a lower probability are hard.
+    keep:      at least this share of the pixels is kept, hardest first.
+    """
+
+    __pydantic_config__ = STRICT
+    type: Literal["ohem"] = "ohem"
+    threshold: float = 0.9
+    keep: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not (0 < self.threshold <= 1 and 0 <= self.keep <= 1):
+            raise EdgesegError(f"ohem: threshold is in (0, 1] and keep in [0, 1], got {self.threshold} and {self.keep}")
+
+    def __call__(self, logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+        """The loss; which pixels are hard is decided before the class weights."""
+        plain = _pixel_loss(logits, labels, None)
+        valid = labels != VOID
+        least = int(valid.sum() * self.keep)
+        hard = valid & (plain.detach() > -math.log(self.threshold))
+        if int(hard.sum()) < least:
+            cut = plain.detach()[valid].topk(least).values[-1]
+            hard = valid & (plain.detach() >= cut)
+        loss = plain if weight is None else plain * weight[labels.long().clamp_max(len(weight) - 1)]
+        return (loss * hard).sum() / hard.sum().clamp_min(1)
+
+
+@dataclass(frozen=True)
+class CrossEntropyLovasz:
+    """Cross-entropy plus Lovasz-softmax, which follows IoU itself (Berman et al., arXiv 1705.08790)."""
+
+    __pydantic_config__ = STRICT
+    type: Literal["ce_lovasz"] = "ce_lovasz"
+    cross_entropy: float = 0.8
+    lovasz: float = 0.2
+
+    def __call__(self, logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+        """The weighted sum."""
+        plain = CrossEntropy()(logits, labels, weight)
+        return self.cross_entropy * plain + self.lovasz * lovasz_softmax(logits.softmax(1), labels)
+
+
+Loss: TypeAlias = CrossEntropy | Ohem | CrossEntropyLovasz
+
+
+def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Lovasz extension of 1 - IoU, mean over the classes that occur in the batch.
+
+    Per class, with errors m sorted downwards and g the truth in that order: sum m_i (J_i - J_{i-1}),
+    J_i = 1 - (G - cumsum g) / (G + cumsum (1 - g)).
+    """
+    valid = labels.flatten() != VOID
+    truth = labels.flatten()[valid]
+    flat = probabilities.transpose(0, 1).flatten(1)[:, valid]
+    losses = []
+    for index in truth.unique().tolist():
+        member = (truth == index).to(flat.dtype)
+        errors, order = (member - flat[index]).abs().sort(descending=True)
+        member = member[order]
+        total = member.sum()
+        jaccard = 1 - (total - member.cumsum(0)) / (total + (1 - member).cumsum(0))
+        losses.append(errors @ torch.diff(jaccard, prepend=jaccard.new_zeros(1)))
+    return torch.stack(losses).mean() if losses else probabilities.sum() * 0
+
+
+def _pixel_loss(logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+    return F.cross_entropy(logits, labels.long(), weight=weight, ignore_index=VOID, reduction="none")
+
+
+def _mean(loss: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean over valid pixels, or weighted mean; 0 with a gradient when every pixel is void."""
+    valid = labels != VOID
+    if weight is None:
+        return loss.sum() / valid.sum().clamp_min(1)
+    counts = torch.bincount(labels[valid].long(), minlength=len(weight)).to(weight.dtype)
+    return loss.sum() / (counts @ weight).clamp_min(1e-12)

@@ -1,0 +1,157 @@
+"""The metrics of segmentation, computed the same way for a run and for an artifact.
+
+Definitions, over all pixels of all images whose true label is not void:
+    confusion[i, j]   pixels of true class i that were labelled j, summed over images
+    IoU of class c    confusion[c, c] / (row c + column c - confusion[c, c]); null for a class that is neither there nor predicted
+    mIoU              mean of the IoUs that are not null, in percent (one confusion matrix, not a mean over images)
+    pixel accuracy    trace / sum, in percent
+    boundary F        harmonic mean of precision and recall of boundary pixels matched within `BOUNDARY_PX`, per class
+                      and image, then averaged over images and classes that occur (Csurka et al., BMVC 2013), in percent
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.errors import EdgesegError
+from edgeseg.provenance import MadeBy
+from edgeseg.schema import STRICT
+
+VOID = 255
+"""The label of pixels that are never trained on and never counted."""
+
+BOUNDARY_PX = 2
+"""Tolerance of the boundary F-score in pixels."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """mIoU, per-class IoU, pixel accuracy and boundary F in percent; null for a class that never occurs."""
+
+    __pydantic_config__ = STRICT
+    images: int
+    miou: float
+    iou: list[float | None]
+    pixel_accuracy: float
+    boundary_f: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run or an artifact, one JSON file (`eval-*.json`).
+
+    `confusions` keeps every image's confusion matrix, base64 of zlib of little-endian int32 `[images, classes, classes]`:
+    enough to bootstrap a difference over images without evaluating again.
+    """
+
+    __pydantic_config__ = STRICT
+    schema: int
+    kind: Literal["evaluation"]
+    created: str
+    edgeseg: MadeBy
+    subject: str
+    subject_kind: Literal["run", "artifact"]
+    sha256: str
+    data: str
+    split: str
+    class_names: list[str]
+    score: Score
+    confusions: str
+    provenance: Literal["measured", "simulated", "claimed"]
+
+
+def pack_confusions(confusions: NDArray[np.int64]) -> str:
+    """`[images, classes, classes]` counts to text."""
+    return base64.b64encode(zlib.compress(confusions.astype("<i4").tobytes(), 9)).decode("ascii")
+
+
+def unpack_confusions(text: str, classes: int) -> NDArray[np.int64]:
+    """The counts `[images, classes, classes]` back from text."""
+    flat = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4")
+    return flat.reshape(-1, classes, classes).astype(np.int64)
+
+
+def confusion(truth: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Counts `[classes, classes]`, row = truth; void in the truth is not counted.
+
+    Raises:
+        EdgesegError: the shapes differ, or a label id is out of range.
+    """
+    if truth.shape != labels.shape:
+        raise EdgesegError(f"truth is {list(truth.shape)} but the prediction is {list(labels.shape)}")
+    valid = truth != VOID
+    rows, columns = truth[valid].astype(np.int64), labels[valid].astype(np.int64)
+    worst = max(rows.max(initial=0), columns.max(initial=0))
+    if worst >= classes:
+        raise EdgesegError(f"label id {worst} is out of range for {classes} classes")
+    return np.bincount(rows * classes + columns, minlength=classes * classes).reshape(classes, classes)
+
+
+def iou(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """IoU per class in percent, from counts `[..., K, K]` to `[..., K]`; NaN where the class never occurs."""
+    hit = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
+    union = matrix.sum(-1) + matrix.sum(-2) - hit
+    result: NDArray[np.float64] = np.divide(100 * hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+    return result
+
+
+def boundary_f(truth: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> NDArray[np.float64]:
+    """Boundary F-score `[classes]` of one image in percent; NaN for a class that is in neither map."""
+    import cv2
+
+    span = np.arange(-BOUNDARY_PX, BOUNDARY_PX + 1)
+    disk = (span[:, None] ** 2 + span**2 <= BOUNDARY_PX**2).astype(np.uint8)
+    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+    valid = truth != VOID
+    scores = np.full(classes, np.nan)
+    for index in np.union1d(truth[valid], labels[valid]):
+        member = [((part == index) & valid).astype(np.uint8) for part in (truth, labels)]
+        # a pixel of the class with a 4-neighbour outside it; the image's own edge is no boundary
+        edge = [(part - cv2.erode(part, cross, borderType=cv2.BORDER_REPLICATE)).astype(bool) for part in member]
+        near = [cv2.dilate(part.astype(np.uint8), disk).astype(bool) for part in edge]
+        found = [int(part.sum()) for part in edge]
+        if not any(found):
+            scores[index] = 100.0 if np.array_equal(*member) else 0.0
+            continue
+        recall = (edge[0] & near[1]).sum() / found[0] if found[0] else 0.0
+        precision = (edge[1] & near[0]).sum() / found[1] if found[1] else 0.0
+        scores[index] = 200 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return scores
+
+
+class Meter:
+    """Adds up images and says how good the labels were."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.confusions: list[NDArray[np.int64]] = []
+        self._boundaries: list[NDArray[np.float64]] = []
+
+    def add(self, truth: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+        """Count one image."""
+        self.confusions.append(confusion(truth, labels, self.classes))
+        self._boundaries.append(boundary_f(truth, labels, self.classes))
+
+    def score(self) -> Score:
+        """The figures over all images so far.
+
+        Raises:
+            EdgesegError: no labelled pixel was seen.
+        """
+        total = np.sum(self.confusions, axis=0) if self.confusions else np.zeros((self.classes,) * 2, np.int64)
+        if not total.sum():
+            raise EdgesegError("no labelled pixel to score: every pixel of every image is void")
+        each = iou(total)
+        return Score(
+            images=len(self.confusions),
+            miou=float(np.nanmean(each)),
+            iou=[None if np.isnan(value) else float(value) for value in each],
+            pixel_accuracy=float(100 * np.trace(total) / total.sum()),
+            boundary_f=float(np.nanmean(np.stack(self._boundaries))),
+        )

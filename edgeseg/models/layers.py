@@ -1,0 +1,84 @@
+"""Layers that more than one student uses, and folding of BatchNorm into the convolution before it."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+import itertools
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from edgeseg.errors import EdgesegError
+from edgeseg.models.student import Student
+
+S = TypeVar("S", bound=Student)
+
+
+def init_convolutions(module: nn.Module) -> None:
+    """He initialisation over the fan out for convolutions, ones and zeros for norms (He et al., arXiv 1502.01852)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.BatchNorm2d):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
+
+
+def fuse(student: S) -> S:
+    """A copy for inference: training-only heads gone, every BatchNorm that follows a convolution folded into it.
+
+        Conv2d(w, b) -> BatchNorm2d   becomes   Conv2d(w * g / sqrt(var + eps), ...) -> Identity
+
+    A pair is a convolution and the BatchNorm registered right after it; that this is also the order of execution is
+    checked by running both networks, so a student that breaks the rule is an error and not a wrong mask. BatchNorms
+    that come before their convolution (DDRNet's pre-activation) stay. Published FPS are often of folded networks.
+    """
+    folded = copy.deepcopy(student).eval()
+    for name in folded.auxiliary:
+        setattr(folded, name, None)
+    folded.auxiliary = ()
+    for module in list(folded.modules()):
+        children = list(module.named_children())
+        for (first, conv), (second, norm) in itertools.pairwise(children):
+            if (
+                isinstance(conv, nn.Conv2d)
+                and isinstance(norm, nn.BatchNorm2d)
+                and conv.out_channels == norm.num_features
+            ):
+                setattr(module, first, _fold(conv, norm))
+                setattr(module, second, nn.Identity())
+    _check_same(student, folded)
+    return folded
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    fused = copy.deepcopy(conv)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    fused.weight, fused.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return fused
+
+
+@torch.inference_mode()
+def _check_same(student: Student, folded: Student) -> None:
+    training = student.training
+    side = max(64, student.multiple)
+    parameter = next(student.parameters())
+    image = torch.linspace(-2, 2, 3 * side * side, device=parameter.device, dtype=parameter.dtype).view(
+        1, 3, side, side
+    )
+    wanted: Tensor = student.eval()(image)
+    got: Tensor = folded(image)
+    student.train(training)
+    if not wanted.isfinite().all():
+        raise EdgesegError(f"{student.name} answers with NaN or infinity; its weights are damaged: train or load it again")
+    error = float((got - wanted).square().mean().sqrt() / wanted.square().mean().sqrt().clamp_min(1e-12))
+    if not error <= 1e-3:  # folding only re-associates float32 products; a wrong pair is off by orders of magnitude
+        raise RuntimeError(f"folding BatchNorm changed {student.name}: relative RMS {error:.3g} > 1e-3")

@@ -1,0 +1,176 @@
+"""The contract every semantic student keeps; tests walk the registry and hold each one to it."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeseg.errors import EdgesegError
+from edgeseg.registry import Registry
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published number: not measured by edgeseg, and said so wherever it is shown."""
+
+    what: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One map of `forward_features`: its channels and its stride against the input."""
+
+    channels: int
+    stride: int
+
+
+class Student(nn.Module):
+    """A compact network that labels every pixel.
+
+    A family sets the class attributes, builds its layers and answers three questions: `forward_features`,
+    `low_logits` and, when it learns with an auxiliary head, `training_logits`.
+
+    multiple:     height and width must be multiples of this.
+    auxiliary:    names of modules that only training uses; they count in no table and enter no artifact.
+    feature_info: one `Stage` per map of `forward_features`, from fine to coarse.
+    """
+
+    task = "semantic"
+    licence: str = ""
+    paper: str = ""
+    multiple: int = 1
+    auxiliary: tuple[str, ...] = ()
+    feature_info: tuple[Stage, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        if classes < 2:
+            raise EdgesegError(f"a segmentation student needs at least 2 classes, got {classes}")
+        self.name = type(self).__name__
+        self.classes = classes
+        self.class_names = tuple(f"class_{index}" for index in range(classes))
+        self.palette = distinct_colours(classes)
+
+    def describe(self, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
+        """Give the classes their names and colours."""
+        if not len(class_names) == len(palette) == self.classes:
+            raise EdgesegError(
+                f"{self.name} has {self.classes} classes, got {len(class_names)} names and {len(palette)} colours"
+            )
+        self.class_names = tuple(class_names)
+        self.palette = tuple(palette)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised `image [B, 3, H, W]` to `logits [B, classes, H, W]`."""
+        self.check_size(image)
+        return upsample(self.low_logits(image), image.shape[-2:])
+
+    def forward_features(self, image: Tensor) -> list[Tensor]:
+        """The stage maps `[B, C, h, w]` before the head, from fine to coarse, as in `feature_info`."""
+        raise TypeError(f"{type(self).__name__} does not say what its features are")
+
+    def low_logits(self, image: Tensor) -> Tensor:
+        """The logits `[B, classes, h, w]` at the head's own resolution, before the bilinear upsampling."""
+        raise TypeError(f"{type(self).__name__} does not say what its logits are")
+
+    def training_logits(self, image: Tensor) -> list[Tensor]:
+        """Low-resolution logits to learn from: the main head first, then the auxiliary heads."""
+        self.check_size(image)
+        return [self.low_logits(image)]
+
+    def check_size(self, image: Tensor) -> None:
+        """Refuse a size the network would not line up with, and name the size to pad to."""
+        height, width = image.shape[-2:]
+        if height % self.multiple or width % self.multiple:
+            fit = [-(-side // self.multiple) * self.multiple for side in (height, width)]
+            raise EdgesegError(
+                f"image {height}x{width} is not a multiple of {self.multiple} as {self.name} needs; pad to {fit[0]}x{fit[1]}"
+            )
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """uint8 RGB `[B, 3, H, W]` to what `forward` takes; keeps the memory format."""
+        scale = torch.tensor([1 / (255 * s) for s in self.std], device=image.device).view(1, 3, 1, 1)
+        shift = torch.tensor([m / s for m, s in zip(self.mean, self.std, strict=True)], device=image.device).view(
+            1, 3, 1, 1
+        )
+        return image.float().mul_(scale).sub_(shift)
+
+    @torch.inference_mode()
+    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 RGB `image [H, W, 3]` of any size to its label map `[H, W]`.
+
+        A side that is no multiple of what the network needs is padded with the mean colour and cut off again.
+        """
+        check_rgb(image)
+        height, width = image.shape[:2]
+        parameter = next(self.parameters())
+        batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(parameter.device)
+        normal = self.normalise(batch).to(parameter.dtype)
+        padded = F.pad(normal, (0, -width % self.multiple, 0, -height % self.multiple))
+        labels = self.eval()(padded)[0, :, :height, :width].argmax(0)
+        result: NDArray[np.uint8] = labels.to(torch.uint8).cpu().numpy()
+        return result
+
+    def deployed_parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters without the training-only heads."""
+        skip = tuple(f"{name}." for name in self.auxiliary)
+        return [value for name, value in self.named_parameters() if not name.startswith(skip)]
+
+
+def check_rgb(image: NDArray[np.uint8]) -> None:
+    """Refuse what is not one RGB image with at least one pixel."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise EdgesegError(f"an image is uint8 RGB [H, W, 3], got {image.dtype} {list(image.shape)}")
+
+
+def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
+    """`x [B, C, h, w]` to `[B, C, H, W]`, bilinear, corners not aligned."""
+    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False)
+
+
+def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
+    """`count` RGB colours that differ: the hue walks by the golden ratio, lightness alternates."""
+    colours = []
+    for index in range(count):
+        red, green, blue = colorsys.hls_to_rgb((index * 0.618034) % 1.0, (0.45, 0.62, 0.35)[index % 3], 0.65)
+        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return tuple(colours)
+
+
+STUDENTS: Registry[Callable[..., Student]] = Registry("student")
+"""Name -> the function that builds it."""
+
+Build = TypeVar("Build", bound=Callable[..., Student])
+
+
+def register(build: Build) -> Build:
+    """Make the function's name the student's name."""
+    STUDENTS.add(build.__name__, build)
+    return build
+
+
+def create(name: str, *, classes: int, **options: Any) -> Student:
+    """An untrained student, e.g. `create("ddrnet23_slim", classes=11)`.
+
+    Raises:
+        EdgesegError: no student of that name; the message has the near ones.
+    """
+    student = STUDENTS[name](classes, **options)
+    student.name = name
+    return student

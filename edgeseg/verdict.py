@@ -1,0 +1,411 @@
+"""SHIP or DON'T SHIP: one verdict per artifact, device and thread count, from stored documents only.
+
+An artifact ships when its masks are the student's masks (parity), it is not worse at the task than its run by more than
+the allowed drop (accuracy), it meets the latency budget if there is one (budget), and its speed was really measured
+(measurement). Every comparison is written so that NaN fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, ParityFailed
+from edgeseg.ledger import Hop
+from edgeseg.metrics import Evaluation, iou, unpack_confusions
+from edgeseg.results import Results, StoredArtifact
+from edgeseg.runtimes.record import Record
+
+MAX_DROP = 0.5
+"""Points of mIoU an artifact may lose by default."""
+
+CODES: dict[str, int] = {
+    "parity": ParityFailed.exit_code,
+    "accuracy": AccuracyGate.exit_code,
+    "budget": BudgetExceeded.exit_code,
+    "measurement": InvalidMeasurement.exit_code,
+}
+"""What a reason is about -> the exit code it stands for; the lowest one counts."""
+
+SPELLINGS = {
+    "f32": "fp32",
+    "float32": "fp32",
+    "f16": "fp16",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "i8": "int8",
+    "u8": "int8",
+}
+"""A runtime's own word for a precision -> ours."""
+
+RESAMPLES = 2000
+BLOCK_NS = 250_000_000
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an artifact does not ship; `code` is a key of `CODES`."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """mIoU of the run minus that of the artifact, in points, with its 95 % paired bootstrap interval over images."""
+
+    points: float
+    low: float
+    high: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One row; a figure that was never measured is null.
+
+    artifact:    its folder, relative to the folder that was judged.
+    miou:        percent, on `accuracy_on` (data and split); `drop` is against the run on the same images.
+    same_label:  lowest share of pixels that keep their label, over all hops of the parity ledger, 0..1.
+    worst_class: lowest IoU of a class between two label maps, over all hops, 0..1, and the name of that class.
+    """
+
+    artifact: str
+    sha256: str
+    student: str
+    target: str
+    precision_asked: str
+    precision_executed: str | None
+    device: str | None
+    cpu: str | None
+    threads: int | None
+    provenance: str | None
+    ship: bool
+    reasons: list[Reason]
+    notes: list[str]
+    miou: float | None
+    accuracy_on: str | None
+    drop: Drop | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p90_upper_ms: float | None
+    sustained_fps: float | None
+    peak_memory_bytes: int | None
+    file_bytes: int
+    same_label: float | None
+    worst_class: str | None
+    worst_class_iou: float | None
+
+
+Row: TypeAlias = tuple[StoredArtifact, "Record | None"]
+Said: TypeAlias = Iterator["Reason | str"]
+"""What a check has to say: reasons not to ship, and notes in plain text."""
+
+
+def judge(results: Results, *, max_drop: float = MAX_DROP, max_p90_ms: float | None = None) -> list[Verdict]:
+    """The verdict of every row of `rows(results)`, in that order. Without `max_p90_ms` there is no latency gate."""
+    return [_judge(results, artifact, record, max_drop, max_p90_ms) for artifact, record in rows(results)]
+
+
+def rows(results: Results) -> list[Row]:
+    """Each artifact with the record that counts on each device and thread count, or with none if it has none."""
+    found: list[Row] = []
+    for artifact in results.artifacts:
+        records = counting(results.records_of(artifact.sha256))
+        found.extend((artifact, record) for record in records)
+        found.extend([] if records else [(artifact, None)])
+    return found
+
+
+def counting(records: list[Record]) -> list[Record]:
+    """Of records in order of time: per device and thread count the newest usable one, else the newest."""
+    chosen: dict[tuple[object, ...], Record] = {}
+    for record in records:
+        key = _place(record)
+        if usable(record) or key not in chosen or not usable(chosen[key]):
+            chosen[key] = record
+    return list(chosen.values())
+
+
+def usable(record: Record) -> bool:
+    """True for a record that may be quoted: measured here, valid, and made of numbers."""
+    return (
+        record.provenance == "measured"
+        and record.valid
+        and record.samples.count > 0
+        and math.isfinite(record.latency.p50_ms)
+    )
+
+
+def exit_code(verdicts: list[Verdict]) -> int:
+    """0 when everything ships, else the lowest code of all reasons; 1 when there was nothing to judge."""
+    if not verdicts:
+        return EdgesegError.exit_code
+    return min((CODES[reason.code] for verdict in verdicts for reason in verdict.reasons), default=0)
+
+
+def paired_drop(run: Evaluation, artifact: Evaluation) -> Drop:
+    """What the artifact loses against its run on the same images; images are resampled in pairs, with a fixed seed.
+
+    Raises:
+        EdgesegError: the two are not of the same images and classes, or no pixel of them is labelled.
+    """
+    if run.class_names != artifact.class_names:
+        raise EdgesegError("run and artifact were evaluated with different classes; evaluate both again")
+    classes = len(run.class_names)
+    ours, theirs = (unpack_confusions(e.confusions, classes) for e in (run, artifact))
+    images = len(ours)
+    if images != len(theirs) or images < 2:
+        raise EdgesegError(
+            f"run and artifact were evaluated on {images} and {len(theirs)} images; "
+            "evaluate both on the same images, two at least"
+        )
+    both = np.stack([ours, theirs])
+    before, after = _miou(both.sum(axis=1))
+    if not math.isfinite(before - after):
+        raise EdgesegError("no labelled pixel was evaluated, so there is no mIoU; evaluate on a split with labels")
+    weights = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
+    flat = both.reshape(2, images, -1).astype(np.float64)  # a matrix product of integers is slow
+    sums = (weights.astype(np.float64) @ flat).astype(np.int64)
+    resampled = _miou(sums.reshape(2, RESAMPLES, classes, classes))
+    low, high = np.nanquantile(resampled[0] - resampled[1], [0.025, 0.975])
+    return Drop(float(before - after), float(low), float(high), images)
+
+
+def block_medians(record: Record) -> NDArray[np.float64]:
+    """Medians in ms of the steady samples in blocks of 0.25 s `[blocks]`: a spike weighs no more than its block."""
+    starts, durations = record.samples.unpack()
+    edges = np.flatnonzero(np.diff(starts // BLOCK_NS)) + 1
+    return np.array([np.median(block) / 1e6 for block in np.split(durations, edges)])
+
+
+def _judge(
+    results: Results, artifact: StoredArtifact, record: Record | None, max_drop: float, max_p90_ms: float | None
+) -> Verdict:
+    manifest, latency = artifact.manifest, record.latency if record else None
+    evaluation, reference = _evaluations(results, artifact)
+    drop = _drop(artifact, evaluation, reference)
+    said = [
+        *_parity(artifact),
+        *_accuracy(drop, max_drop),
+        *_precision(artifact, record),
+        *_budget(record, max_p90_ms),
+        *_measurement(artifact, record),
+        *_history(results, artifact, record),
+        *_comparison(results, artifact, record),
+    ]
+    reasons = sorted((item for item in said if isinstance(item, Reason)), key=lambda reason: CODES[reason.code])
+    hops = manifest.ledger.hops if manifest.ledger else []
+    worst = min(hops, key=lambda hop: hop.worst_class_iou, default=None)
+    return Verdict(
+        artifact=artifact.folder,
+        sha256=artifact.sha256,
+        student=manifest.student.name,
+        target=artifact.target,
+        precision_asked=manifest.precision.asked,
+        precision_executed=record.execution.precision if record else manifest.precision.executed,
+        device=record.device.name if record else None,
+        cpu=record.device.cpu if record else None,
+        threads=record.execution.threads if record else None,
+        provenance=record.provenance if record else None,
+        ship=not reasons,
+        reasons=reasons,
+        notes=[item for item in said if isinstance(item, str)],
+        miou=_finite(evaluation.score.miou if evaluation else None),
+        accuracy_on=f"{evaluation.data} [{evaluation.split}]" if evaluation else None,
+        drop=drop if isinstance(drop, Drop) else None,
+        p50_ms=_finite(latency.p50_ms if latency else None),
+        p90_ms=_finite(latency.p90_ms if latency else None),
+        p90_upper_ms=_finite(latency.p90_upper_ms if latency else None),
+        sustained_fps=_finite(latency.sustained_fps if latency else None),
+        peak_memory_bytes=record.peak_memory_bytes if record else None,
+        file_bytes=sum(entry.bytes for entry in manifest.files),
+        same_label=_finite(min((hop.same_label for hop in hops), default=None)),
+        worst_class=worst.worst_class if worst else None,
+        worst_class_iou=_finite(worst.worst_class_iou if worst else None),
+    )
+
+
+def _parity(artifact: StoredArtifact) -> Said:
+    for line in artifact.damage:
+        yield Reason("parity", f"what was verified is not what lies here: {line}")
+    ledger = artifact.manifest.ledger
+    if ledger is None or not ledger.hops:
+        yield Reason("parity", f"its masks were never compared with the run's; run `edgeseg verify {artifact.path}`")
+        return
+    for hop in ledger.hops:
+        if not _holds(hop):
+            why = "; ".join(hop.reasons) or f"{hop.nonfinite} NaN or infinite values, or figures that are not numbers"
+            yield Reason("parity", f"the masks change from {hop.name} ({hop.precision}, {hop.images} images): {why}")
+
+
+def _holds(hop: Hop) -> bool:
+    figures = (hop.relative_rms, hop.max_error, hop.same_label, hop.boundary_f, hop.worst_class_iou)
+    return hop.passed and hop.nonfinite == 0 and all(math.isfinite(x) for x in figures if x is not None)
+
+
+def _evaluations(results: Results, artifact: StoredArtifact) -> tuple[Evaluation | None, Evaluation | None]:
+    """The artifact's evaluation and its run's on the same data and split: a test split first, then the newest."""
+    own = results.evaluations_of(artifact.sha256)
+    floats = {(e.data, e.split): e for e in results.evaluations_of(artifact.manifest.source.sha256)}
+    best = max(own, key=lambda e: ((e.data, e.split) in floats, e.split == "test", e.created), default=None)
+    return best, floats.get((best.data, best.split)) if best else None
+
+
+def _drop(artifact: StoredArtifact, evaluation: Evaluation | None, reference: Evaluation | None) -> Drop | Reason:
+    if evaluation is None:
+        ask = f"edgeseg eval {artifact.path} --data DATA"
+        return Reason("accuracy", f"its accuracy was never measured; run `{ask}`")
+    if reference is None:
+        ask = (
+            f"edgeseg eval {artifact.manifest.source.run or 'RUN'} --data {evaluation.data} --split {evaluation.split}"
+        )
+        return Reason(
+            "accuracy", f"the float run was not evaluated on {evaluation.data} [{evaluation.split}]; run `{ask}`"
+        )
+    try:
+        return paired_drop(reference, evaluation)
+    except EdgesegError as error:
+        return Reason("accuracy", str(error))
+
+
+def _accuracy(drop: Drop | Reason, max_drop: float) -> Said:
+    if isinstance(drop, Reason):
+        yield drop
+        return
+    interval = f"95 % interval {drop.low:+.2f} to {drop.high:+.2f}, {drop.images} images"
+    if not drop.points <= max_drop:
+        unsure = "; more images could change this" if drop.low <= max_drop else ""
+        yield Reason(
+            "accuracy",
+            f"it loses {drop.points:.2f} points of mIoU ({interval}), more than the allowed {max_drop:.2f}{unsure}",
+        )
+    elif not drop.high <= max_drop:
+        yield (
+            f"The drop in mIoU is {drop.points:.2f} points, but could be as large as {drop.high:.2f} ({interval}), "
+            f"above the allowed {max_drop:.2f}: evaluate on more images to be sure"
+        )
+
+
+def _precision(artifact: StoredArtifact, record: Record | None) -> Said:
+    if record is None:
+        return
+    asked = _spelt(artifact.manifest.precision.asked)
+    checked = _spelt(artifact.manifest.precision.executed) or asked
+    executed = _spelt(record.execution.precision)
+    where = f"{record.execution.runtime} on {record.device.name}"
+    if executed is None:
+        yield f"{where} does not say in which precision it ran; {asked} was asked for"
+    elif executed != checked:
+        yield Reason(
+            "accuracy", f"{where} ran in {executed}, but masks and accuracy were measured in {checked}; verify there"
+        )
+    elif executed != asked:
+        yield f"{where} ran in {executed}, not in {asked} as asked; masks and accuracy were measured in {executed} too"
+
+
+def _spelt(precision: str | None) -> str | None:
+    return None if precision is None else SPELLINGS.get(precision.lower(), precision.lower())
+
+
+def _budget(record: Record | None, max_p90_ms: float | None) -> Said:
+    if record is None or max_p90_ms is None or not usable(record):
+        return  # what is not measured is a reason of its own
+    upper, count = record.latency.p90_upper_ms, record.latency.count
+    if upper is None:
+        yield Reason(
+            "measurement", f"{count} samples are too few to bound p90 against {max_p90_ms:.1f} ms; 64 are needed"
+        )
+    elif not upper <= max_p90_ms:
+        yield Reason(
+            "budget",
+            f"p90 could be {upper:.1f} ms (99 % bound, {count} samples), above the budget of {max_p90_ms:.1f} ms",
+        )
+
+
+def _measurement(artifact: StoredArtifact, record: Record | None) -> Said:
+    ask = f"`edgeseg bench {artifact.path}`"
+    if record is None:
+        yield Reason("measurement", f"its speed was never measured; run {ask}")
+    elif record.provenance != "measured":
+        yield Reason(
+            "measurement", f"the figures of {record.device.name} are {record.provenance}, not measured; run {ask}"
+        )
+    elif not usable(record):
+        why = "; ".join(record.reasons) or "its figures are not numbers"
+        yield Reason("measurement", f"the measurement on {record.device.name} is not valid: {why}; run {ask} again")
+
+
+def _history(results: Results, artifact: StoredArtifact, record: Record | None) -> Said:
+    if record is None:
+        return
+    others = sum(_place(other) == _place(record) for other in results.records_of(artifact.sha256)) - 1
+    if others:
+        rule = "the newest valid one counts" if usable(record) else "none of them is valid"
+        yield f"{others + 1} measurements of this row are in the folder; {rule}"
+
+
+def _comparison(results: Results, artifact: StoredArtifact, record: Record | None) -> Said:
+    """Ratios to the run in torch and to the quickest other artifact, measured in the same place on the same size."""
+    if record is None or not usable(record):
+        return
+    peers = [other for other in _peers(results, record) if other.subject.sha256 != artifact.sha256]
+    source = [other for other in peers if other.subject.sha256 == artifact.manifest.source.sha256]
+    exported = {other.sha256 for other in results.artifacts}
+    quickest = sorted((other for other in peers if other.subject.sha256 in exported), key=_typical_ms)[:1]
+    ratios = [
+        f"{_typical_ms(record) / _typical_ms(other):.2f} times as long as {_called(other, record)}"
+        for other in source + quickest
+    ]
+    if ratios:
+        yield (
+            f"A frame takes {' and '.join(ratios)}; these are medians of separate recordings, "
+            "`edgeseg compare` says whether a difference is real"
+        )
+
+
+def _called(other: Record, record: Record) -> str:
+    """A peer's name, with what it does not do if it does not do the same work."""
+    subject = other.subject
+    student = "" if subject.student == record.subject.student else f"{subject.student} in "
+    name = f"{student}{subject.target} {subject.precision}"
+    if sorted(subject.baked) == sorted(record.subject.baked):
+        return name
+    return f"{name} (other work: {', '.join(subject.baked) or 'nothing'} baked in there)"
+
+
+def _peers(results: Results, record: Record) -> list[Record]:
+    """The usable records, one per subject, of the same device, threads and image size."""
+    newest = {
+        other.subject.sha256: other
+        for other in sorted(results.records, key=lambda r: r.created)
+        if usable(other)
+        and _place(other) == _place(record)
+        and sorted(other.subject.input_shape) == sorted(record.subject.input_shape)  # NHWC or NCHW
+    }
+    return list(newest.values())
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN, and a table should not show one."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _typical_ms(record: Record) -> float:
+    return float(np.median(block_medians(record)))
+
+
+def _place(record: Record) -> tuple[str, str | None, int]:
+    return record.device.name, record.device.cpu, record.execution.threads
+
+
+def _miou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """mIoU in percent of each `[..., classes, classes]`; NaN where no class occurs."""
+    each = iou(confusions)
+    occurs = np.isfinite(each)
+    return np.where(occurs.any(-1), np.where(occurs, each, 0).sum(-1) / np.maximum(occurs.sum(-1), 1), np.nan)

@@ -1,0 +1,92 @@
+"""From a trained student to the file a device runs, with the proof that it still draws the same masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeseg import schema
+from edgeseg.artifact import MANIFEST, Artifact
+from edgeseg.errors import EdgesegError
+from edgeseg.export.deployed import BAKES, Deployed
+from edgeseg.export.onnx_file import OnnxRuntime
+from edgeseg.export.openvino_ir import OpenVino
+from edgeseg.export.target import TARGETS, Target, from_options
+from edgeseg.files import aside_folder, sha256
+from edgeseg.manifest import SCHEMA, FileEntry, Manifest, Precision, Source, StudentCard
+from edgeseg.provenance import made_by, now, versions
+
+if TYPE_CHECKING:
+    from edgeseg.data import Data
+    from edgeseg.models import Student
+    from edgeseg.verify import Progress
+
+__all__ = ["BAKES", "TARGETS", "OnnxRuntime", "OpenVino", "Target", "export_model", "from_options"]
+
+
+def export_model(
+    student: Student,
+    target: Target,
+    out: Path | str,
+    size: tuple[int, int],
+    bake: Iterable[str] = (),
+    source: Source | None = None,
+    data: Data | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Export a student at `size` (height, width), verify the result, and put the folder in place when it is complete.
+
+    bake:   `pre` takes uint8 RGB `[1, H, W, 3]`, `labels` gives uint8 `[1, H, W]`.
+    source: the run the student comes from; unknown for one that was made in Python.
+    data:   where the images come from that the masks are compared on; generated scenes by default.
+
+    A failed proof leaves the artifact with its failed ledger, to be looked at; whoever calls decides what that means.
+    """
+    from edgeseg.verify import verify_with
+
+    out = Path(out)
+    if (out / "model.json").exists():
+        raise EdgesegError(f"{out} is a run; export to another folder")
+    if out.exists() and not (out.is_dir() and ((out / MANIFEST).exists() or not any(out.iterdir()))):
+        raise EdgesegError(f"{out} holds something that is no artifact and would be replaced; export to another folder")
+    deployed = Deployed(student, size, bake)
+    with aside_folder(out) as part:
+        files = target.write(deployed, part)
+        manifest = describe(student, deployed, target, source or Source(None, None), part, files)
+        schema.write(part / MANIFEST, manifest)
+        verify_with(Artifact(part, manifest), student, data, progress=progress)
+    return Artifact.open(out)
+
+
+def describe(
+    student: Student, deployed: Deployed, target: Target, source: Source, folder: Path, files: list[str]
+) -> Manifest:
+    """The manifest of a fresh export, still without its ledger."""
+    return Manifest(
+        schema=SCHEMA,
+        created=now(),
+        edgeseg=made_by(),
+        student=StudentCard(
+            name=student.name,
+            task=student.task,
+            class_names=list(student.class_names),
+            palette=list(student.palette),
+            licence=student.licence,
+            params=sum(value.numel() for value in student.deployed_parameters()),
+            mean=student.mean,
+            std=student.std,
+            multiple=student.multiple,
+        ),
+        source=source,
+        input=deployed.input_spec(),
+        output=deployed.output_spec(),
+        target=target.options(),
+        precision=Precision(asked=target.precision, executed=None),
+        files=[FileEntry(name, sha256(folder / name), (folder / name).stat().st_size) for name in files],
+        tools=versions(*target.tools),
+        calibration=None,
+        op_tiers={"label_map": "graph"} if "labels" in deployed.bake else {},
+        ledger=None,
+        accuracy=None,
+    )

@@ -1,0 +1,38 @@
+"""OpenVINO's intermediate representation: `model.xml` and `model.bin`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from edgeseg.errors import need
+from edgeseg.export.deployed import Deployed
+from edgeseg.export.onnx_file import to_onnx
+from edgeseg.export.target import Target, register
+from edgeseg.runtimes.openvino_model import openvino
+
+
+@register()
+@dataclass(frozen=True)
+class OpenVino(Target):
+    """An OpenVINO model. `fp16` stores weights as float16 and lets the device compute in what it has for that."""
+
+    name: ClassVar[str] = "openvino"
+    tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxslim", "openvino")
+
+    def write(self, deployed: Deployed, folder: Path) -> list[str]:
+        """`model.xml` and `model.bin`, by way of ONNX, whose sizes are all fixed."""
+        ov = openvino()
+        onnx_model = to_onnx(deployed, opset=20)
+        with tempfile.TemporaryDirectory() as place:
+            file = Path(place) / "model.onnx"
+            need("onnx").save(onnx_model, file)
+            model = ov.convert_model(str(file))
+        for entry in onnx_model.metadata_props:
+            for key, value in json.loads(entry.value).items():
+                model.set_rt_info(value if isinstance(value, str) else json.dumps(value), [entry.key, key])
+        ov.save_model(model, str(folder / "model.xml"), compress_to_fp16=self.precision == "fp16")
+        return ["model.xml", "model.bin"]

@@ -1,0 +1,58 @@
+"""A target is a value: a frozen dataclass whose type is the format and whose fields are its options."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from edgeseg import schema
+from edgeseg.errors import EdgesegError
+from edgeseg.export.deployed import Deployed
+from edgeseg.registry import Registry
+from edgeseg.schema import STRICT
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every deployment format has. `name` is also the runtime that executes the result."""
+
+    __pydantic_config__ = STRICT
+    name: ClassVar[str]
+    tools: ClassVar[tuple[str, ...]]
+    precision: Literal["fp32", "fp16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "fp16"):
+            raise EdgesegError(f"{self.name} exports fp32 or fp16, got precision {self.precision!r}")
+
+    def write(self, deployed: Deployed, folder: Path) -> list[str]:
+        """Write the network into `folder`; the names of the files, the one that runtimes open first."""
+        raise TypeError(f"{type(self).__name__} does not say how it is written")
+
+    def options(self) -> dict[str, Any]:
+        """The target as it stands in a manifest."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+
+TARGETS: Registry[type[Target]] = Registry("target")
+"""Name or alias -> target."""
+
+
+def register(*aliases: str) -> Any:
+    """Give a target its own name and these others."""
+
+    def add(kind: type[Target]) -> type[Target]:
+        for name in (kind.name, *aliases):
+            TARGETS.add(name, kind)
+        return kind
+
+    return add
+
+
+def from_options(options: dict[str, Any], where: str) -> Target:
+    """The target a manifest describes."""
+    given = dict(options)
+    kind = TARGETS[str(given.pop("name", None))]
+    return schema.parse(kind, given, where)

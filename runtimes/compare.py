@@ -1,0 +1,127 @@
+"""Is the second faster than the first? Three answers and an honest fourth: faster, slower, equivalent, inconclusive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeseg.errors import EdgesegError
+from edgeseg.runtimes import statistics
+from edgeseg.runtimes.launch import Worker
+from edgeseg.runtimes.measure import Job, Progress, job
+from edgeseg.runtimes.record import Noise, Record
+from edgeseg.schema import STRICT
+
+if TYPE_CHECKING:
+    from edgeseg.artifact import Artifact
+
+PROCESSES = 3
+"""Fresh processes per subject: two processes of the same model differ by a constant that no further burst removes."""
+
+BURST_COUNT = 5
+"""Fewest samples of a burst."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The second against the first.
+
+    ratio:      median time of the second over that of the first, with its 95 % interval `low..high`; null when refused.
+    noise:      the same figures as log-ratios for the first against itself, where that was measured.
+    why:        one line per thing the reader has to know.
+    """
+
+    __pydantic_config__ = STRICT
+    verdict: statistics.Decision
+    ratio: float | None
+    low: float | None
+    high: float | None
+    noise: Noise | None
+    why: list[str]
+
+
+ALIKE: dict[str, Callable[[Record], object]] = {
+    "device": lambda record: (record.device.kind, record.device.name, record.device.cpu, record.device.cores),
+    "threads": lambda record: record.execution.threads,
+    "protocol": lambda record: record.protocol.name,
+    "provenance": lambda record: record.provenance,
+    "end-to-end": lambda record: record.e2e is not None,
+}
+"""What two records must share for their times to be comparable."""
+
+
+def compare_records(a: Record, b: Record) -> Comparison:
+    """Compare two stored measurements, block by block; refused where they are not of the same kind or not valid."""
+    refusals = [f"{name} differs: {of(a)} and {of(b)}" for name, of in ALIKE.items() if of(a) != of(b)]
+    for name, record in (("first", a), ("second", b)):
+        refusals += [f"the {name} record is not valid: {reason}" for reason in record.reasons]
+    if refusals:
+        return Comparison("inconclusive", None, None, None, None, refusals)
+    first = statistics.bootstrap_medians(*a.samples.unpack(), seed=1)
+    second = statistics.bootstrap_medians(*b.samples.unpack(), seed=2)
+    low, high = statistics.interval(np.log(second / first))
+    found = Noise(float(np.log(b.latency.p50_ms / a.latency.p50_ms)), low, high)
+    return _comparison(
+        found, None, ["measured one after the other, not interleaved: a change of the machine shows as well"]
+    )
+
+
+def compare_paired(
+    a: Artifact | Path | str,
+    b: Artifact | Path | str,
+    *,
+    threads: int,
+    pairs: int = 10,
+    burst_s: float = 0.25,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare two subjects now, in short bursts that take turns, in three sets of fresh processes with `pairs` rounds each.
+
+    A second instance of the first subject takes part in every round: what differs between the two is the noise floor.
+    """
+    if pairs < 2 or not burst_s > 0:
+        raise EdgesegError(
+            f"a paired comparison needs at least 2 pairs and a burst longer than 0 s, got {pairs} and {burst_s}"
+        )
+    jobs = (job(a), job(b), job(a))
+    rng = np.random.default_rng(0)
+    medians = []
+    for process in range(PROCESSES):
+        medians.append(_rounds(jobs, threads, pairs, burst_s, rng))
+        if progress:
+            progress((process + 1) / PROCESSES)
+    logs = np.log(medians)
+    found = statistics.paired(logs[:, :, 1] - logs[:, :, 0])
+    return _comparison(found, statistics.paired(logs[:, :, 2] - logs[:, :, 0]), [])
+
+
+def _rounds(
+    jobs: tuple[Job, ...], threads: int, pairs: int, burst_s: float, rng: np.random.Generator
+) -> list[list[float]]:
+    """Medians `[pairs, jobs]` in ns, from one set of processes, in a new random order in every round."""
+    medians = [[0.0] * len(jobs) for _ in range(pairs)]
+    with ExitStack() as stack:
+        workers = [stack.enter_context(closing(Worker())) for _ in jobs]
+        for worker, subject in zip(workers, jobs, strict=True):
+            subject.open(worker, threads)
+            worker.ask("burst", seconds=burst_s, count=BURST_COUNT)  # warm-up
+        for row in medians:
+            for index in rng.permutation(len(jobs)):
+                row[index] = workers[index].ask("burst", seconds=burst_s, count=BURST_COUNT)["median_ns"]
+    return medians
+
+
+def _comparison(found: Noise, noise: Noise | None, why: list[str]) -> Comparison:
+    verdict = statistics.decide(found.low, found.high)
+    if noise is not None and statistics.decide(noise.low, noise.high) != "equivalent":
+        verdict = "inconclusive"
+        gap = f"{np.expm1(noise.low):+.1%} to {np.expm1(noise.high):+.1%}"
+        why = [*why, f"too noisy now: the first differs from itself by {gap}"]
+    ratio, low, high = (float(np.exp(value)) for value in (found.gap, found.low, found.high))
+    times = f"the second takes {ratio:.3f} times as long as the first (95 %: {low:.3f} to {high:.3f})"
+    return Comparison(verdict, ratio, low, high, noise, [times, *why])

@@ -1,0 +1,113 @@
+"""The other end of `worker.py`: starts the process, asks it, and says in one line how it died."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import edgeseg
+from edgeseg import errors
+from edgeseg.errors import EdgesegError, InvalidMeasurement
+
+PATIENCE_S = 300.0
+"""How long beyond its own time a worker may stay silent before it is taken for hung."""
+
+TICK_S = 0.25
+HINTS = {"SIGKILL": "; was the machine out of memory?", "SIGILL": "; the runtime was built for another processor"}
+
+
+class Worker:
+    """A fresh process for one subject. `with closing(Worker()) as worker:` ends it and all it started, whatever happens."""
+
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self._patience_s = patience_s
+        top = str(Path(edgeseg.__file__).parent.parent)  # a checkout need not be installed
+        path = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edgeseg.runtimes.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([top, *path])},
+        )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def ask(
+        self, do: str, limit_s: float = 0.0, tick: Callable[[float], None] | None = None, **request: Any
+    ) -> dict[str, Any]:
+        """The worker's answer. `tick` is called with the seconds since the question, a few times per second.
+
+        Raises:
+            EdgesegError: what the worker raised, of the same kind.
+            InvalidMeasurement: the worker died, or said nothing for `limit_s` plus its patience.
+        """
+        begin = time.monotonic()
+        try:
+            print(json.dumps({"do": do, **request}), file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise self._death() from None
+        while True:
+            try:
+                line = self._lines.get(timeout=TICK_S)
+                break
+            except queue.Empty:
+                waited = time.monotonic() - begin
+            if waited > limit_s + self._patience_s:
+                raise InvalidMeasurement(f"the measuring process has said nothing for {waited:.0f} s; it hangs")
+            if tick:
+                tick(waited)
+        if line is None:
+            raise self._death()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            kind: type[EdgesegError] = getattr(errors, answer["kind"], EdgesegError)
+            raise kind(answer["error"])
+        return answer
+
+    def _listen(self) -> None:
+        for line in self._process.stdout or ():
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _death(self) -> InvalidMeasurement:
+        code = self._process.wait()
+        self._stderr.seek(0)
+        words = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
+        last = f": {words[-1]}" if words else ""
+        if code < 0:
+            name = signal.Signals(-code).name
+            return InvalidMeasurement(f"the measuring process was ended by {name}{HINTS.get(name, '')}{last}")
+        return InvalidMeasurement(f"the measuring process ended with exit code {code}{last}")
+
+    def close(self) -> None:
+        """End the process and all it started, now."""
+        tree: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            tree = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        for process in tree:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+        self._listener.join(timeout=5)
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
+            with suppress(BrokenPipeError):  # a question the worker died before
+                if stream:
+                    stream.close()

@@ -1,0 +1,245 @@
+"""One measurement, from a folder to a record that says whether it may be quoted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from edgeseg import schema
+from edgeseg.errors import EdgesegError, InvalidMeasurement
+from edgeseg.provenance import made_by, now
+from edgeseg.runtimes import RUNTIMES, runtime_of, statistics
+from edgeseg.runtimes.devices import local
+from edgeseg.runtimes.launch import Worker
+from edgeseg.runtimes.record import SCHEMA, Device, Execution, Protocol, Record, Samples, Stage, Subject
+from edgeseg.runtimes.worker import PRECISE, STAGES, Marks, unpack
+
+if TYPE_CHECKING:
+    from edgeseg.artifact import Artifact
+
+THROTTLED = 0.95
+"""The last steady stretch must keep this share of the first one's throughput."""
+
+CONTENDED = 0.25
+"""Cores that other programs may use beyond those the measurement leaves free."""
+
+UNCHANGED = 0.999
+"""Share of pixels that must keep their label from the first output to the last: rounding may flip a few, no more."""
+
+Progress = Callable[[float], None]
+"""Called with the share that is done, 0..1."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A subject and how the worker opens it. `size` (height, width) is given for a run and null for an artifact."""
+
+    subject: Subject
+    folder: Path
+    size: tuple[int, int] | None
+    provenance: Literal["measured", "simulated"]
+
+    def open(self, worker: Worker, threads: int, image: Path | None = None, e2e: bool = False) -> dict[str, Any]:
+        """Have the worker open the subject: `load_ms` and `first_ms`."""
+        picture = str(image.resolve()) if image else None
+        folder = str(self.folder.resolve())
+        return worker.ask("open", path=folder, threads=threads, size=self.size, image=picture, e2e=e2e)
+
+
+def job(subject: Artifact | Path | str, size: tuple[int, int] | None = None) -> Job:
+    """What to measure: an artifact, or a run in eager torch at `size` (height, width), by default the size of its training.
+
+    Raises:
+        EdgesegError: neither of the two, a file that was changed, or a run without a size.
+    """
+    folder = Path(subject) if isinstance(subject, (Path, str)) else subject.folder
+    if (folder / "manifest.json").exists():
+        return _artifact_job(subject, folder, size)
+    return _run_job(folder, size)
+
+
+def _artifact_job(subject: Artifact | Path | str, folder: Path, size: tuple[int, int] | None) -> Job:
+    from edgeseg.artifact import Artifact
+
+    artifact = subject if isinstance(subject, Artifact) else Artifact.open(folder)
+    manifest = artifact.manifest
+    if size is not None:
+        raise EdgesegError(f"the artifact {folder} has its size built in; export again at {size[0]}x{size[1]}")
+    return Job(
+        Subject(
+            path=str(folder),
+            student=manifest.student.name,
+            target=str(manifest.target.get("name")),
+            precision=manifest.precision.asked,
+            sha256=manifest.files[0].sha256,
+            input_shape=manifest.input.shape,
+            baked=manifest.input.baked,
+            file_bytes=sum(file.bytes for file in manifest.files),
+        ),
+        folder,
+        None,
+        runtime_of(artifact).provenance,
+    )
+
+
+def _run_job(folder: Path, size: tuple[int, int] | None) -> Job:
+    from edgeseg.runs import WEIGHTS, read_card
+
+    card = read_card(folder)
+    size = size or card.size
+    if size is None:
+        raise EdgesegError(f"the run {folder} does not say at which size it was trained; give one, e.g. 360x480")
+    subject = Subject(
+        path=str(folder),
+        student=card.name,
+        target="torch",
+        precision="fp32",
+        sha256=card.sha256,
+        input_shape=[1, 3, *size],
+        baked=[],
+        file_bytes=(folder / WEIGHTS).stat().st_size,
+    )
+    return Job(subject, folder, size, RUNTIMES["torch"].provenance)
+
+
+def measure(
+    subject: Artifact | Path | str,
+    *,
+    protocol: Protocol,
+    threads: int,
+    e2e: bool = False,
+    image: Path | None = None,
+    size: tuple[int, int] | None = None,
+    progress: Progress | None = None,
+) -> Record:
+    """Measure an artifact or a run in a fresh process. A record that must not be quoted says why; it is returned all the same.
+
+    image: a JPEG or PNG to feed; a fixed pattern otherwise.
+    e2e:   afterwards time the whole way as well, from the bytes of the image to a label map of its size.
+
+    Raises:
+        InvalidMeasurement: the measuring process died, or there are too few samples for any figure.
+        EdgesegError: what is wrong with the subject or the image.
+    """
+    task = job(subject, size)
+    before = local.state()
+    with closing(Worker()) as worker:
+        opened = task.open(worker, threads, image, e2e)
+        rounds = 2 if e2e else 1
+        model = _timed(worker, "measure", protocol, progress, 0, rounds)
+        whole = _timed(worker, "end_to_end", protocol, progress, 1, rounds) if e2e else None
+        told = worker.ask("execution")
+    device = local.device(before, local.state())
+    record = _record(task, protocol, device, opened, model, schema.parse(Execution, told["execution"], "the worker"))
+    record = replace(record, reasons=reasons(record, model), **(_whole(whole) if whole else {}))
+    return replace(record, valid=not record.reasons)
+
+
+def _timed(
+    worker: Worker, what: str, protocol: Protocol, progress: Progress | None, done: int, rounds: int
+) -> dict[str, Any]:
+    """The worker's answer to a timed request; `done` of `rounds` like it came before."""
+    usual_s = protocol.warmup_s + protocol.min_s
+
+    def tick(waited_s: float) -> None:
+        if progress:
+            progress((done + min(1.0, waited_s / usual_s)) / rounds)
+
+    answer = worker.ask(what, limit_s=2 * protocol.max_s, tick=tick, protocol=schema.dump(protocol))
+    tick(usual_s)
+    return answer
+
+
+def _series(marks: Marks, column: int | None = None) -> tuple[Marks, Marks]:
+    """Starts and durations `[n]` of one step, or of all steps together."""
+    if column is None:
+        return marks[:, 0], marks[:, -1] - marks[:, 0]
+    return marks[:, column], marks[:, column + 1] - marks[:, column]
+
+
+def _record(
+    task: Job, protocol: Protocol, device: Device, opened: dict[str, Any], model: dict[str, Any], execution: Execution
+) -> Record:
+    starts, durations = _series(unpack(model["steady"]))
+    if len(starts) < statistics.FEWEST:
+        raise InvalidMeasurement(
+            f"{len(starts)} samples in {protocol.max_s:g} s: too slow for the protocol {protocol.name}; take a longer one"
+        )
+    return Record(
+        schema=SCHEMA,
+        kind="measurement",
+        created=now(),
+        edgeseg=made_by(),
+        subject=task.subject,
+        device=device,
+        execution=execution,
+        protocol=protocol,
+        load_ms=opened["load_ms"],
+        first_ms=opened["first_ms"],
+        warmup=Samples.pack(*_series(unpack(model["warmup"]))),
+        samples=Samples.pack(starts, durations),
+        latency=statistics.latency(starts, durations),
+        segments=statistics.segments(starts, durations),
+        stages=None,
+        e2e=None,
+        peak_memory_bytes=model["peak_memory_bytes"],
+        model_memory_bytes=model["model_memory_bytes"],
+        energy_mj=None,
+        noise=statistics.self_noise(starts, durations),
+        valid=False,
+        reasons=[],
+        provenance=task.provenance,
+    )
+
+
+def _whole(answer: dict[str, Any]) -> dict[str, Any]:
+    """The end-to-end part of a record."""
+    marks = unpack(answer["steady"])
+    stages = [_stage(name, *_series(marks, column)) for column, name in enumerate(STAGES)]
+    return {"stages": stages, "e2e": statistics.latency(*_series(marks))}
+
+
+def _stage(name: str, starts: Marks, durations: Marks) -> Stage:
+    p90 = statistics.quantile(durations, 0.9)
+    return Stage(
+        name, float(np.median(durations)) / 1e6, None if p90 is None else p90 / 1e6, Samples.pack(starts, durations)
+    )
+
+
+def reasons(record: Record, model: dict[str, Any]) -> list[str]:
+    """Why the record must not be quoted, one line each; none when it may be. A figure that is NaN is a reason.
+
+    model: the worker's answer: `others_cores`, `unchanged`, `nonfinite`.
+    """
+    protocol, latency, noise = record.protocol, record.latency, record.noise
+    width = (latency.p50_high_ms - latency.p50_low_ms) / latency.p50_ms
+    kept = record.segments[-1].fps / record.segments[0].fps
+    spare = max(0, record.device.cores - record.execution.threads)
+    others, unchanged = model["others_cores"], model["unchanged"]
+    rules = [
+        (latency.count >= protocol.min_count, f"{latency.count} samples, {protocol.name} needs {protocol.min_count}"),
+        (latency.wall_s >= protocol.min_s, f"{latency.wall_s:.1f} s, {protocol.name} needs {protocol.min_s:g} s"),
+        (
+            width <= PRECISE,
+            f"noisy: the 95 % interval of the median is {width:.0%} wide, at most {PRECISE:.0%} is allowed",
+        ),
+        (kept >= THROTTLED, f"throttled: throughput fell to {kept:.0%} of what it was at first"),
+        (
+            others <= spare + CONTENDED,
+            f"host busy: other programs used {others:.1f} of {record.device.cores} cores, {spare} were to spare",
+        ),
+        # another precision than asked for is a time all the same: the verdict asks whether the masks were proven in it
+        (record.execution.precision is not None, "the runtime does not say in which precision it executed"),
+        (
+            abs(noise.gap) <= np.log1p(statistics.EQUIVALENT),
+            f"noisy: two halves of the same work differ by {np.expm1(abs(noise.gap)):.1%}",
+        ),
+        (model["nonfinite"] == 0, f"the output has {model['nonfinite']} values that are NaN or infinite"),
+        (unchanged >= UNCHANGED, f"the same input gave other labels in {1 - unchanged:.1%} of the pixels at the end"),
+    ]
+    return [text for holds, text in rules if not holds]

@@ -1,0 +1,112 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.errors import EdgesegError, need
+from edgeseg.runtimes.base import HEAVY, RUNTIMES, Runtime, listing, main_precision, wrong_input
+from edgeseg.runtimes.record import Execution
+
+if TYPE_CHECKING:
+    from edgeseg.artifact import Artifact
+
+PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "uint8": "int8", "int8": "int8"}
+"""ONNX Runtime's name of an element type -> ours."""
+
+
+class OnnxRuntimeSession:
+    """One model. Idle threads do not spin: on a shared machine that takes time from others, and it measured no faster.
+
+    The plain `run` returns the runtime's own buffer; binding inputs and outputs measured no faster.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        self.input, self.output = artifact.manifest.input, artifact.manifest.output
+        self._shape, self._dtype = tuple(self.input.shape), np.dtype(self.input.dtype)
+        self._model, self._threads = artifact.model_file, threads
+        self._session = _open(self._model, _options(threads))
+
+    def run(self, image: NDArray[Any]) -> NDArray[Any]:
+        """The output for one input."""
+        if image.shape != self._shape or image.dtype != self._dtype:
+            raise wrong_input(image, self.input)
+        result: NDArray[Any] = self._session.run([self.output.name], {self.input.name: image})[0]
+        return result
+
+    @property
+    def execution(self) -> Execution:
+        """Read back from a profile of one more run: the types and providers of the kernels that really ran."""
+        nodes = _profile(self._model, self._threads, np.ones(self._shape, self._dtype))
+        providers = Counter(node["provider"] for node in nodes)
+        types = Counter(PRECISIONS.get(kind, kind) for node in nodes if (kind := _arithmetic(node)) is not None)
+        settings = {
+            "execution_mode": "sequential",
+            "graph_optimization": "all",
+            "inter_op_threads": "1",
+            "spinning": "off",
+            "providers": ", ".join(self._session.get_providers()),
+            "arithmetic": listing(types),
+        }
+        return Execution("onnxruntime", version(), self._threads, main_precision(types), dict(providers), settings)
+
+    def close(self) -> None:
+        """Let go of the model."""
+        del self._session
+
+
+def _options(threads: int) -> Any:
+    ort = need("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors; they are raised as well
+    return options
+
+
+def _open(model: Path, options: Any) -> Any:
+    ort, state = need("onnxruntime"), need("onnxruntime.capi.onnxruntime_pybind11_state")
+    errors = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except errors as error:
+        why = str(error).strip().splitlines()[0]
+        raise EdgesegError(f"ONNX Runtime {version()} cannot open {model}: {why}; export again") from error
+
+
+def _profile(model: Path, threads: int, image: NDArray[Any]) -> list[dict[str, Any]]:
+    """What the runtime wrote about each kernel it ran: `provider`, `op_name`, `input_type_shape`."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = _options(threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = _open(model, options)
+        session.run(None, {session.get_inputs()[0].name: image})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return [event["args"] for event in events if event.get("cat") == "Node" and "provider" in event["args"]]
+
+
+def _arithmetic(node: dict[str, Any]) -> str | None:
+    """The element type a heavy operator computed in, in the runtime's word; null for the others."""
+    name = node["op_name"].lower()
+    if not any(heavy in name for heavy in HEAVY):  # also FusedConv, QLinearConv, ConvInteger
+        return None
+    return next(iter(node["input_type_shape"][0]), None)
+
+
+def version() -> str:
+    """The installed ONNX Runtime."""
+    return str(need("onnxruntime").__version__)
+
+
+RUNTIMES.add("onnxruntime", Runtime("onnxruntime", version, OnnxRuntimeSession))

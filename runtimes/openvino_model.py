@@ -1,0 +1,119 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.errors import EdgesegError, need
+from edgeseg.runtimes.base import HEAVY, RUNTIMES, Runtime, listing, main_precision, wrong_input
+from edgeseg.runtimes.record import Execution
+
+if TYPE_CHECKING:
+    from edgeseg.artifact import Artifact
+
+HINTS = {"fp16": "f16", "bf16": "bf16"}
+"""Precision asked -> INFERENCE_PRECISION_HINT. Everything else is f32: left alone, some processors silently take bf16."""
+
+PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
+"""OpenVINO's name of an element type -> ours."""
+
+
+class OpenVinoSession:
+    """One compiled model and one request. It reads the caller's array in place; its output is copied, once.
+
+    Having it write into the caller's own output measured slower than the copy.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        self.input, self.output = artifact.manifest.input, artifact.manifest.output
+        self._shape, self._dtype = tuple(self.input.shape), np.dtype(self.input.dtype)
+        options = {
+            "INFERENCE_PRECISION_HINT": HINTS.get(artifact.manifest.precision.asked, "f32"),
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
+        try:
+            self._model = openvino().Core().compile_model(artifact.model_file, "CPU", options)
+        except RuntimeError as error:
+            why = str(error).strip().splitlines()[-1]
+            raise EdgesegError(
+                f"OpenVINO {version()} cannot open {artifact.model_file}: {why}; export again"
+            ) from error
+        self._request = self._model.create_infer_request()
+
+    def run(self, image: NDArray[Any]) -> NDArray[Any]:
+        """The output for one input."""
+        if image.shape != self._shape or image.dtype != self._dtype:
+            raise wrong_input(image, self.input)
+        image = np.ascontiguousarray(image)  # held by this name until the end: sharing holds nothing
+        result: NDArray[Any] = self._request.infer(image, share_inputs=True, share_outputs=False)[0]
+        return result
+
+    @property
+    def execution(self) -> Execution:
+        """Read back from the compiled model: its properties, and the precision of each operator it will execute."""
+        operators = [op.get_rt_info() for op in self._model.get_runtime_model().get_ordered_ops()]
+        types = Counter(
+            PRECISIONS.get(kind, kind)
+            for operator in operators
+            if str(operator["layerType"].astype(str)).lower() in HEAVY
+            for kind in [str(operator["runtimePrecision"].astype(str))]
+        )
+        settings = {name.lower(): _word(self._model.get_property(name)) for name in READ_BACK} | {
+            "arithmetic": listing(types)
+        }
+        precision = main_precision(types) or settings["inference_precision_hint"]
+        devices = self._model.get_property("EXECUTION_DEVICES")
+        placed = {devices[0]: len(operators)} if len(devices) == 1 else None
+        threads = int(self._model.get_property("INFERENCE_NUM_THREADS"))
+        return Execution("openvino", version(), threads, precision, placed, settings)
+
+    def close(self) -> None:
+        """Let go of the model."""
+        del self._request, self._model
+
+
+READ_BACK = (
+    "INFERENCE_PRECISION_HINT",
+    "PERFORMANCE_HINT",
+    "EXECUTION_MODE_HINT",
+    "NUM_STREAMS",
+    "ENABLE_CPU_PINNING",
+    "ENABLE_HYPER_THREADING",
+    "RUNTIME_REQUIREMENTS",
+)
+"""Properties that explain a latency."""
+
+
+def _word(value: Any) -> str:
+    """A property in a word: the name of an enum or of an element type, else the value."""
+    if hasattr(value, "to_dtype"):
+        name = str(value.get_type_name())
+        return PRECISIONS.get(name, name)
+    return str(getattr(value, "name", value))
+
+
+def openvino() -> ModuleType:
+    """The openvino module, imported so that it does not phone home.
+
+    A plain import reports itself to Intel unless the user has opted out; without the reporting module OpenVINO takes
+    its own empty stand-in.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # importing it now fails, as if not installed
+    return need("openvino")
+
+
+def version() -> str:
+    """The installed OpenVINO, as released, e.g. `2026.4.1`."""
+    return str(openvino().__version__).split("-")[0]
+
+
+RUNTIMES.add("openvino", Runtime("openvino", version, OpenVinoSession))

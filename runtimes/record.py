@@ -1,0 +1,207 @@
+"""One measurement, one JSON file: every sample is kept, every derived figure can be computed again from them.
+
+Times are wall clock of the machine the model ran on, from a monotonic clock, batch 1, in nanoseconds where they are
+samples and in milliseconds where they are figures.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg import schema
+from edgeseg.errors import EdgesegError
+from edgeseg.provenance import MadeBy
+from edgeseg.schema import STRICT
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Samples:
+    """`count` pairs (start, duration) in ns; `data` is base64 of zlib of little-endian int64 `[2, count]`, starts from 0."""
+
+    __pydantic_config__ = STRICT
+    count: int
+    data: str
+
+    @classmethod
+    def pack(cls, starts: NDArray[np.int64], durations: NDArray[np.int64]) -> Samples:
+        """Keep the samples; the first start becomes 0."""
+        both = np.stack([starts - (starts[0] if len(starts) else 0), durations]).astype("<i8")
+        return cls(len(starts), base64.b64encode(zlib.compress(both.tobytes(), 9)).decode("ascii"))
+
+    def unpack(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """`starts [count]` and `durations [count]` in ns."""
+        try:
+            flat = np.frombuffer(zlib.decompress(base64.b64decode(self.data, validate=True)), "<i8")
+            both = flat.reshape(2, self.count).astype(np.int64)
+        except (ValueError, zlib.error) as error:
+            raise EdgesegError(f"the samples of this record are damaged ({error}); measure again") from error
+        return both[0], both[1]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was measured. `sha256` is that of the artifact's model file or the run's weights."""
+
+    __pydantic_config__ = STRICT
+    path: str
+    student: str
+    target: str
+    precision: str
+    sha256: str
+    input_shape: list[int]
+    baked: list[str]
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """The device as it was before or after; null where the system does not say."""
+
+    __pydantic_config__ = STRICT
+    load_1min: float | None
+    cpu_mhz: float | None
+    temperature_c: float | None
+    governor: str | None
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where it ran."""
+
+    __pydantic_config__ = STRICT
+    name: str
+    kind: str
+    cpu: str | None
+    cores: int
+    memory_bytes: int
+    system: str
+    before: DeviceState
+    after: DeviceState
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the runtime ran it, in the runtime's own words: `placed` counts operators per unit, null if it does not say."""
+
+    __pydantic_config__ = STRICT
+    runtime: str
+    version: str
+    threads: int
+    precision: str | None
+    placed: dict[str, int] | None
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """When to stop: not before `min_s` seconds and `min_count` samples, never after `max_s` seconds."""
+
+    __pydantic_config__ = STRICT
+    name: str
+    min_s: float
+    min_count: int
+    max_s: float
+    warmup_count: int
+    warmup_s: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Figures of the steady samples, in ms. `p90_upper` is the one-sided 99 % early-stopping bound.
+
+    `p90` and its bound are null below 64 samples, `p99` below 662. `p50_low` and `p50_high` are the 95 % block-bootstrap
+    interval of the median. `sustained_fps` is samples over wall time, gaps between samples included.
+    """
+
+    __pydantic_config__ = STRICT
+    count: int
+    wall_s: float
+    mean_ms: float
+    p50_ms: float
+    p50_low_ms: float
+    p50_high_ms: float
+    p90_ms: float | None
+    p90_upper_ms: float | None
+    p99_ms: float | None
+    sustained_fps: float
+    autocorrelation: float | None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of steady throughput: from, to (seconds), frames per second."""
+
+    __pydantic_config__ = STRICT
+    start_s: float
+    end_s: float
+    fps: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the end-to-end path (`decode`, `resize`, `infer`, `labels`), every sample kept."""
+
+    __pydantic_config__ = STRICT
+    name: str
+    p50_ms: float
+    p90_ms: float | None
+    samples: Samples
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The A/A self-test: the same work timed as two interleaved halves. `gap` is the median log-ratio, `low..high` its 95 % interval."""
+
+    __pydantic_config__ = STRICT
+    gap: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measurement. `reasons` says why it is not `valid`; `provenance` says whether it may enter a table at all."""
+
+    __pydantic_config__ = STRICT
+    schema: int
+    kind: Literal["measurement"]
+    created: str
+    edgeseg: MadeBy
+    subject: Subject
+    device: Device
+    execution: Execution
+    protocol: Protocol
+    load_ms: float
+    first_ms: float
+    warmup: Samples
+    samples: Samples
+    latency: Latency
+    segments: list[Segment]
+    stages: list[Stage] | None
+    e2e: Latency | None
+    peak_memory_bytes: int | None
+    model_memory_bytes: int | None
+    energy_mj: float | None
+    noise: Noise
+    valid: bool
+    reasons: list[str]
+    provenance: Literal["measured", "simulated", "claimed"]
+
+
+def read(path: Path) -> Record:
+    """A record from its file."""
+    return schema.read(Record, path)
+
+
+def write(path: Path, record: Record) -> Path:
+    """Store a record, whole or not at all."""
+    return schema.write(path, record)

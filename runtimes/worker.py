@@ -1,0 +1,308 @@
+"""The process that measures: `python -m edgeseg.runtimes.worker`, started fresh for every measurement.
+
+It reads one JSON request per line from stdin and answers each with one JSON line. The answers go where stdout was;
+stdout itself becomes stderr first, so that nothing a runtime prints can be taken for an answer. It ends with its stdin.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg import schema
+from edgeseg.errors import EdgesegError
+from edgeseg.runtimes import RUNTIMES, open_artifact, pixels, runtime_of, statistics
+from edgeseg.runtimes.base import Session
+from edgeseg.runtimes.record import Protocol
+
+CAPACITY = 1 << 22
+"""Most samples of one series; untouched rows cost no memory."""
+
+PRECISE = 0.10
+"""A series goes on, as long as its protocol allows, until the 95 % interval of its median is narrower than this share of it."""
+
+STAGES = ("decode", "resize", "infer", "labels")
+"""Steps of the end-to-end path. `resize` includes the normalisation where it is not baked in."""
+
+Marks = NDArray[np.int64]
+"""`[samples, steps + 1]`: the start of a sample, then the end of each of its steps, in ns."""
+
+Step = Callable[[Any], Any]
+
+
+def loop(steps: Sequence[Step], given: Any, marks: Marks, first: int, enough: int, until: int, stop: int) -> int:
+    """Time samples into `marks` from row `first` on; returns the row after the last.
+
+    It ends when row `enough` is filled and the clock has passed `until` ns, or when it has passed `stop`, or with `marks`.
+    """
+    clock = time.perf_counter_ns
+    columns = list(enumerate(steps, 1))
+    for row in range(first, len(marks)):
+        value = given
+        marks[row, 0] = now = clock()
+        for column, step in columns:
+            value = step(value)
+            marks[row, column] = now = clock()
+        if (now >= until and row + 1 >= enough) or now >= stop:
+            return row + 1
+    return len(marks)
+
+
+def warm_up(steps: Sequence[Step], given: Any, protocol: Protocol) -> Marks:
+    """The samples of the fixed part of the warm-up."""
+    begin = time.perf_counter_ns()
+    marks = np.empty((CAPACITY, len(steps) + 1), np.int64)
+    until, stop = begin + _ns(protocol.warmup_s), begin + _ns(protocol.max_s)
+    return marks[: loop(steps, given, marks, 0, protocol.warmup_count, until, stop)].copy()
+
+
+def collect(steps: Sequence[Step], given: Any, protocol: Protocol) -> tuple[Marks, int]:
+    """Samples, as long as the protocol says and until the median is known well enough; how many are still warm-up."""
+    clock = time.perf_counter_ns
+    marks = np.empty((CAPACITY, len(steps) + 1), np.int64)
+    begin = clock()
+    count, skip, until, stop = 0, 0, begin + _ns(protocol.min_s), begin + _ns(protocol.max_s)
+    while True:
+        count = loop(steps, given, marks, count, skip + protocol.min_count, until, stop)
+        skip = statistics.settled_after(marks[:count, -1] - marks[:count, 0])
+        if clock() >= stop or count == len(marks) or _enough(marks[skip:count], protocol):
+            return marks[:count].copy(), skip
+        until = max(int(marks[skip, 0]) + _ns(protocol.min_s), clock() + _ns(protocol.min_s / 4))
+
+
+def _enough(marks: Marks, protocol: Protocol) -> bool:
+    starts, durations = marks[:, 0], marks[:, -1] - marks[:, 0]
+    if len(marks) < protocol.min_count or statistics.wall_ns(starts, durations) < _ns(protocol.min_s):
+        return False
+    low, high = statistics.interval(statistics.bootstrap_medians(starts, durations))
+    return high - low <= PRECISE * float(np.median(durations))
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
+class Bench:
+    """One session and what it is fed."""
+
+    session: Session
+    given: NDArray[Any]
+    photo: bytes
+    labels: NDArray[np.uint8]
+    memory: PeakMemory
+
+    def open(self, path: str, threads: int, size: list[int] | None, image: str | None, e2e: bool) -> dict[str, Any]:
+        """Open the subject and run it once. `load_ms` is without the import of the runtime and the check of the files."""
+        open_session = _opener(Path(path), threads, size)
+        picture = self._photo(image, threads, e2e)
+        self.memory = PeakMemory()
+        begin = time.perf_counter_ns()
+        self.session = open_session()
+        load_ns = time.perf_counter_ns() - begin
+        self.memory.note()
+        if picture is None:
+            picture = pixels.pattern(*pixels.size(self.session.input))
+        self.given = pixels.prepare(picture, self.session.input)
+        self.memory.forget()
+        begin = time.perf_counter_ns()
+        output = self.session.run(self.given)
+        first_ns = time.perf_counter_ns() - begin
+        self.memory.note()
+        self.labels = pixels.labels(output).copy()
+        return {"load_ms": load_ns / 1e6, "first_ms": first_ns / 1e6}
+
+    def _photo(self, image: str | None, threads: int, e2e: bool) -> NDArray[np.uint8] | None:
+        """The decoded photo; null where a pattern of the model's own size will do."""
+        if not (e2e or image):
+            return None
+        import cv2
+
+        cv2.setNumThreads(threads)
+        self.photo = _bytes(Path(image)) if image else pixels.encode(pixels.pattern(720, 1280))
+        return pixels.decode(self.photo)
+
+    def measure(self, protocol: dict[str, Any]) -> dict[str, Any]:
+        """Time the model alone, then look at its output again."""
+        answer = self._timed([self.session.run], self.given, protocol)
+        last = self.session.run(self.given)
+        return answer | {
+            "unchanged": float(np.mean(pixels.labels(last) == self.labels)),
+            "nonfinite": int(last.size - np.count_nonzero(np.isfinite(last))),
+        }
+
+    def end_to_end(self, protocol: dict[str, Any]) -> dict[str, Any]:
+        """Time the way from the bytes of a photo to a label map of its size, step by step."""
+        height, width = pixels.decode(self.photo).shape[:2]
+
+        def finish(output: NDArray[Any]) -> NDArray[np.uint8]:
+            return pixels.enlarge(pixels.labels(output), height, width)
+
+        steps: list[Step] = [pixels.decode, partial(pixels.prepare, spec=self.session.input), self.session.run, finish]
+        return self._timed(steps, self.photo, protocol)
+
+    def _timed(self, steps: Sequence[Step], given: Any, protocol: dict[str, Any]) -> dict[str, Any]:
+        """Warm-up and steady samples; memory is read between the two, since later growth is the measuring's own."""
+        rules = schema.parse(Protocol, protocol, "the request")
+        gc.collect()
+        gc.disable()
+        self.memory.forget()
+        warmup = warm_up(steps, given, rules)
+        self.memory.note()
+        busy, own, begin = _busy_s(), time.process_time(), time.perf_counter()
+        marks, skip = collect(steps, given, rules)
+        others_s = (_busy_s() - busy) - (time.process_time() - own)
+        wall_s = time.perf_counter() - begin
+        gc.enable()
+        return {
+            "warmup": pack(np.concatenate([warmup, marks[:skip]])),
+            "steady": pack(marks[skip:]),
+            "others_cores": max(0.0, others_s / wall_s),
+            "peak_memory_bytes": self.memory.peak,
+            "model_memory_bytes": self.memory.growth,
+        }
+
+    def burst(self, seconds: float, count: int) -> dict[str, Any]:
+        """The median of a short series, in ns: at least `count` samples and `seconds`."""
+        marks = np.empty((CAPACITY, 2), np.int64)
+        begin = time.perf_counter_ns()
+        gc.disable()
+        done = loop([self.session.run], self.given, marks, 0, count, begin + _ns(seconds), begin + _ns(3600))
+        gc.enable()
+        return {"median_ns": float(np.median(marks[:done, 1] - marks[:done, 0]))}
+
+    def execution(self) -> dict[str, Any]:
+        """How the runtime ran it; asked last, since some runtimes open the model again to tell."""
+        return {"execution": schema.dump(self.session.execution)}
+
+
+class PeakMemory:
+    """Most memory this process had resident, in bytes, over the moments that are the model's; null where nobody says.
+
+    Linux: VmHWM, which can be set back; ru_maxrss cannot, and starts with that of the process that started this one.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+        self.before = self.peak = self._now()
+
+    @property
+    def growth(self) -> int | None:
+        """The peak above what was there before."""
+        return None if self.peak is None or self.before is None else self.peak - self.before
+
+    def note(self) -> None:
+        """Count the peak since the last `forget`."""
+        self.peak = max(filter(None, (self.peak, self._now())), default=None)
+
+    def forget(self) -> None:
+        """Do not count what came before: not the model, but preparing its input."""
+        with suppress(OSError):  # not Linux, or /proc is read-only: the peak then includes the preparation
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    def _now(self) -> int | None:
+        status = Path("/proc/self/status")
+        if status.exists():
+            lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines())
+            return int(lines["VmHWM"].split()[0]) * 1024
+        if sys.platform == "darwin":
+            import resource
+
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return None
+
+
+def _opener(path: Path, threads: int, size: list[int] | None) -> Callable[[], Session]:
+    """What opens the subject at `path`; files are checked and the runtime is imported before the clock runs."""
+    if size is None:
+        from edgeseg.artifact import Artifact
+
+        artifact = Artifact.open(path)
+        runtime_of(artifact).version()
+        return partial(open_artifact, artifact, threads)
+    torch = RUNTIMES["torch"]
+    torch.version()
+    if torch.open_run is None:
+        raise EdgesegError("the torch runtime opens no runs")
+    return partial(torch.open_run, path, threads, (size[0], size[1]))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EdgesegError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _busy_s() -> float:
+    """Processor time the whole machine has spent on anything since it started, all cores, in s."""
+    import psutil
+
+    times = psutil.cpu_times()
+    return sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+
+
+def pack(marks: Marks) -> dict[str, Any]:
+    """Marks as JSON."""
+    return {
+        "columns": marks.shape[1],
+        "data": base64.b64encode(zlib.compress(marks.astype("<i8").tobytes(), 1)).decode(),
+    }
+
+
+def unpack(document: dict[str, Any]) -> Marks:
+    """Marks from JSON."""
+    flat = np.frombuffer(zlib.decompress(base64.b64decode(document["data"])), "<i8")
+    return flat.reshape(-1, document["columns"]).astype(np.int64)
+
+
+def answer(bench: Bench, line: str) -> dict[str, Any]:
+    """The answer to one request; a mistake of the caller is an answer too."""
+    request = json.loads(line)
+    try:
+        result: dict[str, Any] = getattr(bench, request.pop("do"))(**request)
+    except EdgesegError as error:
+        return {"error": str(error), "kind": type(error).__name__}
+    return result
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    answers = _take_stdout()
+    _die_with_parent()
+    bench = Bench()
+    for line in sys.stdin:
+        answers.write(json.dumps(answer(bench, line)) + "\n")
+        answers.flush()
+
+
+def _take_stdout() -> IO[str]:
+    """The real stdout for us alone; what anybody prints goes to stderr, from C too."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def _die_with_parent() -> None:
+    """On Linux, a parent that is killed takes this process with it, in the middle of a measurement too."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Protocols by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeseg.errors import EdgesegError
+from edgeseg.runtimes.protocol import PROTOCOLS, parse
+
+
+def test_every_protocol_can_end_well() -> None:
+    for name in PROTOCOLS:
+        protocol = parse(name)
+        assert protocol.name == name
+        assert 0 < protocol.min_s < protocol.max_s
+        assert protocol.min_count >= 64  # below, p90 is refused
+        assert protocol.warmup_count >= 3
+
+
+def test_quick_and_mlperf_mobile_are_the_rules_of_mlperf_mobile() -> None:
+    assert [(p.min_s, p.min_count, p.max_s) for p in map(parse, ("quick", "mlperf-mobile"))] == [
+        (10, 128, 60),
+        (60, 1024, 600),
+    ]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("sustained:90s", 90), ("sustained:10m", 600), ("sustained:1h", 3600)])
+def test_sustained_takes_a_time(text: str, seconds: float) -> None:
+    assert (parse(text).name, parse(text).min_s) == (text, seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("quik", "did you mean quick"), ("sustained", "sustained:10m"), ("sustained:0s", "sustained:10m")],
+)
+def test_a_wrong_name_is_answered_with_the_right_ones(text: str, hint: str) -> None:
+    with pytest.raises(EdgesegError, match=hint):
+        parse(text)

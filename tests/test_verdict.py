@@ -1,0 +1,385 @@
+"""Verdicts: every reason once, on folders made by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeseg.ledger import Ledger
+from edgeseg.manifest import Manifest, Precision
+from edgeseg.metrics import pack_confusions
+from edgeseg.results import Results, collect
+from edgeseg.runs import RunCard
+from edgeseg.schema import dump
+from edgeseg.verdict import Verdict, block_medians, counting, exit_code, judge, paired_drop
+from tests.report.stored import DATA, GOOD_HOP, Store, confusions, worse
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def good(store: Store) -> tuple[RunCard, Manifest]:
+    """A run and one artifact that ships."""
+    run = store.run()
+    store.evaluation("runs/cam", run)
+    artifact = store.artifact(run)
+    store.evaluation("out/onnx", artifact, worse(store.base, 0.0005))
+    store.record("out/onnx", artifact)
+    return run, artifact
+
+
+def only(store: Store, max_drop: float = 0.5, max_p90_ms: float | None = None) -> Verdict:
+    """The one verdict of the folder."""
+    (verdict,) = judge(collect(store.folder), max_drop=max_drop, max_p90_ms=max_p90_ms)
+    return verdict
+
+
+def test_a_good_artifact_ships(store: Store) -> None:
+    good(store)
+    verdict = only(store, max_p90_ms=40.0)
+    assert verdict.ship and not verdict.reasons and not verdict.notes
+    assert exit_code([verdict]) == 0
+    assert (verdict.student, verdict.target, verdict.device, verdict.threads) == (
+        "ddrnet23_slim",
+        "onnxruntime",
+        "local",
+        2,
+    )
+    assert verdict.drop and 0 < verdict.drop.points < 0.5 and verdict.drop.images == 40
+    assert verdict.same_label == GOOD_HOP.same_label and verdict.worst_class == "Pole"
+    assert verdict.accuracy_on == f"{DATA} [test]"
+    assert dump(verdict)["ship"] is True
+
+
+def no_ledger(store: Store) -> None:
+    run, _artifact = good(store)
+    store.artifact(run, ledger=None)
+
+
+def empty_ledger(store: Store) -> None:
+    run, _ = good(store)
+    store.artifact(run, ledger=Ledger(DATA, []))
+
+
+def failed_hop(store: Store) -> None:
+    run, _ = good(store)
+    hop = replace(GOOD_HOP, same_label=0.9, passed=False, reasons=["same label 90 % is below 99 %"])
+    store.artifact(run, ledger=Ledger(DATA, [GOOD_HOP, hop]))
+
+
+def nonfinite_hop(store: Store) -> None:
+    run, _ = good(store)
+    store.artifact(run, ledger=Ledger(DATA, [replace(GOOD_HOP, nonfinite=3)]))
+
+
+def changed_file(store: Store) -> None:
+    good(store)
+    (store.folder / "out/onnx/model.bin").write_bytes(b"another model")
+
+
+def never_evaluated(store: Store) -> None:
+    good(store)
+    (store.folder / "out/onnx/eval-test.json").unlink()
+
+
+def run_never_evaluated(store: Store) -> None:
+    good(store)
+    (store.folder / "runs/cam/eval-test.json").unlink()
+
+
+def run_on_another_split(store: Store) -> None:
+    run, _ = good(store)
+    (store.folder / "runs/cam/eval-test.json").unlink()
+    store.evaluation("runs/cam", run, split="held")
+
+
+def only_claimed(store: Store) -> None:
+    _, artifact = good(store)
+    store.evaluation("out/onnx", artifact, provenance="claimed")
+
+
+def other_images(store: Store) -> None:
+    _, artifact = good(store)
+    store.evaluation("out/onnx", artifact, confusions(30))
+
+
+def other_classes(store: Store) -> None:
+    _, artifact = good(store)
+    store.evaluation("out/onnx", artifact, class_names=[f"class {i}" for i in range(11)])
+
+
+def nothing_labelled(store: Store) -> None:
+    run, artifact = good(store)
+    for folder, subject in (("runs/cam", run), ("out/onnx", artifact)):
+        store.evaluation(folder, subject, np.zeros((4, 11, 11), np.int64))
+
+
+def clear_drop(store: Store) -> None:
+    _, artifact = good(store)
+    store.evaluation("out/onnx", artifact, worse(store.base, 0.05))
+
+
+def unsure_drop(store: Store) -> None:
+    _, artifact = good(store)
+    store.evaluation("out/onnx", artifact, worse(store.base, 0.2, images=2))
+
+
+def slow(store: Store) -> None:
+    _, artifact = good(store)
+    store.record("out/onnx", artifact, 45.0)
+
+
+def no_bound(store: Store) -> None:
+    _, artifact = good(store)
+    record = store.record("out/onnx", artifact)
+    store.record("out/onnx", artifact, latency=replace(record.latency, p90_upper_ms=None))
+
+
+def never_measured(store: Store) -> None:
+    good(store)
+    next((store.folder / "out/onnx").glob("bench-*.json")).unlink()
+
+
+def simulated(store: Store) -> None:
+    _, artifact = good(store)
+    store.record("out/onnx", artifact, provenance="simulated")
+
+
+def throttled(store: Store) -> None:
+    _, artifact = good(store)
+    store.record("out/onnx", artifact, valid=False, reasons=["throttled: 31 fps at the end, 45 at the start"])
+
+
+def no_samples(store: Store) -> None:
+    _, artifact = good(store)
+    record = store.record("out/onnx", artifact)
+    store.record("out/onnx", artifact, samples=type(record.samples).pack(*(np.zeros(0, np.int64),) * 2))
+
+
+def other_precision(store: Store) -> None:
+    _, artifact = good(store)
+    store.record("out/onnx", artifact, executed="bf16")
+
+
+BREAKAGES: list[tuple[Callable[[Store], None], str, int, str]] = [
+    (no_ledger, "parity", 2, "were never compared with the run's; run `edgeseg verify"),
+    (empty_ledger, "parity", 2, "were never compared"),
+    (
+        failed_hop,
+        "parity",
+        2,
+        "the masks change from torch -> artifact (fp32, 6 images): same label 90 % is below 99 %",
+    ),
+    (nonfinite_hop, "parity", 2, "3 NaN or infinite values"),
+    (changed_file, "parity", 2, "model.bin has changed since the export"),
+    (never_evaluated, "accuracy", 3, "its accuracy was never measured; run `edgeseg eval"),
+    (
+        run_never_evaluated,
+        "accuracy",
+        3,
+        f"the float run was not evaluated on {DATA} [test]; run `edgeseg eval runs/cam",
+    ),
+    (run_on_another_split, "accuracy", 3, "the float run was not evaluated on"),
+    (only_claimed, "accuracy", 3, "its accuracy was never measured"),
+    (other_images, "accuracy", 3, "evaluated on 40 and 30 images"),
+    (other_classes, "accuracy", 3, "different classes"),
+    (nothing_labelled, "accuracy", 3, "no labelled pixel"),
+    (clear_drop, "accuracy", 3, "more than the allowed 0.50"),
+    (unsure_drop, "accuracy", 3, "more than the allowed 0.50; more images could change this"),
+    (other_precision, "accuracy", 3, "ran in bf16, but masks and accuracy were measured in fp32"),
+    (slow, "budget", 4, "(99 % bound, 512 samples), above the budget of 40.0 ms"),
+    (no_bound, "measurement", 6, "512 samples are too few to bound p90 against 40.0 ms"),
+    (never_measured, "measurement", 6, "its speed was never measured; run `edgeseg bench"),
+    (simulated, "measurement", 6, "the figures of local are simulated, not measured"),
+    (throttled, "measurement", 6, "not valid: throttled: 31 fps at the end"),
+    (no_samples, "measurement", 6, "its figures are not numbers"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "number", "text"), BREAKAGES, ids=[spoil.__name__ for spoil, *_ in BREAKAGES]
+)
+def test_one_flaw_is_one_reason(
+    store: Store, spoil: Callable[[Store], None], code: str, number: int, text: str
+) -> None:
+    spoil(store)
+    verdict = only(store, max_p90_ms=40.0)
+    assert not verdict.ship
+    assert [reason.code for reason in verdict.reasons] == [code]
+    assert text in verdict.reasons[0].text
+    assert exit_code([verdict]) == number
+
+
+def test_the_lowest_code_counts_and_nothing_judged_is_an_error(store: Store) -> None:
+    run, artifact = good(store)
+    store.record("out/onnx", artifact, 45.0)
+    store.artifact(run, ledger=None)
+    verdict = only(store, max_p90_ms=40.0)
+    assert [reason.code for reason in verdict.reasons] == ["parity", "budget"]
+    assert exit_code([verdict]) == 2
+    assert exit_code([]) == 1
+
+
+def test_without_a_budget_there_is_no_latency_gate(store: Store) -> None:
+    slow(store)
+    assert only(store).ship
+    assert not only(store, max_p90_ms=40.0).ship
+
+
+def test_the_gate_takes_the_estimate_and_says_when_the_interval_crosses_it(store: Store) -> None:
+    _, artifact = good(store)
+    store.evaluation("out/onnx", artifact, worse(store.base, 0.08, images=3))
+    drop = only(store).drop
+    assert drop and drop.low < drop.points < drop.high
+    passed = only(store, max_drop=(drop.points + drop.high) / 2)
+    assert passed.ship and f"could be as large as {drop.high:.2f}" in passed.notes[0]
+    failed = only(store, max_drop=(drop.points + drop.low) / 2)
+    assert "more images could change this" in failed.reasons[0].text
+    assert not only(store, max_drop=drop.high + 0.01).notes
+
+
+@pytest.mark.parametrize("figure", ["same_label", "boundary_f", "worst_class_iou", "relative_rms", "max_error"])
+def test_a_hop_with_nan_never_passes(store: Store, figure: str) -> None:
+    _run, _ = good(store)
+    results = collect(store.folder)
+    changes: dict[str, Any] = {figure: math.nan}
+    hop = replace(GOOD_HOP, **changes)
+    (artifact,) = results.artifacts
+    results.artifacts[0] = replace(artifact, manifest=replace(artifact.manifest, ledger=Ledger(DATA, [hop])))
+    (verdict,) = judge(results)
+    assert [reason.code for reason in verdict.reasons] == ["parity"]
+
+
+def test_nan_limits_and_figures_never_pass(store: Store) -> None:
+    good(store)
+    results = collect(store.folder)
+    assert [reason.code for reason in judge(results, max_drop=math.nan)[0].reasons] == ["accuracy"]
+    assert [reason.code for reason in judge(results, max_p90_ms=math.nan)[0].reasons] == ["budget"]
+    (record,) = results.records
+    results.records[0] = replace(record, latency=replace(record.latency, p90_upper_ms=math.nan))
+    (verdict,) = judge(results, max_p90_ms=40.0)
+    assert [reason.code for reason in verdict.reasons] == ["budget"] and verdict.p90_upper_ms is None
+
+
+def test_paired_bootstrap_of_a_known_case(store: Store) -> None:
+    """Two classes, equal images: the artifact loses 10 of 100 right pixels on half of them."""
+    run, artifact = good(store)
+    before = np.tile(np.array([[100, 0], [0, 100]], np.int64), (100, 1, 1))
+    after = before.copy()
+    after[:50] = [[90, 10], [10, 90]]
+    names = ["a", "b"]
+    ours = replace(store.evaluation("runs/cam", run), class_names=names, confusions=pack_confusions(before))
+    theirs = replace(store.evaluation("out/onnx", artifact), class_names=names, confusions=pack_confusions(after))
+    drop = paired_drop(ours, theirs)
+    assert drop.points == pytest.approx(100 - 100 * 95 / 105)
+    share = np.array([0.5 - 1.96 * 0.05, 0.5 + 1.96 * 0.05])  # binomial: 100 draws of a bad image with chance 1/2
+    low, high = 100 - 100 * (100 - 10 * share) / (100 + 10 * share)
+    assert drop.low == pytest.approx(low, rel=0.05) and drop.high == pytest.approx(high, rel=0.05)
+    assert paired_drop(ours, theirs) == drop, "the seed is fixed"
+    same = paired_drop(ours, ours)
+    assert (same.points, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_one_row_per_device_and_threads_and_the_newest_valid_record_counts(store: Store) -> None:
+    _, artifact = good(store)
+    store.record("out/onnx", artifact, 30.0, threads=1)
+    store.record("out/onnx", artifact, 21.0, created="2026-11-20T12:00:00+00:00")
+    store.record("out/onnx", artifact, 10.0, created="2026-11-20T13:00:00+00:00", valid=False, reasons=["noisy"])
+    one, two = sorted(judge(collect(store.folder)), key=lambda verdict: verdict.threads or 0)
+    assert (one.threads, two.threads) == (1, 2) and one.ship and two.ship
+    assert two.p50_ms == pytest.approx(21.0, rel=0.05)
+    assert two.notes[0] == "3 measurements of this row are in the folder; the newest valid one counts"
+    assert counting([]) == []
+
+
+def test_another_executed_precision_is_a_note_when_accuracy_was_measured_in_it(store: Store) -> None:
+    run, artifact = good(store)
+    store.artifact(run, precision=Precision("fp32", "bf16"))
+    store.record("out/onnx", artifact, executed="bf16")
+    assert "ran in bf16, not in fp32 as asked" in only(store).notes[0] and only(store).ship
+    store.record("out/onnx", artifact, executed=None)
+    assert "does not say in which precision it ran" in only(store).notes[0] and only(store).ship
+    store.artifact(run)
+    store.record("out/onnx", artifact, executed="f32")
+    assert only(store).notes == []
+
+
+def test_comparison_is_a_ratio_with_a_caveat(store: Store) -> None:
+    run, _ = good(store)
+    store.record("runs/cam", run, 44.0)
+    other = store.artifact(run, "out/vino", "openvino")
+    store.record("out/vino", other, 11.0)
+    first = judge(collect(store.folder))[0]
+    assert "0.50 times as long as torch fp32 (other work: nothing baked in there)" in first.notes[0]
+    assert "2.00 times as long as openvino fp32;" in first.notes[0]
+    assert "`edgeseg compare` says whether a difference is real" in first.notes[0]
+
+
+def test_block_medians_do_not_follow_spikes(store: Store) -> None:
+    _, artifact = good(store)
+    record = store.record("out/onnx", artifact)
+    medians = block_medians(record)
+    assert len(medians) > 30 and np.ptp(medians) < 2.0 < np.ptp(record.samples.unpack()[1] / 1e6)
+
+
+def test_links_are_by_hash_not_by_place(store: Store) -> None:
+    _, _artifact = good(store)
+    moved = store.folder / "elsewhere"
+    moved.mkdir()
+    for path in (store.folder / "out/onnx").glob("[be]*.json"):
+        path.rename(moved / path.name)
+    assert only(store).ship
+
+
+def problems(results: Results) -> str:
+    return "\n".join(results.problems)
+
+
+def test_what_cannot_be_read_is_a_line(store: Store) -> None:
+    run, artifact = good(store)
+    record = store.record("out/onnx", artifact, threads=4)
+    evaluation = store.evaluation("out/onnx", artifact, split="held")
+    here = store.folder
+    (here / "cut.json").write_text('{"kind": "measurement", ')
+    (here / "odd.json").write_text('{"kind": "evaluation"}')
+    (here / "other.json").write_text('{"kind": "recipe"}')
+    (here / "list.json").write_text("[1, 2]")
+    store.record("out", artifact, samples=replace(record.samples, data="@@"))
+    store.record("out", artifact, threads=3, latency=replace(record.latency, p50_ms=-0.0), warmup=record.samples)
+    store.evaluation("out", artifact, confusions=pack_confusions(confusions(3)))
+    store.evaluation("out", artifact, split="x", confusions="@@")
+    store.record("out", replace(run, sha256="f" * 64), threads=8)
+    (here / "runs/cam/model.safetensors").write_bytes(b"other weights")
+    (here / "out/bad").mkdir()
+    (here / "out/bad/manifest.json").write_text("{}")
+    results = collect(here)
+    assert len(results.artifacts) == 1 and not results.runs
+    said = problems(results)
+    for text in (
+        "cut.json is not JSON",
+        "odd.json: ",
+        "the samples of this record are damaged",
+        "the score does not fit its 3 confusion matrices",
+        "the confusion matrices are damaged",
+        "out/bad/manifest.json",
+        "belongs to no run or artifact in this folder",
+        "model.safetensors is not the file",
+    ):
+        assert text in said
+    assert "other.json" not in said and "list.json" not in said and str(here) not in said
+    assert evaluation in results.evaluations
+
+
+def test_a_manifest_cannot_lead_out_of_its_folder(store: Store) -> None:
+    run, artifact = good(store)
+    store.artifact(run, files=[replace(artifact.files[0], path="../../runs/cam/model.safetensors")])
+    verdict = only(store)
+    assert "leaves its folder" in verdict.reasons[0].text and verdict.reasons[0].code == "parity"
