@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgeseg.train.recipe import Recipe
 
 LIMIT = 1.05
-PAIRS = 10
+PAIRS = 8
 ROUNDS = 2
 
 SAME_LOSS = 1e-4
@@ -105,7 +105,7 @@ def bare_step(work: Work) -> Step:
         loss = recipe.loss(upsample(main.float().contiguous(), work.size), labels, None)
         for other in others:
             loss = loss + recipe.auxiliary * recipe.loss(upsample(other.float().contiguous(), work.size), labels, None)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.item()

@@ -21,15 +21,14 @@ if TYPE_CHECKING:
     from edgeseg.artifact import Artifact
     from edgeseg.data import load_data
     from edgeseg.errors import EdgesegError
-    from edgeseg.export import OnnxRuntime, OpenVino, export_model
+    from edgeseg.export import *
+    from edgeseg.export import export_model
     from edgeseg.models import create, fuse
     from edgeseg.runs import load_official, save
 
 _HOME = {
     "Artifact": "edgeseg.artifact",
     "EdgesegError": "edgeseg.errors",
-    "OnnxRuntime": "edgeseg.export",
-    "OpenVino": "edgeseg.export",
     "bench": "edgeseg.api",
     "create": "edgeseg.models",
     "export_model": "edgeseg.export",
@@ -45,8 +44,6 @@ _HOME = {
 __all__ = [
     "Artifact",
     "EdgesegError",
-    "OnnxRuntime",
-    "OpenVino",
     "bench",
     "create",
     "export_model",
@@ -61,9 +58,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    home = _HOME.get(name, "edgeseg.export" if name[:1].isupper() else "")  # a target: es.OpenVino
+    if not home or not hasattr(importlib.import_module(home), name):
         raise AttributeError(f"module 'edgeseg' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(home), name)
 
 
 def __dir__() -> list[str]:

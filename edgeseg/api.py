@@ -40,7 +40,7 @@ def verify(artifact: Artifact, against: Student, images: Sequence[NDArray[np.uin
 
     The ledger is stored in the artifact's manifest too.
     """
-    from edgeseg.verify import Picture, picture, verify_on, verify_with
+    from edgeseg.parity import Picture, picture, verify_on, verify_with
 
     if images is None:
         verified = verify_with(artifact, against)

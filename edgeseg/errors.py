@@ -54,6 +54,7 @@ class InvalidMeasurement(EdgesegError):
 EXTRAS = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "onnxscript": "onnx",
     "onnxslim": "onnx",
     "openvino": "openvino",
     "tensorboard": "tensorboard",

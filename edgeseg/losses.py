@@ -85,7 +85,7 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
     truth = labels.flatten()[valid]
     flat = probabilities.transpose(0, 1).flatten(1)[:, valid]
     losses = []
-    for index in truth.unique().tolist():
+    for index in torch.unique(truth).tolist():
         member = (truth == index).to(flat.dtype)
         errors, order = (member - flat[index]).abs().sort(descending=True)
         member = member[order]

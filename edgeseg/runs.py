@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -71,7 +73,7 @@ def save(
     The weights are renamed into place first and the card last: a kill between the two leaves a card whose hash does
     not fit, which `load` reports.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     folder = Path(folder)
     skip = tuple(f"{name}." for name in student.auxiliary)
@@ -81,7 +83,7 @@ def save(
         if not key.startswith(skip)
     }
     with aside(folder / WEIGHTS) as part:
-        save_file(state, part, metadata={"student": student.name})
+        part.write_bytes(to_bytes(state, metadata={"student": student.name}))  # its own writer hides a full disk
         digest = sha256(part)
     card = RunCard(
         schema=SCHEMA,
@@ -155,10 +157,12 @@ def load_official(student: Student, file: Path | str) -> Student:
     return student
 
 
+GARBAGE = (pickle.UnpicklingError, struct.error, EOFError, ValueError, TypeError, AttributeError, LookupError)
+"""What an unpickler raises when it is fed something else than a pickle."""
+
+
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Name -> tensor of a `.safetensors` or PyTorch file; nothing in the file can run code."""
-    import pickle
-
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -169,7 +173,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         document = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise EdgesegError(f"{file} does not exist") from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (SafetensorError, OSError, RuntimeError, *GARBAGE) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EdgesegError(
             f"{file} is cut off or is no checkpoint that loads without running code ({first:.120})"

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from edgeseg import schema
 from edgeseg.artifact import MANIFEST, Artifact
 from edgeseg.errors import EdgesegError
-from edgeseg.export.deployed import BAKES, Deployed
-from edgeseg.export.onnx_file import OnnxRuntime
-from edgeseg.export.openvino_ir import OpenVino
-from edgeseg.export.target import TARGETS, Target, from_options
+from edgeseg.export.deployed import Deployed
+from edgeseg.export.onnx_file import OnnxRuntime as OnnxRuntime
+from edgeseg.export.openvino_ir import OpenVino as OpenVino
+from edgeseg.export.target import TARGETS as TARGETS
+from edgeseg.export.target import Target
+from edgeseg.export.target import from_options as from_options
 from edgeseg.files import aside_folder, sha256
 from edgeseg.manifest import SCHEMA, FileEntry, Manifest, Precision, Source, StudentCard
 from edgeseg.provenance import made_by, now, versions
@@ -20,9 +22,7 @@ from edgeseg.provenance import made_by, now, versions
 if TYPE_CHECKING:
     from edgeseg.data import Data
     from edgeseg.models import Student
-    from edgeseg.verify import Progress
-
-__all__ = ["BAKES", "TARGETS", "OnnxRuntime", "OpenVino", "Target", "export_model", "from_options"]
+    from edgeseg.parity import Progress
 
 
 def export_model(
@@ -43,7 +43,7 @@ def export_model(
 
     A failed proof leaves the artifact with its failed ledger, to be looked at; whoever calls decides what that means.
     """
-    from edgeseg.verify import verify_with
+    from edgeseg.parity import verify_with
 
     out = Path(out)
     if (out / "model.json").exists():

@@ -19,6 +19,9 @@ BAKES = ("pre", "labels")
 class Deployed(nn.Module):
     """What is exported, at one size (height, width)."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, student: Student, size: tuple[int, int], bake: Iterable[str] = ()) -> None:
         super().__init__()
         self.bake = [name for name in BAKES if name in set(bake)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from edgeseg.errors import need
+from edgeseg.errors import EdgesegError
 from edgeseg.export.deployed import Deployed
 from edgeseg.export.onnx_file import to_onnx
 from edgeseg.export.target import Target, register
@@ -27,12 +27,15 @@ class OpenVino(Target):
         """`model.xml` and `model.bin`, by way of ONNX, whose sizes are all fixed."""
         ov = openvino()
         onnx_model = to_onnx(deployed, opset=20)
-        with tempfile.TemporaryDirectory() as place:
-            file = Path(place) / "model.onnx"
-            need("onnx").save(onnx_model, file)
-            model = ov.convert_model(str(file))
+        model = ov.Core().read_model(onnx_model.SerializeToString())
         for entry in onnx_model.metadata_props:
             for key, value in json.loads(entry.value).items():
                 model.set_rt_info(value if isinstance(value, str) else json.dumps(value), [entry.key, key])
-        ov.save_model(model, str(folder / "model.xml"), compress_to_fp16=self.precision == "fp16")
+        for index, operator in enumerate(model.get_ordered_ops()):
+            if re.fullmatch(r"[A-Z]\w*_\d+", operator.get_friendly_name()):  # numbered through the life of the process
+                operator.set_friendly_name(f"{operator.get_type_name()}_{index}")
+        try:
+            ov.save_model(model, str(folder / "model.xml"), compress_to_fp16=self.precision == "fp16")
+        except RuntimeError as error:  # it does not pass on what the system said
+            raise EdgesegError(f"OpenVINO cannot write to {folder} ({error}); is the disk full?") from error
         return ["model.xml", "model.bin"]

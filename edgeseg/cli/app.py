@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):  # torch reports a killed worker from a signal handler, anywhere
             raise
-        return fail("a data-loading process was killed, most likely for memory; use fewer workers or a smaller batch", 1, words)
+        return fail(
+            "a data-loading process was killed, most likely for memory; use fewer workers or a smaller batch", 1, words
+        )
     except BrokenPipeError:  # `edgeseg models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

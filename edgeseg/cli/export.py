@@ -74,8 +74,8 @@ def verify(
     """
     from edgeseg import schema
     from edgeseg.artifact import Artifact
+    from edgeseg.parity import verify_with
     from edgeseg.runs import load_run
-    from edgeseg.verify import verify_with
 
     if not is_artifact(artifact):
         raise EdgesegError(f"{artifact} is a run; verify takes an artifact and compares it with its run")
@@ -151,7 +151,7 @@ def ledger_table(artifact: Artifact) -> Table:
 
 def refuse_failed(artifacts: list[Artifact]) -> None:
     """End with exit code 2 when a ledger failed."""
-    from edgeseg.verify import bad_hops
+    from edgeseg.parity import bad_hops
 
     for artifact in artifacts:
         ledger = artifact.manifest.ledger

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-import itertools
 from typing import TypeVar
 
 import torch
@@ -44,7 +43,7 @@ def fuse(student: S) -> S:
     folded.auxiliary = ()
     for module in list(folded.modules()):
         children = list(module.named_children())
-        for (first, conv), (second, norm) in itertools.pairwise(children):
+        for (first, conv), (second, norm) in pairwise(children):
             if (
                 isinstance(conv, nn.Conv2d)
                 and isinstance(norm, nn.BatchNorm2d)
@@ -78,7 +77,9 @@ def _check_same(student: Student, folded: Student) -> None:
     got: Tensor = folded(image)
     student.train(training)
     if not wanted.isfinite().all():
-        raise EdgesegError(f"{student.name} answers with NaN or infinity; its weights are damaged: train or load it again")
+        raise EdgesegError(
+            f"{student.name} answers with NaN or infinity; its weights are damaged: train or load it again"
+        )
     error = float((got - wanted).square().mean().sqrt() / wanted.square().mean().sqrt().clamp_min(1e-12))
     if not error <= 1e-3:  # folding only re-associates float32 products; a wrong pair is off by orders of magnitude
         raise RuntimeError(f"folding BatchNorm changed {student.name}: relative RMS {error:.3g} > 1e-3")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from edgeseg.errors import EdgesegError
@@ -20,7 +20,7 @@ def save_state(path: Path, state: Any) -> None:
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_flatten(state, tensors), allow_nan=False)
     with aside(path) as part:
-        save_file(tensors, part, metadata={"state": skeleton})
+        part.write_bytes(save(tensors, metadata={"state": skeleton}))  # save_file hides a full disk in its own error
 
 
 def load_state(path: Path) -> Any:

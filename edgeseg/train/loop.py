@@ -36,7 +36,7 @@ from edgeseg.train.recipe import AdamW, Optimizer, Recipe
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 class Interrupted(EdgesegError):
@@ -88,14 +88,16 @@ class Trainer:
         strategy = "ddp" if self.devices > 1 else "auto"
         self.fabric = Fabric(
             accelerator="auto", devices=self.devices, strategy=strategy, precision=PRECISIONS[self.recipe.precision]
-        )  # type: ignore[arg-type]
+        )
         self.fabric.launch()
         torch.manual_seed(self.recipe.seed)
         split = self.recipe.split or self.data.fit
         require(self.data, dict.fromkeys((split, self.data.select)))
         self.fit_split = split
         if self.recipe.batch % self.fabric.world_size:
-            raise EdgesegError(f"a batch of {self.recipe.batch} images does not divide among {self.fabric.world_size} processes")
+            raise EdgesegError(
+                f"a batch of {self.recipe.batch} images does not divide among {self.fabric.world_size} processes"
+            )
         train = self.data.split(split)
         self.size = self.recipe.size or train[0][1].shape
         self.batches = Batches(
@@ -121,7 +123,8 @@ class Trainer:
             self.average = self.average.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = self.average.to(self.fabric.device).eval().requires_grad_(requires_grad=False)
         if self.fabric.world_size > 1:
-            student = nn.SyncBatchNorm.convert_sync_batchnorm(student) if self.fabric.device.type == "cuda" else student
+            convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm  # it has no types
+            student = convert(student) if self.fabric.device.type == "cuda" else student
         self.module, self.optimizer = self.fabric.setup(student, make_optimizer(student, self.recipe.optimizer))
         self.module.mark_forward_method("training_logits")
         self.weight = (
@@ -246,19 +249,25 @@ class Trainer:
         images, labels = self.fabric.to_device((images, labels))
         self.student.train()
         try:
-            heads = self.module.training_logits(self.student.normalise(images))
+            with self.fabric.autocast():  # on one device Fabric does not wrap methods other than forward
+                heads = self.module.training_logits(self.student.normalise(images))
         except ValueError as error:  # BatchNorm behind a global pooling cannot learn from one value
-            raise EdgesegError(f"{self.name} cannot learn from batches of {list(images.shape)}: {error}; make the batch larger") from error
+            raise EdgesegError(
+                f"{self.name} cannot learn from batches of {list(images.shape)}: {error}; make the batch larger"
+            ) from error
         loss = sum(
             (1.0 if i == 0 else self.recipe.auxiliary)
             * self.recipe.loss(upsample(logits.float().contiguous(), labels.shape[-2:]), labels, self.weight)
             for i, logits in enumerate(heads)
         )
         assert isinstance(loss, Tensor)
-        value = float(self.fabric.all_reduce(loss.detach().clone(), reduce_op="mean"))  # the same on every process
+        # the mean over the processes, so that all of them see the same and stop alike
+        mean = self.fabric.all_reduce(loss.detach().clone(), reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        value = float(mean)
         if not abs(value) < float("inf"):
             raise EdgesegError(
-                f"the loss became {value} at step {self.state.step}; lower optimizer.lr (now {lr:.3g}) and --resume"
+                f"the loss became {value} at step {self.state.step}; start anew with a lower optimizer.lr"
             )
         self.fabric.backward(loss)
         if self.recipe.clip is not None:
@@ -316,7 +325,7 @@ class Trainer:
             need("tensorboard")
             from torch.utils.tensorboard import SummaryWriter
 
-            board = SummaryWriter(str(self.out / "tensorboard"))  # type: ignore[no-untyped-call]
+            board = SummaryWriter(str(self.out / "tensorboard"))
         self.out.mkdir(parents=True, exist_ok=True)
         with (self.out / LOG).open("a", encoding="utf-8", buffering=1) as log:
 
@@ -324,11 +333,11 @@ class Trainer:
                 log.write(json.dumps(line) + "\n")
                 for key, value in line.items():
                     if board is not None and isinstance(value, float):
-                        board.add_scalar(key, value, line["step"])  # type: ignore[no-untyped-call]
+                        board.add_scalar(key, value, line["step"])
 
             yield write
         if board is not None:
-            board.close()  # type: ignore[no-untyped-call]
+            board.close()
 
 
 def build_student(name: str, data: Data) -> Student:

@@ -1,0 +1,71 @@
+"""One tiny trained run, and an artifact of it for every target, shared by the whole session."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import edgeseg as es
+from edgeseg.artifact import Artifact
+from edgeseg.data import Data, load_data
+from edgeseg.export import TARGETS
+from edgeseg.manifest import Source
+from edgeseg.runs import read_card
+from edgeseg.train.loop import Trainer
+from edgeseg.train.recipe import read_recipe
+
+TINY = "synthetic:size=64x96,train=24,val=8,test=8"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """One thread, on every machine: a small network gains nothing from more, and on a busy machine they wait."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_data() -> Data:
+    """Forty generated scenes of 64x96."""
+    return load_data(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Data) -> Path:
+    """A run of DDRNet-23-slim after one epoch: bad masks, real files."""
+    out = tmp_path_factory.mktemp("tiny") / "run"
+    recipe = read_recipe(None, ["epochs=1", "batch=4", "workers=0", "ema=null"])
+    return Trainer("ddrnet23_slim", tiny_data, out, recipe).run(resume=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_artifacts(tmp_path_factory: pytest.TempPathFactory, tiny_data: Data, tiny_run: Path) -> dict[str, Artifact]:
+    """The name of each target -> `tiny_run` exported to it with everything baked in."""
+    student = es.load(tiny_run)
+    assert not isinstance(student, Artifact)
+    source = Source(str(tiny_run), read_card(tiny_run).sha256)
+    folder = tmp_path_factory.mktemp("artifacts")
+    bake = ("pre", "labels")
+    return {
+        kind.name: es.export_model(student, kind(), folder / kind.name, (64, 96), bake, source, tiny_data)
+        for kind in {TARGETS[name] for name in TARGETS}
+    }
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a small file system (root)")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)

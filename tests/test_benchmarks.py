@@ -1,0 +1,163 @@
+"""The benchmarks on tiny inputs: what they return and what they refuse, never how fast they are."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from benchmarks import artifact_latency, loader, measuring_overhead, run, startup, train_step
+from benchmarks.ratio import Finding, burst, finding, in_turns
+from benchmarks.train_step import Work
+from edgeseg import schema
+from edgeseg.errors import EdgesegError, InvalidMeasurement, ParityFailed
+from edgeseg.runtimes.record import Protocol
+
+TINY = Work("fp32", batch=2, size=(64, 64), images=4)
+
+
+def sane(found: list[Finding], names: int, unit: str = "x") -> None:
+    assert len({one.name for one in found}) == len(found) == names
+    for one in found:
+        assert 0 < one.low <= one.value <= one.high < math.inf
+        assert one.unit == unit
+        assert one.limit > 0 < one.count
+
+
+def test_a_ratio_is_the_median_of_neighbours_and_knows_how_sure_it_is() -> None:
+    clock: Iterator[float] = iter([9.0, 9.0, *[1.0] * 10])
+    times = {"ours": 2.0, "other": 1.0}
+    logs = in_turns(lambda: times["ours"] * next(clock), lambda: times["other"], pairs=5)
+    found = finding("x", [logs, logs], limit=1.0)
+    assert found.count == 10
+    assert found.value == pytest.approx(2.0)
+    assert found.verdict == "missed"
+
+
+def test_who_goes_first_is_drawn_for_each_pair() -> None:
+    order: list[str] = []
+    in_turns(lambda: order.append("ours") or 1.0, lambda: order.append("other") or 1.0, pairs=20)  # type: ignore[func-returns-value]
+    pairs = list(zip(order[::2], order[1::2], strict=True))
+    assert len(pairs) == 21
+    assert set(pairs) == {("ours", "other"), ("other", "ours")}
+
+
+def test_a_burst_gives_the_median_of_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 1.0, 3.0, 103.0])
+    monkeypatch.setattr("benchmarks.ratio.time.perf_counter", lambda: next(ticks))
+    assert burst(lambda: None, calls=3)() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.8, 1.0, "met"), (0.9, 1.1, "open"), (1.01, 1.1, "missed"), (math.nan,) * 2 + ("missed",)],
+)
+def test_a_verdict_looks_at_the_whole_interval(low: float, high: float, verdict: str) -> None:
+    assert Finding("x", 1.0, low, high, "x", 1.0, 5).verdict == verdict
+
+
+def test_no_ratio_of_times_that_are_not_finite() -> None:
+    with pytest.raises(InvalidMeasurement):
+        finding("x", [np.array([0.0, np.nan])], limit=1.0)
+
+
+def test_startup() -> None:
+    sane(startup.findings(runs=2), names=2, unit="s")
+
+
+@pytest.mark.parametrize("program", ["import torch; code = 0", "code = 3", "raise ValueError('broken')"])
+def test_startup_refuses_a_program_that_fails_or_imports_torch(program: str) -> None:
+    with pytest.raises(EdgesegError, match=r"torch was imported|exit code 3|broken"):
+        startup.seconds("it", program)
+
+
+def test_measuring_overhead() -> None:
+    protocol = Protocol("tiny", min_s=0.1, min_count=20, max_s=1, warmup_count=1, warmup_s=0)
+    sane(measuring_overhead.findings(model_ns=1_000_000, protocol=protocol, pairs=2), names=2)
+
+
+def test_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeseg.train.loop.keep_freed_memory", lambda: None)  # it would hold for all tests after this
+    sane(loader.findings(TINY, pairs=2), names=1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_both_training_steps_compute_the_same(precision: Literal["fp32", "bf16"]) -> None:
+    train_step.agree(Work(precision, batch=2, size=(64, 64), images=4))
+
+
+def test_training_steps_that_differ_have_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_step, "edgeseg_step", lambda work: lambda: math.nan)
+    monkeypatch.setattr(train_step, "bare_step", lambda work: lambda: math.nan)
+    with pytest.raises(ParityFailed, match="no speed to compare"):
+        train_step.agree(TINY)
+
+
+@pytest.mark.slow
+def test_train_step() -> None:
+    found = train_step.findings((TINY,), pairs=2, rounds=1)
+    sane(found, names=2)
+    assert [one.name.rsplit(", ", 1)[1] for one in found] == ["one process", "own processes"]
+
+
+@pytest.mark.slow
+def test_artifact_latency() -> None:
+    found = artifact_latency.findings(["ddrnet23_slim"], size=(64, 64), threads=[1], rounds=1, pairs=2, calls=1)
+    sane(found, names=2)
+
+
+def test_label_maps_that_differ_have_no_speed() -> None:
+    labels = np.zeros((1, 8, 8), np.uint8)
+    artifact_latency.agree("x", lambda: labels, lambda: labels)
+    with pytest.raises(ParityFailed, match=r"0\.00% of the labels"):
+        artifact_latency.agree("x", lambda: labels, lambda: labels + 1)
+
+
+def fast(module: str) -> list[Finding]:
+    if module.endswith("startup"):
+        return [Finding("start", 0.2, 0.1, 0.3, "s", 0.5, 3)]
+    raise ParityFailed("loader: it disagrees")
+
+
+def at_once(function: object, module: str) -> list[Finding]:
+    return fast(module)
+
+
+def test_run_prints_keeps_and_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "fresh", at_once)
+    assert run.main(["startup", "--out", str(tmp_path)]) == 0
+    assert "start" in capsys.readouterr().out
+    assert "| start | 0.200 s | 0.100 to 0.300 | 0.5 s | met |" in (tmp_path / "speed.md").read_text()
+    report = schema.read(run.Report, tmp_path / "speed.json")
+    assert [one.name for one in report.findings] == ["start"]
+
+    assert run.main(["loader", "startup", "--json"]) == ParityFailed.exit_code
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert [one["name"] for one in document["findings"]] == ["start"]
+    assert document["refused"] == ["loader: it disagrees"]
+    assert "error: loader: it disagrees" in said.err
+
+
+def test_run_misses_and_mistypes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "fresh", lambda *_: [Finding("slow", 2.0, 1.9, 2.1, "x", 1.0, 3)])
+    assert run.main(["startup"]) == 4
+    assert run.main(["start"]) == 1
+    assert "did you mean startup" in capsys.readouterr().err
+    assert run.NAMES["startup"] == startup.__name__
+
+
+def test_every_benchmark_is_in_the_table_and_in_the_readme() -> None:
+    folder = Path(run.__file__).parent
+    helpers = {"__init__", "ratio", "run"}
+    modules = {path.stem for path in folder.glob("*.py")} - helpers
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert set(run.NAMES) == modules
+    assert all(f"| `{name}` |" in readme for name in modules)

@@ -1,0 +1,141 @@
+"""Every loss against its definition, written once more in float64 and pixel by pixel."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from edgeseg.errors import EdgesegError
+from edgeseg.losses import CrossEntropy, CrossEntropyLovasz, Loss, Ohem, lovasz_softmax
+from edgeseg.metrics import VOID
+
+K, SHAPE = 4, (2, 5, 6)
+LOSSES: list[Loss] = [CrossEntropy(), Ohem(), Ohem(threshold=0.3, keep=0.5), CrossEntropyLovasz()]
+WEIGHTS = [None, torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=torch.float64)]
+
+
+@pytest.fixture
+def logits() -> Tensor:
+    """`[2, K, 5, 6]` in float64."""
+    return 2 * torch.randn(SHAPE[0], K, *SHAPE[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    """`[2, 5, 6]` uint8: all classes but the last, and some void."""
+    made = torch.randint(0, K - 1, SHAPE, generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    made[:, 2, 1:4] = VOID
+    return made
+
+
+def pixels(logits: Tensor, labels: Tensor) -> list[tuple[float, int]]:
+    """(cross-entropy, class) of every pixel that is not void, from the definition."""
+    found = []
+    scores, truth = logits.detach().numpy(), labels.numpy()
+    for b, y, x in np.ndindex(truth.shape):
+        if truth[b, y, x] != VOID:
+            row = scores[b, :, y, x]
+            found.append((math.log(sum(math.exp(v) for v in row)) - row[truth[b, y, x]], int(truth[b, y, x])))
+    return found
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None) -> None:
+    scale = [1.0] * K if weight is None else weight.tolist()
+    each = pixels(logits, labels)
+    wanted = sum(value * scale[c] for value, c in each) / sum(scale[c] for _, c in each)
+    assert float(CrossEntropy()(logits, labels, weight)) == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize(("threshold", "keep"), [(0.9, 0.1), (0.3, 0.1), (0.3, 0.9), (0.05, 1.0), (1.0, 0.0)])
+def test_ohem_keeps_the_hard_pixels(
+    logits: Tensor, labels: Tensor, weight: Tensor | None, threshold: float, keep: float
+) -> None:
+    scale = [1.0] * K if weight is None else weight.tolist()
+    each = sorted(pixels(logits, labels), reverse=True)
+    hard = [pair for pair in each if pair[0] > -math.log(threshold)]
+    least = int(len(each) * keep)
+    chosen = hard if len(hard) >= least else each[:least]
+    wanted = sum(value * scale[c] for value, c in chosen) / max(1, len(chosen))
+    assert float(Ohem(threshold=threshold, keep=keep)(logits, labels, weight)) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_ohem_lets_easy_pixels_go(labels: Tensor) -> None:
+    sure = torch.nn.functional.one_hot(labels.long().clamp_max(K - 1), K).permute(0, 3, 1, 2).double() * 50
+    assert float(Ohem(threshold=0.9, keep=0.0)(sure, labels, None)) == 0
+
+
+@pytest.mark.parametrize(("threshold", "keep"), [(0.0, 0.1), (1.5, 0.1), (0.9, -0.1), (0.9, 1.1), (math.nan, 0.1)])
+def test_ohem_refuses_what_makes_no_sense(threshold: float, keep: float) -> None:
+    with pytest.raises(EdgesegError, match="threshold is in"):
+        Ohem(threshold=threshold, keep=keep)
+
+
+def test_lovasz_is_the_extension_of_the_jaccard_loss(logits: Tensor, labels: Tensor) -> None:
+    valid = (labels != VOID).numpy()
+    truth = labels.numpy()[valid]
+    probabilities = logits.softmax(1)
+    flat = probabilities.permute(0, 2, 3, 1).numpy()[valid]
+    wanted = []
+    for c in np.unique(truth):
+        member = truth == c
+        errors = np.where(member, 1 - flat[:, c], flat[:, c])
+        order = np.argsort(-errors)
+        steps = [0.0]
+        for count in range(1, len(order) + 1):  # Jaccard loss when the `count` worst pixels are the wrong ones
+            wrong = np.zeros(len(order), bool)
+            wrong[order[:count]] = True
+            steps.append(1 - (member & ~wrong).sum() / (member | wrong).sum())
+        wanted.append((errors[order] * np.diff(steps)).sum())
+    assert float(lovasz_softmax(probabilities, labels)) == pytest.approx(float(np.mean(wanted)), rel=1e-12)
+
+
+def test_lovasz_of_hard_answers_is_one_minus_iou(labels: Tensor) -> None:
+    answer = labels.long().clamp_max(K - 1).clone()
+    answer[0, 0] = 0
+    hard = torch.nn.functional.one_hot(answer, K).permute(0, 3, 1, 2).double()
+    valid = labels != VOID
+    ious = []
+    for c in torch.unique(labels[valid]):
+        truth, said = (labels == c) & valid, (answer == c) & valid
+        ious.append(float((truth & said).sum() / (truth | said).sum()))
+    assert float(lovasz_softmax(hard, labels)) == pytest.approx(1 - float(np.mean(ious)), rel=1e-6)
+
+
+def test_ce_lovasz_is_the_weighted_sum(logits: Tensor, labels: Tensor) -> None:
+    parts = CrossEntropy()(logits, labels, None), lovasz_softmax(logits.softmax(1), labels)
+    got = CrossEntropyLovasz(cross_entropy=0.3, lovasz=2.0)(logits, labels, None)
+    assert float(got) == pytest.approx(0.3 * float(parts[0]) + 2.0 * float(parts[1]), rel=1e-12)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_gradients(logits: Tensor, labels: Tensor, loss: Loss, weight: Tensor | None) -> None:
+    # the step is far below the gaps between sorted errors, so that neither the order nor the hard set changes
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels, weight), logits.requires_grad_(), eps=1e-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_void_pixels_do_not_count(logits: Tensor, labels: Tensor, loss: Loss, weight: Tensor | None) -> None:
+    changed = logits.clone()
+    changed.permute(0, 2, 3, 1)[labels == VOID] = 100.0
+    assert float(loss(logits, labels, weight)) == float(loss(changed, labels, weight))
+    torch.autograd.backward(loss(logits.requires_grad_(), labels, weight))
+    assert logits.grad is not None
+    assert not logits.grad.permute(0, 2, 3, 1)[labels == VOID].any()
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_a_batch_that_is_all_void_is_zero(logits: Tensor, loss: Loss, weight: Tensor | None) -> None:
+    value = loss(logits.requires_grad_(), torch.full(SHAPE, VOID, dtype=torch.uint8), weight)
+    torch.autograd.backward(value)
+    assert float(value.detach()) == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()

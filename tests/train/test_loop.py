@@ -1,0 +1,212 @@
+"""The loop: what it keeps, what it refuses, and that two processes learn as one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import edgeseg as es
+from edgeseg.artifact import Artifact
+from edgeseg.data import Data
+from edgeseg.errors import EdgesegError
+from edgeseg.metrics import VOID
+from edgeseg.runs import read_card
+from edgeseg.train.checkpoint import load_state
+from edgeseg.train.loop import CHECKPOINT, LOG, Event, Trainer, class_weights, follow
+from edgeseg.train.recipe import read_recipe
+
+
+def make(data: Data, out: Path, name: str = "ddrnet23_slim", **changes: Any) -> Trainer:
+    settings = {"epochs": 1, "batch": 4, "workers": 0, **changes}
+    return Trainer(name, data, out, read_recipe(None, [f"{key}={value}" for key, value in settings.items()]))
+
+
+def test_a_run_is_complete(tiny_run: Path, tiny_data: Data) -> None:
+    card = read_card(tiny_run)
+    assert card.training is not None
+    assert (card.name, card.size, card.training.epochs, card.training.best_epoch) == ("ddrnet23_slim", (64, 96), 1, 1)
+    assert card.class_names == list(tiny_data.class_names)
+    lines = [json.loads(line) for line in (tiny_run / LOG).read_text(encoding="utf-8").splitlines()]
+    assert lines[0]["step"] == 6
+    assert lines[-1]["miou"] == card.training.select_miou
+    with Image.open(tiny_run / "pictures" / "epoch-0001.png") as picture:
+        assert picture.size == (3 * 320, 4 * 213)
+    student = es.load(tiny_run)
+    assert not isinstance(student, Artifact)
+    assert "seghead_extra" not in {key.split(".")[0] for key in student.state_dict()}
+
+
+def test_the_loss_falls(tmp_path: Path, tiny_data: Data) -> None:
+    trainer = make(tiny_data, tmp_path / "run", epochs=10, **{"optimizer.type": "adamw"})
+    images, labels = next(trainer.batches.epoch(0))
+    trainer.state.step = 6  # after the warm-up
+    losses = [trainer.step(images, labels)[0] for _ in range(16)]
+    assert max(losses[-3:]) < 0.8 * losses[0]
+
+
+def test_the_average_follows_the_weights() -> None:
+    average, student = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+    for net, value in ((average, 1.0), (student, 3.0)):
+        for tensor in (net.weight, net.bias, net.running_mean, net.running_var):
+            assert tensor is not None
+            nn.init.constant_(tensor, value)
+    assert student.num_batches_tracked is not None
+    student.num_batches_tracked += 5
+    follow(average, student, decay=0.75, step=1000)
+    assert all(float(value.detach().mean()) == 1.5 for value in average.parameters())
+    assert average.state_dict()["running_mean"].tolist() == [1.5, 1.5]
+    assert int(average.state_dict()["num_batches_tracked"]) == 5
+    follow(average, student, decay=0.999, step=1)  # warmed up: early on the average is mostly the newest weights
+    assert float(average.weight[0].detach()) == pytest.approx(0.1 * 1.5 + 0.9 * 3)
+    follow(average, student, decay=0.0, step=7)
+    assert torch.equal(average.weight, student.weight)
+
+
+class Labelled:
+    """A split of the label maps given."""
+
+    def __init__(self, *maps: list[list[int]]) -> None:
+        self.maps = [np.array(rows, np.uint8) for rows in maps]
+        self.names = tuple(f"map{i}" for i in range(len(maps)))
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        return np.zeros((*self.maps[index].shape, 3), np.uint8), self.maps[index]
+
+
+def test_class_weights_are_median_over_frequency(tiny_data: Data) -> None:
+    split: Any = Labelled([[0, 0, 0, 1]], [[0, 0, VOID, 2]])
+    data = Data("made", ("a", "b", "c", "d"), ((0, 0, 0),) * 4, {"fit": lambda: split}, "fit", "fit", "fit", "")
+    # frequencies over the images a class is in: 5/7, 1/4, 1/3; the last class is in none
+    middle = 1 / 3
+    assert class_weights(data, "fit").tolist() == pytest.approx([middle * 7 / 5, middle * 4, 1, 1])
+
+
+def test_a_loss_that_is_no_number_is_one_line(tmp_path: Path, tiny_data: Data) -> None:
+    trainer = make(tiny_data, tmp_path / "run")
+    next(trainer.student.parameters()).data.fill_(torch.nan)
+    with pytest.raises(EdgesegError, match=r"the loss became nan at step 0; .*lower optimizer.lr") as caught:
+        trainer.run(resume=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_image_is_too_few_for_a_norm_behind_a_global_pooling(tmp_path: Path, tiny_data: Data) -> None:
+    with pytest.raises(EdgesegError, match=r"cannot learn from batches of .*make the batch larger"):
+        make(tiny_data, tmp_path / "run", batch=1).run(resume=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"size": [100, 100]}, "100x100 is not a multiple of 8 .*pad to 104x104"),
+        ({"batch": 25}, "24 images do not fill one batch of 25"),
+        ({"split": "everything"}, "no split of synthetic"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_training(
+    tmp_path: Path, tiny_data: Data, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(EdgesegError, match=said):
+        make(tiny_data, tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_is_written_when_asked(tmp_path: Path, tiny_data: Data) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    trainer = make(tiny_data, tmp_path / "run")
+    trainer.tensorboard = True
+    trainer.out.mkdir()
+    writer: Callable[[], Any] = trainer._writer
+    with writer() as write:
+        write({"step": 3, "loss": 0.5})
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    assert b"loss" in events.read_bytes()
+
+
+def test_a_progress_display_is_told_of_every_step(tmp_path: Path, tiny_data: Data) -> None:
+    told: list[Event] = []
+    trainer = make(tiny_data, tmp_path / "run", class_weights="median_frequency", channels_last="false", ema=0.5)
+    trainer.notify = told.append
+    trainer.run(resume=False)
+    assert [(event.epoch, event.step, event.steps) for event in told] == [(1, step, 6) for step in range(1, 7)]
+    assert all(np.isfinite(event.loss) for event in told)
+    state = load_state(tmp_path / "run" / CHECKPOINT)
+    key = "final_layer.conv2.weight"
+    assert not torch.equal(state["student"][key], state["average"][key])
+
+
+TWO = """
+import sys
+import torch
+from edgeseg.data import load_data
+from edgeseg.train.loop import Trainer
+from edgeseg.train.recipe import read_recipe
+
+torch.set_num_threads(1)
+settings = ["epochs=1", "batch=4", "workers=0", "evaluate=1"]
+data = load_data("synthetic:size=64x64,train=12,val=2,test=2")
+from pathlib import Path
+trainer = Trainer("ddrnet23_slim", data, Path(sys.argv[1]), read_recipe(None, settings), devices=2)
+trainer.run(resume=False)
+weights = torch.cat([p.detach().flatten() for p in trainer.student.parameters()])
+both = trainer.fabric.all_gather(weights)
+assert both.shape[0] == 2, both.shape
+assert torch.equal(both[0], both[1])
+assert len(trainer.batches) == 3 and trainer.batches._loader.dataset.batch == 2
+print("equal on both", trainer.fabric.global_rank)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_keep_equal_weights(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO, encoding="utf-8")
+    top = Path(__file__).resolve().parents[2]
+    words = [sys.executable, str(script), str(tmp_path / "run")]
+    done = subprocess.run(
+        words, env=environment(top), cwd=top, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(line for line in done.stdout.splitlines() if "equal" in line) == [
+        "equal on both 0",
+        "equal on both 1",
+    ]
+    assert read_card(tmp_path / "run").training is not None
+
+
+@pytest.mark.slow
+def test_two_processes_from_the_command_line(tmp_path: Path) -> None:
+    top = Path(__file__).resolve().parents[2]
+    words = [
+        "train",
+        "ddrnet23_slim",
+        "--data",
+        "synthetic:size=64x64,train=8,val=2,test=2",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    words += ["--epochs", "1", "--devices", "2", "--threads", "1", "--set", "batch=4", "--set", "workers=0", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeseg", *words],
+        env=environment(top), cwd=top, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["name"] == "ddrnet23_slim"  # one document: one process talks
+
+
+def environment(top: Path) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(top), "OMP_NUM_THREADS": "1"}
