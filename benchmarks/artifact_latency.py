@@ -24,7 +24,7 @@ from edgeseg.quantize.precision import PRECISIONS
 from edgeseg.runtimes import open_artifact, pixels
 
 if TYPE_CHECKING:
-    from edgeseg.models import Student
+    from edgeseg.students import Student
 
 STUDENTS = ("ddrnet23_slim", "lraspp_mobilenet_v3_large")
 CLASSES = 11
@@ -67,7 +67,7 @@ def lively(name: str) -> Student:
     """A student whose BatchNorm has seen an image: with the statistics it is born with, all signals fade."""
     import torch
 
-    from edgeseg.models import create
+    from edgeseg.students import create
 
     torch.manual_seed(0)
     student = create(name, classes=CLASSES).train()

@@ -89,7 +89,7 @@ def bare_step(work: Work) -> Step:
 
     from edgeseg.data import load_data
     from edgeseg.data.loader import Batches
-    from edgeseg.models import upsample
+    from edgeseg.students import upsample
     from edgeseg.train.loop import build_student, make_optimizer
 
     data, recipe = load_data(work.data), work.recipe()

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from edgeseg.errors import EdgesegError
     from edgeseg.export import *
     from edgeseg.export import export_model
-    from edgeseg.models import create, fuse
     from edgeseg.runs import load_official, save
+    from edgeseg.students import create, fuse
 
 _HOME = {
     "Artifact": "edgeseg.artifact",
     "EdgesegError": "edgeseg.errors",
     "bench": "edgeseg.api",
-    "create": "edgeseg.models",
+    "create": "edgeseg.students",
     "export_model": "edgeseg.export",
-    "fuse": "edgeseg.models",
+    "fuse": "edgeseg.students",
     "load": "edgeseg.api",
     "load_data": "edgeseg.data",
     "load_official": "edgeseg.runs",

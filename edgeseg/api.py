@@ -15,13 +15,13 @@ from edgeseg.errors import EdgesegError, MissingTool
 
 if TYPE_CHECKING:
     from edgeseg.ledger import Ledger
-    from edgeseg.models import Student
     from edgeseg.runtimes.record import Record
+    from edgeseg.students import Student
 
 
 def models() -> list[str]:
     """The names of the students."""
-    from edgeseg.models import STUDENTS
+    from edgeseg.students import STUDENTS
 
     return list(STUDENTS)
 

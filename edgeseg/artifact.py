@@ -80,8 +80,8 @@ class Artifact:
 
         Another size than the artifact's own is resized on the way in (bilinear) and on the way out (nearest).
         """
-        from edgeseg.models.student import check_rgb
         from edgeseg.runtimes import pixels
+        from edgeseg.students.student import check_rgb
 
         check_rgb(image)
         labels = pixels.labels(self.session.run(pixels.prepare(image, self.manifest.input)))

@@ -63,7 +63,7 @@ def _try(target: str) -> str:
     import torch
 
     from edgeseg.export import TARGETS, export_model
-    from edgeseg.models import create
+    from edgeseg.students import create
 
     torch.manual_seed(0)
     student = create("lraspp_mobilenet_v3_large", classes=5)

@@ -66,7 +66,7 @@ def evaluate(
 def check_classes(loaded: Predictor, data: Data) -> None:
     """Refuse to score a predictor on classes it was not trained for."""
     from edgeseg.artifact import Artifact
-    from edgeseg.models import Student
+    from edgeseg.students import Student
 
     if not isinstance(loaded, (Student, Artifact)):
         return

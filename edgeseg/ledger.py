@@ -21,7 +21,7 @@ class Hop:
     same_label:   share of pixels with the same label, 0..1.
     boundary_f:   boundary F-score between the two label maps at 2 px, 0..1.
     worst_class:  the class with the lowest IoU between the two label maps, and that IoU, 0..1.
-    nonfinite:    NaN and infinities in the hop's output; any is a failure.
+    nonfinite:    NaN and infinities on either side of the hop; any is a failure.
     precision:    the row of thresholds the hop was held to (`edgeseg.quantize.precision`).
     """
 

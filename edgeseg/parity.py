@@ -17,10 +17,10 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export.deployed import Deployed
 from edgeseg.ledger import Hop, Ledger
 from edgeseg.metrics import boundary_f, confusion, iou
-from edgeseg.models import Student
 from edgeseg.pictures import save_picture
 from edgeseg.quantize.precision import MIN_PIXELS, PRECISIONS
 from edgeseg.runtimes import pixels
+from edgeseg.students import Student
 
 IMAGES = 8
 """Images that an export is verified on, spread over the split."""

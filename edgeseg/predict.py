@@ -9,8 +9,8 @@ from edgeseg.artifact import Artifact
 from edgeseg.data.folders import read_image
 from edgeseg.errors import EdgesegError
 from edgeseg.files import aside
-from edgeseg.models import Student
 from edgeseg.pictures import Rgb, overlay, save_picture
+from edgeseg.students import Student
 
 VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
 Progress = Callable[[int, int], None]

@@ -17,7 +17,7 @@ from edgeseg.schema import STRICT
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgeseg.models import Student
+    from edgeseg.students import Student
 
 SCHEMA = 1
 WEIGHTS = "model.safetensors"
@@ -130,7 +130,7 @@ def read_card(folder: Path) -> RunCard:
 
 def load_run(folder: Path | str) -> Student:
     """The student of a run, in eval mode."""
-    from edgeseg.models import create
+    from edgeseg.students import create
 
     folder = Path(folder)
     card = read_card(folder)

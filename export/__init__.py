@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +22,8 @@ from edgeseg.provenance import made_by, now, versions
 
 if TYPE_CHECKING:
     from edgeseg.data import Data
-    from edgeseg.models import Student
     from edgeseg.parity import Progress
+    from edgeseg.students import Student
 
 
 def export_model(
@@ -46,8 +47,6 @@ def export_model(
     from edgeseg.parity import verify_with
 
     out = Path(out)
-    if (out / "model.json").exists():
-        raise EdgesegError(f"{out} is a run; export to another folder")
     if out.exists() and not (out.is_dir() and ((out / MANIFEST).exists() or not any(out.iterdir()))):
         raise EdgesegError(f"{out} holds something that is no artifact and would be replaced; export to another folder")
     deployed = Deployed(student, size, bake)
@@ -56,7 +55,16 @@ def export_model(
         manifest = describe(student, deployed, target, source or Source(None, None), part, files)
         schema.write(part / MANIFEST, manifest)
         verify_with(Artifact(part, manifest), student, data, progress=progress)
+        carry_over(out, part)
     return Artifact.open(out)
+
+
+def carry_over(old: Path, new: Path) -> None:
+    """Keep the records and evaluations of an earlier export; they name its file by hash, so other bytes do not inherit them."""
+    for evaluation in old.glob("eval-*.json"):
+        shutil.copy2(evaluation, new)
+    if (old / "records").is_dir():
+        shutil.copytree(old / "records", new / "records")
 
 
 def describe(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgeseg.errors import EdgesegError
 from edgeseg.kernels.label_map import label_map
 from edgeseg.manifest import InputSpec, OutputSpec
-from edgeseg.models import Student, fuse, upsample
+from edgeseg.students import Student, fuse, upsample
 
 BAKES = ("pre", "labels")
 """`pre`: uint8 RGB in, normalised inside. `labels`: upsampling and argmax inside, a uint8 label map out."""

@@ -24,7 +24,9 @@ SHARED = {
 def sources() -> dict[str, str]:
     """Every source file of the package, each once: the links beside the folders are left out."""
     folders = [ROOT / name for name in ("edgeseg", "export", "quantize", "runtimes", "kernels")]
-    files = (path for folder in folders for path in folder.rglob("*.py") if not (folder.name == "edgeseg" and _linked(path)))
+    files = (
+        path for folder in folders for path in folder.rglob("*.py") if not (folder.name == "edgeseg" and _linked(path))
+    )
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files}
 
 

@@ -60,9 +60,8 @@ def test_no_module_takes_the_place_of_a_public_function() -> None:
 
 
 def modules_of(package: str) -> list[Path]:
-    return [file for file in (TOP / package).glob("*.py") if not file.name.startswith("__")] + [
-        TOP / package / "models"
-    ]
+    files = [file for file in (TOP / package).glob("*.py") if not file.name.startswith("__")]
+    return files + [file.parent for file in (TOP / package).glob("*/__init__.py")]
 
 
 def python(code: str) -> str:

@@ -20,8 +20,8 @@ def models(
 
     Example: edgeseg models --task semantic
     """
-    from edgeseg.models import STUDENTS
-    from edgeseg.models.count import card
+    from edgeseg.students import STUDENTS
+    from edgeseg.students.count import card
 
     if task not in (None, "semantic", "promptable"):
         raise EdgesegError(f"no task {task!r}; there is semantic and promptable")
@@ -64,7 +64,7 @@ def info(
     Example: edgeseg info ddrnet23_slim --size 360x480 --classes 11
     """
     from edgeseg import schema
-    from edgeseg.models import STUDENTS
+    from edgeseg.students import STUDENTS
 
     if subject in STUDENTS or not Path(subject).exists():
         document = _about_name(subject, classes, parse_size(size) or (512, 1024))
@@ -80,7 +80,7 @@ def info(
 
 
 def _about_name(name: str, classes: int, size: tuple[int, int]) -> dict[str, Any]:
-    from edgeseg.models.count import card
+    from edgeseg.students.count import card
 
     return card(name, classes, size)
 

@@ -28,9 +28,9 @@ from edgeseg.errors import EdgesegError
 from edgeseg.evaluate import measure_split
 from edgeseg.files import write_text
 from edgeseg.metrics import VOID, Score
-from edgeseg.models import Student, create, upsample
 from edgeseg.pictures import grid, overlay, save_picture
 from edgeseg.runs import Training, save
+from edgeseg.students import Student, create, upsample
 from edgeseg.train.checkpoint import load_state, rng_state, save_state, set_rng_state
 from edgeseg.train.recipe import AdamW, Optimizer, Recipe
 
@@ -344,7 +344,7 @@ def build_student(name: str, data: Data) -> Student:
     """An untrained student for a data set, with the auxiliary head its family has."""
     import inspect
 
-    from edgeseg.models import STUDENTS
+    from edgeseg.students import STUDENTS
 
     options = {"auxiliary": True} if "auxiliary" in inspect.signature(STUDENTS[name]).parameters else {}
     student = create(name, classes=len(data.class_names), **options)

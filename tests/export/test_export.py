@@ -28,11 +28,11 @@ from edgeseg.export.deployed import BAKES
 from edgeseg.export.target import Target
 from edgeseg.files import sha256, write_json
 from edgeseg.manifest import Manifest
-from edgeseg.models import Stage, Student
 from edgeseg.parity import Comparison, bad_hops, coarser, verify_on
 from edgeseg.quantize.precision import PRECISIONS
 from edgeseg.runs import read_card
 from edgeseg.runtimes import pixels
+from edgeseg.students import Stage, Student
 
 SIZE = (64, 96)
 KINDS = sorted({TARGETS[name] for name in TARGETS}, key=lambda kind: kind.name)

@@ -201,8 +201,8 @@ def test_a_real_runtime_is_measured(tmp_path: Path, target: str, baked: bool) ->
 
 
 def test_a_run_is_measured_in_eager_torch(tmp_path: Path) -> None:
-    from edgeseg.models import create
     from edgeseg.runs import save
+    from edgeseg.students import create
 
     run = save(create("ddrnet23_slim", classes=3), tmp_path / "run", size=(64, 64))
     found = measure(run, protocol=TINY, threads=1)

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.models.layers import init_convolutions
-from edgeseg.models.student import Claim, Stage, Student, register, upsample
+from edgeseg.students.layers import init_convolutions
+from edgeseg.students.student import Claim, Stage, Student, register, upsample
 
 _relu = F.relu
 _conv3 = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)

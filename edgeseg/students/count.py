@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgeseg.models.student import Student, create
+from edgeseg.students.student import Student, create
 
 
 def macs(student: Student, size: tuple[int, int]) -> int:

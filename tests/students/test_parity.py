@@ -19,7 +19,7 @@ from torch import Tensor
 
 import edgeseg as es
 from edgeseg.errors import EdgesegError
-from edgeseg.models import Student
+from edgeseg.students import Student
 from tests.golden.fill import fill, uniform
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from edgeseg.errors import EdgesegError
-from edgeseg.models.student import Student
+from edgeseg.students.student import Student
 
 S = TypeVar("S", bound=Student)
 

@@ -12,8 +12,8 @@ from torch import nn
 import edgeseg as es
 from edgeseg.data import Data
 from edgeseg.errors import EdgesegError
-from edgeseg.models import STUDENTS, Student, fuse
 from edgeseg.runs import load_run, save
+from edgeseg.students import STUDENTS, Student, fuse
 from edgeseg.train.loop import build_student
 
 CLASSES = 5

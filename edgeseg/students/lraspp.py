@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from edgeseg.models.layers import init_convolutions
-from edgeseg.models.student import Claim, Stage, Student, register, upsample
+from edgeseg.students.layers import init_convolutions
+from edgeseg.students.student import Claim, Stage, Student, register, upsample
 
 
 class Block(NamedTuple):

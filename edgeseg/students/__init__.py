@@ -1,0 +1,7 @@
+"""The students: one file per family, one name here."""
+
+from edgeseg.students import ddrnet, lraspp  # noqa: F401 (each registers its students)
+from edgeseg.students.layers import fuse
+from edgeseg.students.student import STUDENTS, Claim, Stage, Student, create, register, upsample
+
+__all__ = ["STUDENTS", "Claim", "Stage", "Student", "create", "fuse", "register", "upsample"]

@@ -1,0 +1,62 @@
+"""The README's commands are run, in its order, on something smaller than a real photo set."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeseg.cli import main
+from edgeseg.cli.app import app
+from edgeseg.data import Data
+from edgeseg.pictures import save_picture
+from tests.conftest import TINY
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith("edgeseg ")]
+SMALLER = {
+    "camvid:PATH": TINY,
+    "--epochs 80": "--epochs 1 --set batch=4",
+    "--protocol quick": "--protocol smoke",
+    "--count 50": "--count 4",
+}
+MAY_BE_NOISY = ("bench", "compare", "verdict")
+"""Verbs that end with 6 on a machine where nothing can be measured just now; the verdict also on masks that tiny."""
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    verbs = {command.name or str(getattr(command.callback, "__name__", "")) for command in app.registered_commands}
+    assert verbs == set(
+        re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", README, flags=re.MULTILINE)))
+    ) & verbs | {"quickstart"}
+    assert "make quickstart" in README
+    assert "make test" in README
+
+
+@pytest.mark.slow
+def test_the_commands_run_in_order(
+    tmp_path: Path, tiny_data: Data, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+
+    monkeypatch.chdir(tmp_path)
+    image, _ = tiny_data.split("test")[0]
+    save_picture(tmp_path / "street.jpg", image)
+    writer = cv2.VideoWriter("drive.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (96, 64))
+    writer.write(np.ascontiguousarray(image[..., ::-1]))
+    writer.release()
+    assert len(COMMANDS) > 8
+    for line in COMMANDS:
+        for large, small in SMALLER.items():
+            line = line.replace(large, small)
+        words = shlex.split(line)[1:]
+        code = main(words)
+        assert code == 0 or (code in (3, 4, 6) and words[0] in MAY_BE_NOISY), f"{line}: {capfd.readouterr().err}"
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert (tmp_path / "pictures" / "drive-overlay.mp4").exists()
+    python = next(block for kind, block in BLOCKS if kind == "python")
+    exec(compile(python.replace('"quick"', '"smoke"').replace("(360, 480)", "(64, 96)"), "README.md", "exec"), {})
