@@ -35,13 +35,16 @@ show = Console(highlight=False)
 # typer carries its own copy of click: the common ancestor of its usage errors has no public name
 _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
+_printed = False  # whether this command has printed its JSON document
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Size = Annotated[str | None, typer.Option(metavar="HxW", help="Height x width, e.g. 360x480.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code. An error is one line on stderr, and a JSON document too when `--json` was asked for."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    global _printed
+    words, _printed = list(sys.argv[1:] if arguments is None else arguments), False
     try:
         code = typer.main.get_command(app).main(words, prog_name="edgeseg", standalone_mode=False)
     except EdgesegError as error:
@@ -68,25 +71,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fail(message: str, code: int, words: Sequence[str]) -> int:
     """Say what went wrong and return the exit code."""
     talk.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True)
-    if "--json" in words:
+    if "--json" in words and not _printed:  # a result that is printed stays the one document
         sys.stdout.write(json.dumps({"error": message, "exit_code": code}) + "\n")
     return code
 
 
 def emit(document: Any, as_json: bool, *tables: Table | str) -> None:
     """The result: the JSON document, or the tables and lines a person reads."""
+    global _printed
     if as_json:
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        _printed = True
         return
     for table in tables:
         show.print(table, soft_wrap=isinstance(table, str))
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> Table:
-    """A table; the columns in `right` hold numbers."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    right: Sequence[int] = (),
+    whole: Sequence[int] = (),
+) -> Table:
+    """A table; the columns in `right` hold numbers, those in `whole` are never broken."""
     result = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
     for index, column in enumerate(columns):
-        result.add_column(column, justify="right" if index in right else "left", overflow="fold")
+        result.add_column(
+            column, justify="right" if index in right else "left", overflow="fold", no_wrap=index in whole
+        )
     for row in rows:
         result.add_row(*("-" if cell is None else str(cell) for cell in row))
     return result

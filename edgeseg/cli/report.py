@@ -82,8 +82,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
             "[bold green]SHIP[/]" if entry.ship else "[bold red]DON'T SHIP[/]",
             entry.artifact,
             entry.precision_executed or entry.precision_asked,
-            entry.device,
-            entry.threads,
+            None if entry.device is None else f"{entry.device} x{entry.threads}",
             _figure(entry.miou),
             None if entry.drop is None else f"{entry.drop.points:+.2f}",
             _figure(entry.p50_ms),
@@ -92,8 +91,8 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         ]
         for entry in verdicts
     ]
-    columns = ["verdict", "artifact", "ran as", "device", "threads", "mIoU", "drop", "p50 ms", "p90 bound ms", "FPS"]
-    return table("", columns, rows, right=(4, 5, 6, 7, 8, 9))
+    columns = ["verdict", "artifact", "ran as", "on, threads", "mIoU", "drop", "p50 ms", "p90 bound", "FPS"]
+    return table("", columns, rows, right=(4, 5, 6, 7, 8), whole=(0, 4, 5, 6))
 
 
 def say_why(verdicts: Sequence[Verdict]) -> None:

@@ -166,6 +166,7 @@ def test_predict_writes_masks_overlays_and_a_video(document: Callable[..., Any],
     )
     assert [Path(path).name for path in written] == ["street-labels.png", "street-overlay.jpg", "drive-overlay.mp4"]
     labels = cv2.imread(written[0], cv2.IMREAD_UNCHANGED)
+    assert labels is not None
     assert labels.shape == (64, 96)
     assert labels.max() < len(tiny_data.class_names)
     video = cv2.VideoCapture(written[2])
