@@ -119,6 +119,16 @@ def progress(what: str, total: float | None = None, unit: bool = True) -> Iterat
         yield lambda done, all_: bar.update(task, completed=done, total=all_)
 
 
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """A bar of work whose end is not known; the function given takes how much more is done."""
+    with Progress(
+        TextColumn("{task.description}"), TextColumn("{task.completed}"), console=talk, transient=True
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda more: bar.advance(task, more)
+
+
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """`360x480` to (360, 480)."""
     if text is None:

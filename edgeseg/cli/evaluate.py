@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgeseg.cli.app import Json, app, emit, is_artifact, progress, table
+from edgeseg.cli.app import Json, app, counting, emit, is_artifact, progress, table
 
 
 @app.command("eval")
@@ -36,7 +36,8 @@ def evaluate(
     is_artifact(subject)
     loaded = load(subject)
     check_classes(loaded, source)
-    require(source, [name])
+    with counting("checking the data") as checked:
+        require(source, [name], checked)
     digest = loaded.sha256 if isinstance(loaded, Artifact) else read_card(subject).sha256
     kind = "artifact" if isinstance(loaded, Artifact) else "run"
     with progress(f"{subject} on {name}") as bar:

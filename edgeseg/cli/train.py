@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeseg.cli.app import Json, Size, app, emit, parse_size, progress, talk
+from edgeseg.cli.app import Json, Size, app, counting, emit, parse_size, progress, talk
 
 
 @app.command()
@@ -42,14 +42,21 @@ def train(
         changes.append(f"size=[{wanted[0]}, {wanted[1]}]")
     if threads:
         torch.set_num_threads(threads)
-    trainer = Trainer(name, load_data(data), out, read_recipe(recipe, changes), devices, tensorboard)
+    source, chosen = load_data(data), read_recipe(recipe, changes)
+    with counting("checking the data") as checked:
+        trainer = Trainer(name, source, out, chosen, devices, tensorboard, checked=checked)
     if not trainer.fabric.is_global_zero:  # one process talks
         trainer.run(resume)
         return
+    said: float | None = None
     with progress("training", total=None) as bar:
 
         def notify(event: Event) -> None:
+            nonlocal said
             bar((event.epoch - 1) * event.steps + event.step, event.epochs * event.steps)
+            if event.select_miou != said:
+                said = event.select_miou
+                talk.print(f"after epoch {event.epoch - 1}: mIoU {said:.2f} on {source.select}, loss {event.loss:.3f}")
 
         trainer.notify = notify
         trainer.run(resume)
