@@ -135,17 +135,17 @@ def ledger_table(artifact: Artifact) -> Table:
             hop.name,
             hop.precision,
             None if hop.relative_rms is None else f"{hop.relative_rms:.2e}",
-            f"{100 * hop.same_label:.4f} %",
+            f"{100 * hop.same_label:.3f}%",
             f"{hop.boundary_f:.4f}",
-            f"{hop.worst_class_iou:.4f} {hop.worst_class or ''}",
+            f"{hop.worst_class_iou:.4f} {hop.worst_class or ''}".strip(),
             hop.nonfinite,
             "[green]pass[/]" if hop.passed else "[red]FAIL[/]",
         ]
         for hop in ledger.hops
     ]
-    columns = ["hop", "as", "logits, rel. RMS", "same label", "boundary F", "worst class IoU", "NaN/Inf", ""]
+    columns = ["hop", "as", "rel. RMS", "same label", "bound. F", "worst IoU", "NaN", ""]
     return table(
-        f"{artifact.folder}: {ledger.hops[0].images} images of {ledger.data}", columns, rows, right=(2, 3, 4, 6)
+        f"{artifact.folder}: {ledger.hops[0].images} images of {ledger.data}", columns, rows, right=(2, 3, 4, 6), whole=(0, 1, 7)
     )
 
 
