@@ -145,7 +145,11 @@ def ledger_table(artifact: Artifact) -> Table:
     ]
     columns = ["hop", "as", "rel. RMS", "same label", "bound. F", "worst IoU", "NaN", ""]
     return table(
-        f"{artifact.folder}: {ledger.hops[0].images} images of {ledger.data}", columns, rows, right=(2, 3, 4, 6), whole=(0, 1, 7)
+        f"{artifact.folder}: {ledger.hops[0].images} images of {ledger.data}",
+        columns,
+        rows,
+        right=(2, 3, 4, 6),
+        whole=(0, 1, 7),
     )
 
 
