@@ -13,6 +13,15 @@ from edgeseg.files import aside
 Rgb = tuple[int, int, int]
 
 
+def distinct_colours(count: int) -> tuple[Rgb, ...]:
+    """`count` colours that are easy to tell apart: Pascal VOC's without the first, black, which is left to void."""
+
+    def part(id: int, channel: int) -> int:  # every third bit of the id, the lowest one first
+        return sum((id >> 3 * place + channel & 1) << 7 - place for place in range(3))
+
+    return tuple((part(id, 0), part(id, 1), part(id, 2)) for id in range(1, count + 1))
+
+
 def colourise(labels: NDArray[np.uint8], palette: Sequence[Rgb]) -> NDArray[np.uint8]:
     """Labels `[H, W]` to RGB `[H, W, 3]`; void is black."""
     table = np.zeros((256, 3), np.uint8)

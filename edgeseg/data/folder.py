@@ -26,6 +26,7 @@ from edgeseg.data.base import LOADERS, Data, Split
 from edgeseg.data.folders import Pair, Pairs, existing, hold_out, layout, read_mask
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID
+from edgeseg.pictures import distinct_colours
 
 LAYOUTS = (
     ("{0}/images", "{0}/masks"),
@@ -94,7 +95,7 @@ def _named(file: Path) -> tuple[tuple[str, ...], tuple[Colour, ...], dict[int, i
         raise EdgesegError(f"{file}: class ids {ids}; they must be 0, 1, 2 and so on, at least two, each once")
     if stated.void in ids or not 0 <= stated.void <= VOID:
         raise EdgesegError(f"{file}: void is {stated.void}; it must be an id up to {VOID} that no class has")
-    colours = zip((entry.color for entry in entries), distinct(len(ids)), strict=True)
+    colours = zip((entry.color for entry in entries), distinct_colours(len(ids)), strict=True)
     return tuple(entry.name for entry in entries), tuple(a or b for a, b in colours), _meaning(len(ids), stated.void)
 
 
@@ -106,7 +107,7 @@ def _counted(pairs: Sequence[Pair]) -> tuple[tuple[str, ...], tuple[Colour, ...]
         raise EdgesegError(
             f"{pairs[0].labels.parent}: no class id above 0 in any mask; store 0 and 1 for two classes ({VOID} is void)"
         )
-    return tuple(f"class_{id}" for id in range(count)), distinct(count), _meaning(count, VOID)
+    return tuple(f"class_{id}" for id in range(count)), distinct_colours(count), _meaning(count, VOID)
 
 
 def _largest_id(pair: Pair) -> int:
@@ -116,15 +117,6 @@ def _largest_id(pair: Pair) -> int:
 
 def _meaning(count: int, void: int) -> dict[int, int]:
     return {**{id: id for id in range(count)}, void: VOID}
-
-
-def distinct(count: int) -> tuple[Colour, ...]:
-    """`count` colours that are easy to tell apart: Pascal VOC's without the first, black, which is left to void."""
-
-    def part(id: int, channel: int) -> int:  # every third bit of the id, the lowest one first
-        return sum((id >> 3 * place + channel & 1) << 7 - place for place in range(3))
-
-    return tuple((part(id, 0), part(id, 1), part(id, 2)) for id in range(1, count + 1))
 
 
 LOADERS.add("folder", load)

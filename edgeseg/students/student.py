@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError
+from edgeseg.pictures import distinct_colours
 from edgeseg.registry import Registry
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -142,15 +142,6 @@ def check_rgb(image: NDArray[np.uint8]) -> None:
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     """`x [B, C, h, w]` to `[B, C, H, W]`, bilinear, corners not aligned."""
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False)
-
-
-def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
-    """`count` RGB colours that differ: the hue walks by the golden ratio, lightness alternates."""
-    colours = []
-    for index in range(count):
-        red, green, blue = colorsys.hls_to_rgb((index * 0.618034) % 1.0, (0.45, 0.62, 0.35)[index % 3], 0.65)
-        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return tuple(colours)
 
 
 STUDENTS: Registry[Callable[..., Student]] = Registry("student")

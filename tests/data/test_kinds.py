@@ -14,8 +14,8 @@ from PIL import Image as Pillow
 
 from edgeseg.data import Split, load_data
 from edgeseg.data.cityscapes import CLASSES, LABEL_IDS
-from edgeseg.data.folder import distinct
 from edgeseg.errors import EdgesegError
+from edgeseg.pictures import distinct_colours
 
 Write = Callable[..., None]
 
@@ -151,7 +151,7 @@ def test_folder_classes_from_the_file(two_splits: Path, put: Write) -> None:
     (two_splits / "classes.json").write_text(json.dumps({"classes": classes, "void": 2}))
     data = load_data(f"folder:{two_splits}")
     assert data.class_names == ("road", "sky")
-    assert data.palette == ((1, 2, 3), distinct(2)[1])
+    assert data.palette == ((1, 2, 3), distinct_colours(2)[1])
     assert set(data.split("train")[1][1].flat) == {0, 1, 255}
 
 
@@ -185,10 +185,10 @@ def test_folder_counts_classes_without_void(two_splits: Path, put: Write) -> Non
 
 
 def test_generated_colours_are_distinct() -> None:
-    colours = np.array(distinct(40), int)
+    colours = np.array(distinct_colours(40), int)
     apart = np.abs(colours[:, None] - colours).sum(-1) + 1000 * np.eye(40, dtype=int)
     assert apart.min() >= 64
-    assert len({(0, 0, 0), *distinct(255)}) == 256  # black is left to void
+    assert len({(0, 0, 0), *distinct_colours(255)}) == 256  # black is left to void
 
 
 @pytest.mark.slow
