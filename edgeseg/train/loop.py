@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from edgeseg import schema
 from edgeseg.data.base import Data
@@ -284,6 +286,9 @@ class Trainer:
 
     def _evaluate(self, write: Callable[[dict[str, Any]], None]) -> None:
         """Score the averaged weights on the selection split, keep them if they are the best so far, draw a picture."""
+        if self.recipe.norm_batches:
+            some = islice(self.batches.epoch(self.state.epoch - 1), self.recipe.norm_batches)
+            update_bn((self.average.normalise(images) for images, _ in some), self.average, self.fabric.device)
         split = self.data.split(self.data.select)
         score = measure_split(self.average, split, len(self.data.class_names)).score()
         self.state.last_miou = score.miou

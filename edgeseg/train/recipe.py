@@ -83,6 +83,8 @@ class Recipe:
     clip:          largest norm of the gradient; null for no limit.
     split:         the split to learn from; null takes the data set's own choice, which leaves a block out for `select`.
     evaluate:      epochs between evaluations on the data set's selection split.
+    norm_batches:  training batches from which the statistics of BatchNorm are taken anew before each evaluation: averaged
+                   weights never saw any, and slow running means lag far behind in a short run; 0 keeps the running means.
     checkpoint:    steps between checkpoints inside an epoch; one is written after each epoch in any case.
     """
 
@@ -103,6 +105,7 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     split: str | None = None
     evaluate: int = 5
+    norm_batches: int = 16
     checkpoint: int = 200
     seed: int = 0
     workers: int = 1
