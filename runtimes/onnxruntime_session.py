@@ -23,7 +23,7 @@ PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": 
 
 
 class OnnxRuntimeSession:
-    """One model. Idle threads do not spin: on a shared machine that takes time from others, and it measured no faster.
+    """One model. Idle threads spin, which is the runtime's default: without, two threads took 1.3 times as long here.
 
     The plain `run` returns the runtime's own buffer; binding inputs and outputs measured no faster.
     """
@@ -51,7 +51,7 @@ class OnnxRuntimeSession:
             "execution_mode": "sequential",
             "graph_optimization": "all",
             "inter_op_threads": "1",
-            "spinning": "off",
+            "spinning": "on",
             "providers": ", ".join(self._session.get_providers()),
             "arithmetic": listing(types),
         }
@@ -69,7 +69,7 @@ def _options(threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.log_severity_level = 3  # errors; they are raised as well
     return options
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -95,7 +96,7 @@ def table(
     whole: Sequence[int] = (),
 ) -> Table:
     """A table; the columns in `right` hold numbers, those in `whole` are never broken."""
-    result = Table(title=_plain(title) or None, title_justify="left", title_style="bold", header_style="bold")
+    result = Table(title=_plain(title) or None, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         result.add_column(
             column, justify="right" if index in right else "left", overflow="fold", no_wrap=index in whole
@@ -107,7 +108,11 @@ def table(
 
 @contextmanager
 def progress(what: str, total: float | None = None, unit: bool = True) -> Iterator[Callable[[float, float], None]]:
-    """A bar on stderr; the function given takes (done, all)."""
+    """A bar on stderr, a line where that is no terminal; the function given takes (done, all)."""
+    if not talk.is_terminal:
+        talk.print(what, markup=False)
+        yield lambda done, all_: None
+        return
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -121,7 +126,11 @@ def progress(what: str, total: float | None = None, unit: bool = True) -> Iterat
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int], None]]:
-    """A bar of work whose end is not known; the function given takes how much more is done."""
+    """A counter of work whose end is not known; the function given takes how much more is done."""
+    if not talk.is_terminal:
+        talk.print(what, markup=False)
+        yield lambda more: None
+        return
     with Progress(
         TextColumn("{task.description}"), TextColumn("{task.completed}"), console=talk, transient=True
     ) as bar:

@@ -91,8 +91,8 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         ]
         for entry in verdicts
     ]
-    columns = ["verdict", "artifact", "ran as", "on, threads", "mIoU", "drop", "p50 ms", "p90 bound", "FPS"]
-    return table("", columns, rows, right=(4, 5, 6, 7, 8), whole=(0, 4, 5, 6))
+    columns = ["verdict", "artifact", "ran as", "on", "mIoU", "drop", "p50 ms", "p90 up to", "FPS"]
+    return table("", columns, rows, right=(4, 5, 6, 7, 8), whole=(0, 1, 4, 5, 6))
 
 
 def say_why(verdicts: Sequence[Verdict]) -> None:

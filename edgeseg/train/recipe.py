@@ -114,6 +114,8 @@ class Recipe:
         for name in ("epochs", "batch", "evaluate", "checkpoint"):
             if getattr(self, name) < 1:
                 raise EdgesegError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
+        if self.norm_batches < 0:
+            raise EdgesegError(f"recipe: norm_batches is a number of batches or 0, got {self.norm_batches}")
         if self.size is not None and min(self.size) < 1:
             raise EdgesegError(f"recipe: size is (height, width) in pixels, got {self.size}")
         if self.ema is not None and not 0 <= self.ema < 1:
