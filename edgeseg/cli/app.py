@@ -96,7 +96,14 @@ def table(
     whole: Sequence[int] = (),
 ) -> Table:
     """A table; the columns in `right` hold numbers, those in `whole` are never broken."""
-    result = Table(title=_plain(title) or None, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    result = Table(
+        title=_plain(title) or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for index, column in enumerate(columns):
         result.add_column(
             column, justify="right" if index in right else "left", overflow="fold", no_wrap=index in whole

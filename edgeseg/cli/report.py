@@ -77,12 +77,12 @@ def existing(folder: Path) -> Path:
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     """One row per artifact, device and number of threads."""
+    places = {_place(entry) for entry in verdicts} - {""}
     rows = [
         [
             "[bold green]SHIP[/]" if entry.ship else "[bold red]DON'T SHIP[/]",
-            entry.artifact,
+            entry.artifact if len(places) < 2 else f"{entry.artifact} {_place(entry)}",
             entry.precision_executed or entry.precision_asked,
-            None if entry.device is None else f"{entry.device} x{entry.threads}",
             _figure(entry.miou),
             None if entry.drop is None else f"{entry.drop.points:+.2f}",
             _figure(entry.p50_ms),
@@ -91,8 +91,13 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         ]
         for entry in verdicts
     ]
-    columns = ["verdict", "artifact", "ran as", "on", "mIoU", "drop", "p50 ms", "p90 up to", "FPS"]
-    return table("", columns, rows, right=(4, 5, 6, 7, 8), whole=(0, 1, 4, 5, 6))
+    columns = ["verdict", "artifact", "as", "mIoU", "drop", "p50", "p90 <=", "FPS"]
+    title = f"measured {', '.join(places)}; p50 and p90 in ms" if len(places) == 1 else "p50 and p90 in ms"
+    return table(title, columns, rows, right=range(3, 8), whole=(0, *range(2, 8)))
+
+
+def _place(entry: Verdict) -> str:
+    return "" if entry.device is None else f"on {entry.device} x{entry.threads}"
 
 
 def say_why(verdicts: Sequence[Verdict]) -> None:
