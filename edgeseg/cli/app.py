@@ -117,7 +117,7 @@ def table(
 def progress(what: str, total: float | None = None, unit: bool = True) -> Iterator[Callable[[float, float], None]]:
     """A bar on stderr, a line where that is no terminal; the function given takes (done, all)."""
     if not talk.is_terminal:
-        talk.print(what, markup=False)
+        talk.print(what, markup=False, soft_wrap=True)
         yield lambda done, all_: None
         return
     columns = [
@@ -135,7 +135,7 @@ def progress(what: str, total: float | None = None, unit: bool = True) -> Iterat
 def counting(what: str) -> Iterator[Callable[[int], None]]:
     """A counter of work whose end is not known; the function given takes how much more is done."""
     if not talk.is_terminal:
-        talk.print(what, markup=False)
+        talk.print(what, markup=False, soft_wrap=True)
         yield lambda more: None
         return
     with Progress(
