@@ -106,12 +106,12 @@ def test_eval_scores_a_run_and_an_artifact_alike(document: Callable[..., Any], f
         assert Artifact.open(folder / name).manifest.accuracy is not None
 
 
-def test_export_puts_each_target_in_its_folder(document: Callable[..., Any], folder: Path) -> None:
+def test_export_puts_each_target_in_its_folder(say: Say, document: Callable[..., Any], folder: Path) -> None:
     made = document("export", folder / "run", "--to", "onnx, openvino", "--out", folder / "out")
     half = ("export", folder / "run", "--to", "onnxruntime", "--out", folder / "out", "--precision", "fp16")
-    made += document(
-        *half, codes=(0, 2)
-    )  # six steps of training leave many pixels undecided: half precision may flip them
+    code, out, _ = say(*half, "--json")
+    made += json.loads(out)
+    assert code == (0 if all(hop["passed"] for hop in made[-1]["ledger"]["hops"]) else 2)  # the code is the ledger's
     assert [entry["target"]["name"] for entry in made] == ["onnxruntime", "openvino", "onnxruntime"]
     assert {path.name for path in (folder / "out").iterdir()} == {"onnxruntime", "openvino", "onnxruntime-fp16"}
     assert made[0]["input"]["baked"] == []
