@@ -2,6 +2,19 @@
 
 from edgeseg.students import ddrnet, lraspp  # noqa: F401 (each registers its students)
 from edgeseg.students.layers import fuse
-from edgeseg.students.student import STUDENTS, Claim, Stage, Student, create, register, upsample
+from edgeseg.students.promptable import Features, Promptable
+from edgeseg.students.student import STUDENTS, Claim, Semantic, Stage, Student, create, register, upsample
 
-__all__ = ["STUDENTS", "Claim", "Stage", "Student", "create", "fuse", "register", "upsample"]
+__all__ = [
+    "STUDENTS",
+    "Claim",
+    "Features",
+    "Promptable",
+    "Semantic",
+    "Stage",
+    "Student",
+    "create",
+    "fuse",
+    "register",
+    "upsample",
+]

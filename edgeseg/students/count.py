@@ -15,7 +15,7 @@ def macs(student: Student, size: tuple[int, int]) -> int:
     """Multiply-accumulates of convolutions and matrix products for one image of `size` (height, width)."""
     device = next(student.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        student.eval()(torch.empty(1, 3, *size, device=device))
+        student.eval().probe(torch.empty(1, 3, *size, device=device))
     return int(counter.get_total_flops()) // 2
 
 

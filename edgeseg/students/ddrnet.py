@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg.students.layers import init_convolutions
-from edgeseg.students.student import Claim, Stage, Student, register, upsample
+from edgeseg.students.student import Claim, Semantic, Stage, Student, register, upsample
 
 _relu = F.relu
 _conv3 = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
@@ -128,7 +128,7 @@ class Head(nn.Module):
         return result
 
 
-class DDRNet(Student):
+class DDRNet(Semantic):
     """DDRNet-23 of a width. `planes` is the width of the stem, `branch` that of the context module, `head` that of the head."""
 
     licence = "MIT"

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from edgeseg.errors import EdgesegError
@@ -73,8 +73,8 @@ def _check_same(student: Student, folded: Student) -> None:
     image = torch.linspace(-2, 2, 3 * side * side, device=parameter.device, dtype=parameter.dtype).view(
         1, 3, side, side
     )
-    wanted: Tensor = student.eval()(image)
-    got: Tensor = folded(image)
+    wanted = student.eval().probe(image)
+    got = folded.probe(image)
     student.train(training)
     if not wanted.isfinite().all():
         raise EdgesegError(

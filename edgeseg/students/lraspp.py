@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from edgeseg.students.layers import init_convolutions
-from edgeseg.students.student import Claim, Stage, Student, register, upsample
+from edgeseg.students.student import Claim, Semantic, Stage, Student, register, upsample
 
 
 class Block(NamedTuple):
@@ -102,7 +102,7 @@ class LiteHead(nn.Module):
         return result
 
 
-class LRASPP(Student):
+class LRASPP(Semantic):
     """A MobileNetV3 given by its table, with the Lite R-ASPP head on two of its maps."""
 
     licence = "BSD-3-Clause"

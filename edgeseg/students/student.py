@@ -1,10 +1,11 @@
-"""The contract every semantic student keeps; tests walk the registry and hold each one to it."""
+"""The contract students keep; tests walk the registry and hold each one to it."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -38,17 +39,15 @@ class Stage:
 
 
 class Student(nn.Module):
-    """A compact network that labels every pixel.
+    """What every student is, whatever it answers; a family is a `Semantic` or a `Promptable`.
 
-    A family sets the class attributes, builds its layers and answers three questions: `forward_features`,
-    `low_logits` and, when it learns with an auxiliary head, `training_logits`.
-
+    task:         `semantic` or `promptable`.
     multiple:     height and width must be multiples of this.
     auxiliary:    names of modules that only training uses; they count in no table and enter no artifact.
     feature_info: one `Stage` per map of `forward_features`, from fine to coarse.
     """
 
-    task = "semantic"
+    task: ClassVar[str]
     licence: str = ""
     paper: str = ""
     multiple: int = 1
@@ -58,14 +57,12 @@ class Student(nn.Module):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, class_names: Sequence[str]) -> None:
         super().__init__()
-        if classes < 2:
-            raise EdgesegError(f"a segmentation student needs at least 2 classes, got {classes}")
         self.name = type(self).__name__
-        self.classes = classes
-        self.class_names = tuple(f"class_{index}" for index in range(classes))
-        self.palette = distinct_colours(classes)
+        self.classes = len(class_names)
+        self.class_names = tuple(class_names)
+        self.palette = distinct_colours(self.classes)
 
     def describe(self, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
         """Give the classes their names and colours."""
@@ -76,27 +73,19 @@ class Student(nn.Module):
         self.class_names = tuple(class_names)
         self.palette = tuple(palette)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Normalised `image [B, 3, H, W]` to `logits [B, classes, H, W]`."""
-        self.check_size(image)
-        return upsample(self.low_logits(image), image.shape[-2:])
-
     def forward_features(self, image: Tensor) -> list[Tensor]:
         """The stage maps `[B, C, h, w]` before the head, from fine to coarse, as in `feature_info`."""
         raise TypeError(f"{type(self).__name__} does not say what its features are")
 
-    def low_logits(self, image: Tensor) -> Tensor:
-        """The logits `[B, classes, h, w]` at the head's own resolution, before the bilinear upsampling."""
-        raise TypeError(f"{type(self).__name__} does not say what its logits are")
-
-    def training_logits(self, image: Tensor) -> list[Tensor]:
-        """Low-resolution logits to learn from: the main head first, then the auxiliary heads."""
-        self.check_size(image)
-        return [self.low_logits(image)]
+    def probe(self, image: Tensor) -> Tensor:
+        """What the student makes of normalised `image [B, 3, H, W]`, with the simplest prompt if it needs one."""
+        raise TypeError(f"{type(self).__name__} does not say how it is probed")
 
     def check_size(self, image: Tensor) -> None:
         """Refuse a size the network would not line up with, and name the size to pad to."""
-        height, width = image.shape[-2:]
+        batch, height, width = image.shape[0], *image.shape[-2:]
+        if not batch or not height or not width:
+            raise EdgesegError(f"{self.name} needs at least one image with at least one pixel, got {list(image.shape)}")
         if height % self.multiple or width % self.multiple:
             fit = [-(-side // self.multiple) * self.multiple for side in (height, width)]
             raise EdgesegError(
@@ -104,12 +93,59 @@ class Student(nn.Module):
             )
 
     def normalise(self, image: Tensor) -> Tensor:
-        """uint8 RGB `[B, 3, H, W]` to what `forward` takes; keeps the memory format."""
+        """uint8 RGB `[B, 3, H, W]` to what the network takes; keeps the memory format."""
         scale = torch.tensor([1 / (255 * s) for s in self.std], device=image.device).view(1, 3, 1, 1)
         shift = torch.tensor([m / s for m, s in zip(self.mean, self.std, strict=True)], device=image.device).view(
             1, 3, 1, 1
         )
         return image.float().mul_(scale).sub_(shift)
+
+    def prepare(self, image: NDArray[np.uint8]) -> Tensor:
+        """uint8 RGB `image [H, W, 3]` normalised and padded to a legal size with the mean colour: `[1, 3, H', W']`."""
+        check_rgb(image)
+        height, width = image.shape[:2]
+        parameter = next(self.parameters())
+        batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(parameter.device)
+        normal = self.normalise(batch).to(parameter.dtype)
+        return F.pad(normal, (0, -width % self.multiple, 0, -height % self.multiple))
+
+    def deployed_parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters without the training-only heads."""
+        skip = tuple(f"{name}." for name in self.auxiliary)
+        return [value for name, value in self.named_parameters() if not name.startswith(skip)]
+
+
+class Semantic(Student):
+    """A compact network that labels every pixel.
+
+    A family sets the class attributes, builds its layers and answers three questions: `forward_features`,
+    `low_logits` and, when it learns with an auxiliary head, `training_logits`.
+    """
+
+    task = "semantic"
+
+    def __init__(self, classes: int) -> None:
+        if classes < 2:
+            raise EdgesegError(f"a segmentation student needs at least 2 classes, got {classes}")
+        super().__init__([f"class_{index}" for index in range(classes)])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised `image [B, 3, H, W]` to `logits [B, classes, H, W]`."""
+        self.check_size(image)
+        return upsample(self.low_logits(image), image.shape[-2:])
+
+    def low_logits(self, image: Tensor) -> Tensor:
+        """The logits `[B, classes, h, w]` at the head's own resolution, before the bilinear upsampling."""
+        raise TypeError(f"{type(self).__name__} does not say what its logits are")
+
+    def probe(self, image: Tensor) -> Tensor:
+        """The logits."""
+        return self(image)  # type: ignore[no-any-return]
+
+    def training_logits(self, image: Tensor) -> list[Tensor]:
+        """Low-resolution logits to learn from: the main head first, then the auxiliary heads."""
+        self.check_size(image)
+        return [self.low_logits(image)]
 
     @torch.inference_mode()
     def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -117,20 +153,10 @@ class Student(nn.Module):
 
         A side that is no multiple of what the network needs is padded with the mean colour and cut off again.
         """
-        check_rgb(image)
-        height, width = image.shape[:2]
-        parameter = next(self.parameters())
-        batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(parameter.device)
-        normal = self.normalise(batch).to(parameter.dtype)
-        padded = F.pad(normal, (0, -width % self.multiple, 0, -height % self.multiple))
-        labels = self.eval()(padded)[0, :, :height, :width].argmax(0)
+        padded = self.prepare(image)
+        labels = self.eval()(padded)[0, :, : image.shape[0], : image.shape[1]].argmax(0)
         result: NDArray[np.uint8] = labels.to(torch.uint8).cpu().numpy()
         return result
-
-    def deployed_parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters without the training-only heads."""
-        skip = tuple(f"{name}." for name in self.auxiliary)
-        return [value for name, value in self.named_parameters() if not name.startswith(skip)]
 
 
 def check_rgb(image: NDArray[np.uint8]) -> None:
@@ -156,12 +182,20 @@ def register(build: Build) -> Build:
     return build
 
 
-def create(name: str, *, classes: int, **options: Any) -> Student:
-    """An untrained student, e.g. `create("ddrnet23_slim", classes=11)`.
+def create(name: str, *, classes: int | None = None, **options: Any) -> Any:
+    """An untrained student: `create("ddrnet23_slim", classes=11)`, `create("rwkv_sam_tiny")`.
+
+    A semantic student is a `Semantic` and needs `classes`; a promptable one is a `Promptable` and has none to choose.
 
     Raises:
-        EdgesegError: no student of that name; the message has the near ones.
+        EdgesegError: no student of that name (the message has the near ones), or `classes` missing or out of place.
     """
-    student = STUDENTS[name](classes, **options)
+    build = STUDENTS[name]
+    wants = next(iter(inspect.signature(build).parameters), None) == "classes"
+    if wants and classes is None:
+        raise EdgesegError(f"{name} is a semantic student: say how many classes it tells apart, e.g. classes=19")
+    if not wants and classes is not None:
+        raise EdgesegError(f"{name} is promptable: it separates what is asked for from the rest; leave classes out")
+    student = build(classes, **options) if wants else build(**options)
     student.name = name
     return student
