@@ -134,7 +134,7 @@ def load_run(folder: Path | str) -> Student:
 
     folder = Path(folder)
     card = read_card(folder)
-    student = create(card.name, classes=card.classes)
+    student: Student = create(card.name, classes=card.classes if card.task == "semantic" else None)
     student.describe(card.class_names, card.palette)
     student.mean, student.std = card.mean, card.std
     load_weights(student, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
@@ -153,7 +153,8 @@ def load_official(student: Student, file: Path | str) -> Student:
     for prefix in ("module.", "model.", "module."):
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
-    load_weights(student, {key: value for key, value in state.items() if not key.startswith(skip)}, str(file))
+    state = {key: value for key, value in state.items() if not key.startswith(skip)}
+    load_weights(student, student.rename(state), str(file))
     return student
 
 

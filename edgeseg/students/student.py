@@ -77,6 +77,10 @@ class Student(nn.Module):
         """The stage maps `[B, C, h, w]` before the head, from fine to coarse, as in `feature_info`."""
         raise TypeError(f"{type(self).__name__} does not say what its features are")
 
+    def rename(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """An official checkpoint with this student's key names; for families whose names are not the authors'."""
+        return state
+
     def probe(self, image: Tensor) -> Tensor:
         """What the student makes of normalised `image [B, 3, H, W]`, with the simplest prompt if it needs one."""
         raise TypeError(f"{type(self).__name__} does not say how it is probed")

@@ -28,8 +28,26 @@ def uniform(key: str, shape: Sequence[int], low: float, high: float) -> Tensor:
     return torch.from_numpy((low + (high - low) * unit).astype(np.float32)).reshape(tuple(shape))
 
 
+RANGES = {
+    "running_mean": (-0.2, 0.2),
+    "_mean": (-0.2, 0.2),
+    "running_var": (0.5, 1.5),
+    "_variance": (0.5, 1.5),
+    "spatial_decay": (-5.0, 3.0),
+    "spatial_first": (-2.0, 0.0),
+    "spatial_mix_k": (0.0, 1.3),
+    "spatial_mix_v": (0.0, 1.3),
+    "spatial_mix_r": (0.0, 1.3),
+    "layer_scale1": (0.5, 1.5),
+    "layer_scale2": (0.5, 1.5),
+    "pos_embed": (-0.5, 0.5),
+    "positional_encoding_gaussian_matrix": (-2.0, 2.0),
+}
+"""The last part of an official name -> the range of its values; everything else goes by its shape."""
+
+
 def fill(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The filled weights of convolutional networks; counters stay as they are."""
+    """The filled weights for official names; counters stay as they are."""
     return {key: _fill(key, value) for key, value in state.items()}
 
 
@@ -37,10 +55,8 @@ def _fill(key: str, value: Tensor) -> Tensor:
     leaf = key.rsplit(".", maxsplit=1)[-1]
     if leaf == "num_batches_tracked":
         return value.clone()
-    if leaf == "running_mean":
-        return uniform(key, value.shape, -0.2, 0.2)
-    if leaf == "running_var":
-        return uniform(key, value.shape, 0.5, 1.5)
+    if leaf in RANGES:
+        return uniform(key, value.shape, *RANGES[leaf])
     if value.ndim >= 2:
         bound = (3.0 / int(np.prod(value.shape[1:]))) ** 0.5
         return uniform(key, value.shape, -bound, bound)
