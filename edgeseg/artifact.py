@@ -55,9 +55,16 @@ class Artifact:
         return inside(self.folder, self.manifest.files[0].path)
 
     @property
+    def decoder_file(self) -> Path:
+        """The file of a promptable artifact that answers prompts."""
+        if self.manifest.decoder is None:
+            raise EdgesegError(f"{self.folder} is a semantic artifact: it takes no prompts; use predict")
+        return inside(self.folder, self.manifest.decoder.file)
+
+    @property
     def sha256(self) -> str:
         """The hash that records and evaluations know this artifact by."""
-        return self.manifest.files[0].sha256
+        return self.manifest.sha256
 
     @property
     def size(self) -> tuple[int, int]:

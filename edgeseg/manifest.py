@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,13 +55,31 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """The one output: `logits [1, classes, H, W]` or `labels [1, H, W]`."""
+    """The output: `logits [1, classes, H, W]` or `labels [1, H, W]`; of a promptable artifact what one prompt gives.
+
+    That is `masks`, logits `[1, masks, H, W]`, or with labels baked in the best of them as 0 and 1, uint8 `[1, H, W]`.
+    """
 
     __pydantic_config__ = STRICT
     name: str
-    kind: Literal["logits", "labels"]
+    kind: Literal["logits", "labels", "masks"]
     shape: list[int]
     dtype: Literal["float32", "float16", "uint8"]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The second network of a promptable artifact; the first one makes its `maps` from the image.
+
+    Its inputs are the maps, `points [P, N, 2]` float32 (x, y in pixels of the artifact's input) and `labels [P, N]`
+    float32 (1 object, 0 background, 2 and 3 corners of a box, -1 empty), P and N of any number; its outputs the masks
+    `[P, ...]` as `OutputSpec` says and `quality [P, masks]`, the estimated IoU.
+    """
+
+    __pydantic_config__ = STRICT
+    file: str
+    maps: list[str]
+    outputs: list[str]
 
 
 @dataclass(frozen=True)
@@ -118,6 +137,7 @@ class Manifest:
     source: Source
     input: InputSpec
     output: OutputSpec
+    decoder: Decoder | None
     target: dict[str, Any]
     precision: Precision
     files: list[FileEntry]
@@ -126,3 +146,12 @@ class Manifest:
     op_tiers: dict[str, str]
     ledger: Ledger | None
     accuracy: Accuracy | None
+
+    @property
+    def sha256(self) -> str:
+        """What records and evaluations call this artifact: the SHA-256 of its model file, or of both networks' hashes."""
+        hashes = {entry.path: entry.sha256 for entry in self.files}
+        if self.decoder is None or not self.files:
+            return next(iter(hashes.values()), "")
+        both = f"{self.files[0].sha256} {hashes.get(self.decoder.file, '')}"
+        return hashlib.sha256(both.encode()).hexdigest()

@@ -14,16 +14,22 @@ from numpy.typing import NDArray
 from edgeseg.artifact import Artifact
 from edgeseg.data import Data, load_data
 from edgeseg.errors import EdgesegError
-from edgeseg.export.deployed import Deployed
+from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder
 from edgeseg.ledger import Hop, Ledger
-from edgeseg.metrics import boundary_f, confusion, iou
+from edgeseg.metrics import VOID, boundary_f, confusion, iou
+from edgeseg.manifest import InputSpec
 from edgeseg.pictures import save_picture
+from edgeseg.prompts import box_of, first_click
 from edgeseg.quantize.precision import MIN_PIXELS, PRECISIONS
-from edgeseg.runtimes import pixels
-from edgeseg.students import Student
+from edgeseg.runtimes import PromptSession, pixels
+from edgeseg.students import Promptable, Semantic, Student
+from edgeseg.students.promptable import BOTTOM_RIGHT, PADDING, POSITIVE, TOP_LEFT
 
 IMAGES = 8
 """Images that an export is verified on, spread over the split."""
+
+OBJECTS = 4
+"""Objects per image that a promptable artifact is asked about, each by a click and by a box."""
 
 EVIDENCE = 3
 """Images whose masks are kept for people to look at."""
@@ -59,8 +65,7 @@ class Comparison:
         self.matrix = np.zeros((self.classes, self.classes), np.int64)
 
     def add(self, before: Array, after: Array) -> None:
-        """Count one image; outputs are `logits [1, K, H, W]` or `labels [1, H, W]`, labels win where one of them is."""
-        self.images += 1
+        """Count one output; outputs are `logits [1, K, H, W]` or `labels [1, H, W]`, labels win where one of them is."""
         self.nonfinite += sum(int(part.size - np.isfinite(part).sum()) for part in (before, after))  # labels hide NaN
         if before.ndim == after.ndim == 4:
             with np.errstate(invalid="ignore"):  # infinity minus infinity: counted above
@@ -128,8 +133,13 @@ def verify_with(
     progress: Progress | None = None,
 ) -> Artifact:
     """Verify on `count` images of `data` (its selection split by default), or on generated scenes."""
-    where, pictures = choose(data or load_data("synthetic"), split, count, artifact.size)
+    where, pictures = choose(data or load_data(default_data(against)), split, count, artifact.size)
     return verify_on(artifact, against, where, pictures, progress)
+
+
+def default_data(student: Student) -> str:
+    """The generated images that a student is compared on where nobody names others."""
+    return "synthetic_objects" if isinstance(student, Promptable) else "synthetic"
 
 
 def verify_on(
@@ -144,17 +154,18 @@ def verify_on(
     """
     manifest = artifact.manifest
     check_pair(artifact, against)
-    deployed = Deployed(against, artifact.size, manifest.input.baked)
-    rows = [Comparison(against.classes) for _ in range(3)]
+    answers = asked if isinstance(against, Promptable) else labelled
+    rows = [Comparison(against.classes, images=len(pictures)) for _ in range(3)]
     kept = set(np.linspace(0, len(pictures) - 1, min(EVIDENCE, len(pictures))).astype(int).tolist())
     evidence: list[tuple[Picture, NDArray[np.uint8], NDArray[np.uint8]]] = []
+    answer = answers(artifact, against)
     for index, one in enumerate(pictures):
-        trained, graph = run_torch(against, deployed, one.image)
-        device = artifact.session.run(pixels.prepare(one.image, manifest.input))
-        for row, before, after in zip(rows, (trained, graph, trained), (graph, device, device), strict=True):
-            row.add(before, after)
+        made = answer(one)
+        for trained, graph, device in made:
+            for row, before, after in zip(rows, (trained, graph, trained), (graph, device, device), strict=True):
+                row.add(before, after)
         if index in kept:
-            evidence.append((one, pixels.labels(trained), pixels.labels(device)))
+            evidence.append((one, pixels.labels(made[0][0]), pixels.labels(made[0][2])))
         if progress:
             progress(index + 1, len(pictures))
     executed = artifact.session.execution.precision
@@ -188,14 +199,76 @@ def check_pair(artifact: Artifact, student: Student) -> None:
         )
 
 
-@torch.inference_mode()
-def run_torch(student: Student, deployed: Deployed, image: NDArray[np.uint8]) -> tuple[Array, Array]:
-    """The logits of the trained student, and what the folded graph makes of the same image, both in torch."""
-    spec = deployed.input_spec()
-    normal = replace(spec, shape=[1, 3, *deployed.size], layout="NCHW", dtype="float32")
-    trained: Array = student.eval()(torch.from_numpy(pixels.prepare(image, normal))).numpy()
-    graph: Array = deployed(torch.from_numpy(pixels.prepare(image, spec))).numpy()
-    return trained, graph
+Answers = list[tuple[Array, Array, Array]]
+"""What the trained student, its folded graph and the runtime say to the same question, for every question to one image."""
+
+
+def labelled(artifact: Artifact, student: Student) -> Callable[[Picture], Answers]:
+    """How a semantic student answers: one label map for an image."""
+    assert isinstance(student, Semantic)
+    deployed = Deployed(student, artifact.size, artifact.manifest.input.baked)
+
+    @torch.inference_mode()
+    def answer(one: Picture) -> Answers:
+        normal, given = both(one, artifact.manifest.input)
+        trained: Array = student.eval()(torch.from_numpy(normal)).numpy()
+        graph: Array = deployed(torch.from_numpy(given)).numpy()
+        return [(trained, graph, artifact.session.run(given))]
+
+    return answer
+
+
+def asked(artifact: Artifact, student: Student) -> Callable[[Picture], Answers]:
+    """How a promptable student answers: a mask, or as many as it offers, for every prompt about an image."""
+    assert isinstance(student, Promptable)
+    encoder = DeployedEncoder(student, artifact.size, artifact.manifest.input.baked)
+    decoder = DeployedDecoder(encoder)
+    session = artifact.session
+    assert isinstance(session, PromptSession)
+
+    @torch.inference_mode()
+    def answer(one: Picture) -> Answers:
+        normal, given = both(one, artifact.manifest.input)
+        points, labels = questions(one, artifact.size)
+        prompts = torch.from_numpy(points), torch.from_numpy(labels)
+        trained = student.eval()(torch.from_numpy(normal), *prompts)
+        graph = decoder(*encoder(torch.from_numpy(given)), *prompts)
+        device = session.decode(session.encode(given), points, labels)
+        masks = [trained[0].numpy(), graph[0].numpy(), device[0]]
+        if masks[1].ndim == 3:  # the best mask is chosen inside
+            masks[0] = trained[0].numpy()[np.arange(len(points)), trained[1].argmax(1).numpy()]
+            first, second, third = (each[:, None] for each in masks)
+            return [(first[[i]], second[i], third[i]) for i in range(len(points))]
+        first, second, third = (each.reshape(-1, 1, 1, *each.shape[2:]) for each in masks)
+        return list(zip(first, second, third, strict=True))
+
+    return answer
+
+
+def both(one: Picture, spec: InputSpec) -> tuple[Array, Array]:
+    """The image as the student takes it, and as the artifact does."""
+    normal = replace(spec, shape=[1, 3, *pixels.size(spec)], layout="NCHW", dtype="float32")
+    return pixels.prepare(one.image, normal), pixels.prepare(one.image, spec)
+
+
+def questions(one: Picture, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Prompts `[P, 2, 2]` and `[P, 2]` about an image: a click and a box for each of its largest objects, else a grid of clicks."""
+    height, width = size
+    clicks = [(width * x, height * y) for y in (0.25, 0.5, 0.75) for x in (0.25, 0.5, 0.75)]
+    boxes = [(width * 0.25, height * 0.25, width * 0.75, height * 0.75)]
+    objects = objects_of(one.truth)[:OBJECTS] if one.truth is not None else []
+    if objects:
+        clicks, boxes = [first_click(mask, None) for mask in objects], [box_of(mask) for mask in objects]
+    points = [[click, (0, 0)] for click in clicks] + [[box[:2], box[2:]] for box in boxes]
+    labels = [[POSITIVE, PADDING]] * len(clicks) + [[TOP_LEFT, BOTTOM_RIGHT]] * len(boxes)
+    return np.array(points, np.float32), np.array(labels, np.float32)
+
+
+def objects_of(ids: NDArray[np.uint8]) -> list[NDArray[np.bool_]]:
+    """The masks of an instance id map, the largest first."""
+    counts = np.bincount(ids[ids != VOID], minlength=1)
+    counts[0] = 0
+    return [ids == index for index in np.argsort(-counts, kind="stable") if counts[index]]
 
 
 def choose(data: Data, split: str | None, count: int, size: tuple[int, int]) -> tuple[str, list[Picture]]:

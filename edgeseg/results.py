@@ -47,7 +47,7 @@ class StoredArtifact:
     @property
     def sha256(self) -> str:
         """What records and evaluations call this artifact: the SHA-256 of its model file."""
-        return self.manifest.files[0].sha256 if self.manifest.files else ""
+        return self.manifest.sha256
 
     @property
     def target(self) -> str:

@@ -26,7 +26,11 @@ CARD = "model.json"
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights came to be. `select_miou` is the mIoU in percent on the selection split at `best_epoch`."""
+    """How the weights came to be.
+
+    select_miou: percent on the selection split at `best_epoch`: mIoU, or for a promptable student the mean IoU of the
+                 objects after one click.
+    """
 
     __pydantic_config__ = STRICT
     data: str
@@ -43,7 +47,11 @@ class Training:
 
 @dataclass(frozen=True)
 class RunCard:
-    """`model.json`. `size` is (height, width) the student was trained at; null for weights that were not trained here."""
+    """`model.json`.
+
+    options: what the student was built with besides its classes.
+    size:    (height, width) the student was trained at; null for weights that were not trained here.
+    """
 
     __pydantic_config__ = STRICT
     schema: int
@@ -51,8 +59,9 @@ class RunCard:
     created: str
     edgeseg: MadeBy
     name: str
-    task: str
+    task: Literal["semantic", "promptable"]
     classes: int
+    options: dict[str, Any]
     class_names: list[str]
     palette: list[tuple[int, int, int]]
     mean: tuple[float, float, float]
@@ -93,6 +102,7 @@ def save(
         name=student.name,
         task=student.task,
         classes=student.classes,
+        options=student.options,
         class_names=list(student.class_names),
         palette=list(student.palette),
         mean=student.mean,
@@ -134,7 +144,7 @@ def load_run(folder: Path | str) -> Student:
 
     folder = Path(folder)
     card = read_card(folder)
-    student: Student = create(card.name, classes=card.classes if card.task == "semantic" else None)
+    student: Student = create(card.name, classes=card.classes if card.task == "semantic" else None, **card.options)
     student.describe(card.class_names, card.palette)
     student.mean, student.std = card.mean, card.std
     load_weights(student, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))

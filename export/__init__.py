@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeseg import schema
 from edgeseg.artifact import MANIFEST, Artifact
 from edgeseg.errors import EdgesegError
-from edgeseg.export.deployed import Deployed
+from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder, Network
 from edgeseg.export.onnx_file import OnnxRuntime as OnnxRuntime
 from edgeseg.export.openvino_ir import OpenVino as OpenVino
 from edgeseg.export.target import TARGETS as TARGETS
 from edgeseg.export.target import Target
 from edgeseg.export.target import from_options as from_options
 from edgeseg.files import aside_folder, sha256
-from edgeseg.manifest import SCHEMA, FileEntry, Manifest, Precision, Source, StudentCard
+from edgeseg.manifest import SCHEMA, FileEntry, InputSpec, Manifest, OutputSpec, Precision, Source, StudentCard
 from edgeseg.provenance import made_by, now, versions
+from edgeseg.students import Promptable, Student
 
 if TYPE_CHECKING:
     from edgeseg.data import Data
     from edgeseg.parity import Progress
-    from edgeseg.students import Student
 
 
 def export_model(
@@ -38,7 +39,7 @@ def export_model(
 ) -> Artifact:
     """Export a student at `size` (height, width), verify the result, and put the folder in place when it is complete.
 
-    bake:   `pre` takes uint8 RGB `[1, H, W, 3]`, `labels` gives uint8 `[1, H, W]`.
+    bake:   `pre` takes uint8 RGB `[1, H, W, 3]`, `labels` gives uint8 `[1, H, W]`: labels, or the best mask of a prompt.
     source: the run the student comes from; unknown for one that was made in Python.
     data:   where the images come from that the masks are compared on; generated scenes by default.
 
@@ -49,10 +50,8 @@ def export_model(
     out = Path(out)
     if out.exists() and not (out.is_dir() and ((out / MANIFEST).exists() or not any(out.iterdir()))):
         raise EdgesegError(f"{out} holds something that is no artifact and would be replaced; export to another folder")
-    deployed = Deployed(student, size, bake)
     with aside_folder(out) as part:
-        files = target.write(deployed, part)
-        manifest = describe(student, deployed, target, source or Source(None, None), part, files)
+        manifest = write(student, target, size, bake, part, source or Source(None, None))
         schema.write(part / MANIFEST, manifest)
         verify_with(Artifact(part, manifest), student, data, progress=progress)
         carry_over(out, part)
@@ -67,10 +66,38 @@ def carry_over(old: Path, new: Path) -> None:
         shutil.copytree(old / "records", new / "records")
 
 
-def describe(
-    student: Student, deployed: Deployed, target: Target, source: Source, folder: Path, files: list[str]
+def write(
+    student: Student, target: Target, size: tuple[int, int], bake: Iterable[str], folder: Path, source: Source
 ) -> Manifest:
-    """The manifest of a fresh export, still without its ledger."""
+    """Write the network or networks of a student into `folder`; the manifest, still without its ledger."""
+    if isinstance(student, Promptable):
+        encoder = DeployedEncoder(student, size, bake)
+        decoder = DeployedDecoder(encoder)
+        files = _write_into(target, encoder, folder, "encoder")
+        answers = _write_into(target, decoder, folder, "decoder")
+        manifest = describe(student, target, encoder.input_spec(), decoder.output_spec(), source, folder, files + answers)
+        return replace(manifest, decoder=decoder.decoder_spec(answers[0]))
+    deployed = Deployed(student, size, bake)
+    files = target.write(deployed, folder)
+    manifest = describe(student, target, deployed.input_spec(), deployed.output_spec(), source, folder, files)
+    return replace(manifest, op_tiers={"label_map": "graph"} if "labels" in deployed.bake else {})
+
+
+def _write_into(target: Target, network: Network, folder: Path, name: str) -> list[str]:
+    (folder / name).mkdir()
+    return [f"{name}/{file}" for file in target.write(network, folder / name)]
+
+
+def describe(
+    student: Student,
+    target: Target,
+    given: InputSpec,
+    made: OutputSpec,
+    source: Source,
+    folder: Path,
+    files: list[str],
+) -> Manifest:
+    """What is known of a fresh export from its files."""
     return Manifest(
         schema=SCHEMA,
         created=now(),
@@ -87,14 +114,15 @@ def describe(
             multiple=student.multiple,
         ),
         source=source,
-        input=deployed.input_spec(),
-        output=deployed.output_spec(),
+        input=given,
+        output=made,
+        decoder=None,
         target=target.options(),
         precision=Precision(asked=target.precision, executed=None),
         files=[FileEntry(name, sha256(folder / name), (folder / name).stat().st_size) for name in files],
         tools=versions(*target.tools),
         calibration=None,
-        op_tiers={"label_map": "graph"} if "labels" in deployed.bake else {},
+        op_tiers={},
         ledger=None,
         accuracy=None,
     )

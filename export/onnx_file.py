@@ -6,13 +6,14 @@ import json
 import logging
 import warnings
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.export.deployed import Deployed
+from edgeseg.export.deployed import Network
 from edgeseg.export.target import Target, register
 
 
@@ -30,14 +31,10 @@ class OnnxRuntime(Target):
         if not 18 <= self.opset <= 23:
             raise EdgesegError(f"opset {self.opset} is not within 18..23, what PyTorch writes and ONNX Runtime reads")
 
-    def write(self, deployed: Deployed, folder: Path) -> list[str]:
+    def write(self, network: Network, folder: Path) -> list[str]:
         """`model.onnx`."""
         need("onnxruntime")
-        model = (
-            argmax_over_last(to_onnx(deployed, self.opset))
-            if "labels" in deployed.bake
-            else to_onnx(deployed, self.opset)
-        )
+        model = argmax_over_last(to_onnx(network, self.opset))
         if self.precision == "fp16":
             from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -46,23 +43,22 @@ class OnnxRuntime(Target):
         return ["model.onnx"]
 
 
-def to_onnx(deployed: Deployed, opset: int) -> Any:
+def to_onnx(network: Network, opset: int) -> Any:
     """The network as a checked, simplified ONNX ModelProto that carries its own description."""
     onnx, onnxslim = need("onnx"), need("onnxslim")
-    spec, result = deployed.input_spec(), deployed.output_spec()
-    program = _quiet_export(deployed, opset, spec.name, result.name)
+    program = _quiet_export(network, opset)
     model = onnxslim.slim(program.model_proto)
     got = {entry.domain: entry.version for entry in model.opset_import}.get("", 0)
     if got != opset:  # the exporter logs a failed down-conversion and writes another version without raising
         raise EdgesegError(f"PyTorch wrote operator set {got} instead of {opset}; choose opset {got}")
-    student = deployed.student
+    student = network.student
     card = {
         "student": student.name,
         "class_names": list(student.class_names),
         "palette": [list(colour) for colour in student.palette],
         "mean": list(student.mean),
         "std": list(student.std),
-        "baked": deployed.bake,
+        "baked": network.bake,
     }
     onnx.helper.set_model_props(model, {"edgeseg": json.dumps(card)})
     model.producer_name = "edgeseg"
@@ -70,9 +66,12 @@ def to_onnx(deployed: Deployed, opset: int) -> Any:
     return model
 
 
-def _quiet_export(deployed: Deployed, opset: int, name: str, result: str) -> Any:
+def _quiet_export(network: Network, opset: int) -> Any:
     """Run PyTorch's exporter without its remarks about packages and deprecations that are not the user's to mend."""
     need("onnxscript")
+    feeds = network.feeds()
+    dims = {name: torch.export.Dim(name, min=1) for axes in network.dynamic.values() for name in axes.values()}
+    free = tuple({axis: dims[dim] for axis, dim in network.dynamic.get(name, {}).items()} for name in feeds)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -80,12 +79,13 @@ def _quiet_export(deployed: Deployed, opset: int, name: str, result: str) -> Any
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.onnx.export(
-                deployed,
-                (deployed.example(),),
+                network,
+                tuple(feeds.values()),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[name],
-                output_names=[result],
+                input_names=list(feeds),
+                output_names=network.outputs,
+                dynamic_shapes={next(iter(signature(network.forward).parameters)): free} if network.dynamic else None,
                 verbose=False,
             )
     finally:

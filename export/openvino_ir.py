@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from edgeseg.errors import EdgesegError
-from edgeseg.export.deployed import Deployed
+from edgeseg.export.deployed import Network
 from edgeseg.export.onnx_file import to_onnx
 from edgeseg.export.target import Target, register
 from edgeseg.runtimes.openvino_model import openvino
@@ -23,10 +23,10 @@ class OpenVino(Target):
     name: ClassVar[str] = "openvino"
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxslim", "openvino")
 
-    def write(self, deployed: Deployed, folder: Path) -> list[str]:
-        """`model.xml` and `model.bin`, by way of ONNX, whose sizes are all fixed."""
+    def write(self, network: Network, folder: Path) -> list[str]:
+        """`model.xml` and `model.bin`, by way of ONNX."""
         ov = openvino()
-        onnx_model = to_onnx(deployed, opset=20)
+        onnx_model = to_onnx(network, opset=20)
         model = ov.Core().read_model(onnx_model.SerializeToString())
         for entry in onnx_model.metadata_props:
             for key, value in json.loads(entry.value).items():

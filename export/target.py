@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
-from edgeseg.export.deployed import Deployed
+from edgeseg.export.deployed import Network
 from edgeseg.registry import Registry
 from edgeseg.schema import STRICT
 
@@ -27,7 +27,7 @@ class Target:
         if self.precision not in ("fp32", "fp16"):
             raise EdgesegError(f"{self.name} exports fp32 or fp16, got precision {self.precision!r}")
 
-    def write(self, deployed: Deployed, folder: Path) -> list[str]:
+    def write(self, network: Network, folder: Path) -> list[str]:
         """Write the network into `folder`; the names of the files, the one that runtimes open first."""
         raise TypeError(f"{type(self).__name__} does not say how it is written")
 

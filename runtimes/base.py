@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError
-from edgeseg.manifest import InputSpec, OutputSpec
+from edgeseg.manifest import InputSpec, Manifest, OutputSpec
 from edgeseg.registry import Registry
+from edgeseg.runtimes import pixels
 from edgeseg.runtimes.record import Execution
 
 if TYPE_CHECKING:
     from edgeseg.artifact import Artifact
+
+
+class Graph(Protocol):
+    """One network file, opened: arrays by name in, arrays in the order of its outputs out."""
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs; new arrays each time."""
+
+    def execution(self, feeds: Mapping[str, NDArray[Any]]) -> Execution:
+        """How it runs, read back from the runtime; may run the network once more on `feeds`."""
+
+    def close(self) -> None:
+        """Let go of the network."""
 
 
 class Session(Protocol):
@@ -69,6 +85,105 @@ def open_artifact(artifact: Artifact, threads: int) -> Session:
     if threads < 1:
         raise EdgesegError(f"threads must be at least 1, got {threads}")
     return runtime_of(artifact).open(artifact, threads)
+
+
+OpenGraph: TypeAlias = Callable[[Path, Sequence[str], str, int], Graph]
+"""(file, names of the outputs, precision asked for, threads) to a graph."""
+
+
+def sessions(open_graph: OpenGraph) -> Callable[[Artifact, int], Session]:
+    """What opens artifacts in a runtime that knows how to open one file."""
+
+    def open_session(artifact: Artifact, threads: int) -> Session:
+        manifest, asked = artifact.manifest, artifact.manifest.precision.asked
+        if manifest.decoder is None:
+            graph = open_graph(artifact.model_file, [manifest.output.name], asked, threads)
+            return ImageSession(graph, manifest.input, manifest.output)
+        encoder = open_graph(artifact.model_file, manifest.decoder.maps, asked, threads)
+        decoder = open_graph(artifact.decoder_file, manifest.decoder.outputs, asked, threads)
+        return PromptSession(encoder, decoder, manifest)
+
+    return open_session
+
+
+class ImageSession:
+    """A network that takes an image and labels it."""
+
+    def __init__(self, graph: Graph, given: InputSpec, made: OutputSpec) -> None:
+        self.input, self.output = given, made
+        self._graph, self._shape, self._dtype = graph, tuple(given.shape), np.dtype(given.dtype)
+
+    def run(self, image: NDArray[Any]) -> NDArray[Any]:
+        """The output for one input."""
+        if image.shape != self._shape or image.dtype != self._dtype:
+            raise wrong_input(image, self.input)
+        return self._graph.run({self.input.name: image})[0]
+
+    @property
+    def execution(self) -> Execution:
+        """Read back from the runtime."""
+        return self._graph.execution({self.input.name: np.ones(self._shape, self._dtype)})
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._graph.close()
+
+
+class PromptSession:
+    """An encoder that looks at an image once, and a decoder that answers any number of prompts about it."""
+
+    def __init__(self, encoder: Graph, decoder: Graph, manifest: Manifest) -> None:
+        assert manifest.decoder is not None
+        self.input, self.output = manifest.input, manifest.output
+        self._encoder, self._decoder, self._maps = encoder, decoder, manifest.decoder.maps
+        self._shape, self._dtype = tuple(self.input.shape), np.dtype(self.input.dtype)
+        height, width = pixels.size(self.input)
+        # a click in the middle and one empty place, which is how a prompt without a box ends
+        self._points = np.array([[[width / 2, height / 2], [0, 0]]], np.float32)
+        self._labels = np.array([[1, -1]], np.float32)
+
+    def encode(self, image: NDArray[Any]) -> list[NDArray[Any]]:
+        """The maps of one input."""
+        if image.shape != self._shape or image.dtype != self._dtype:
+            raise wrong_input(image, self.input)
+        return self._encoder.run({self.input.name: image})
+
+    def decode(
+        self, maps: Sequence[NDArray[Any]], points: NDArray[np.float32], labels: NDArray[np.float32]
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Masks and their quality for `points [P, N, 2]` with `labels [P, N]`, corners of boxes included.
+
+        Masks are logits `[P, masks, H, W]`, or uint8 `[P, H, W]` where labels are baked in; quality is `[P, masks]`.
+        """
+        masks, quality = self._decoder.run(self._feeds(maps, points, labels))
+        return masks, quality
+
+    def run(self, image: NDArray[Any]) -> NDArray[Any]:
+        """The best mask for a click in the middle: logits `[1, 1, H, W]`, or uint8 `[1, H, W]`."""
+        masks, quality = self.decode(self.encode(image), self._points, self._labels)
+        return masks if masks.ndim == 3 else masks[:, [int(quality[0].argmax())]]
+
+    @property
+    def execution(self) -> Execution:
+        """The encoder's, with what differs in the decoder named after it."""
+        image = np.ones(self._shape, self._dtype)
+        first = self._encoder.execution({self.input.name: image})
+        second = self._decoder.execution(self._feeds(self.encode(image), self._points, self._labels))
+        settings = first.settings | {
+            f"decoder_{key}": value for key, value in second.settings.items() if first.settings.get(key) != value
+        }
+        placed = [Counter(each.placed) for each in (first, second) if each.placed is not None]
+        return replace(first, settings=settings, placed=dict(placed[0] + placed[1]) if len(placed) == 2 else None)
+
+    def close(self) -> None:
+        """Let go of both."""
+        self._encoder.close()
+        self._decoder.close()
+
+    def _feeds(
+        self, maps: Sequence[NDArray[Any]], points: NDArray[np.float32], labels: NDArray[np.float32]
+    ) -> dict[str, NDArray[Any]]:
+        return {**dict(zip(self._maps, maps, strict=True)), "points": points, "labels": labels}
 
 
 def wrong_input(image: NDArray[Any], spec: InputSpec) -> EdgesegError:

@@ -124,6 +124,7 @@ def null_artifact(folder: Path, options: Null, precision: str = "fp32") -> Path:
         source=Source(None, None),
         input=InputSpec("image", [1, 32, 48, 3], "NHWC", "uint8", "RGB", mean, std, ["pre"]),
         output=OutputSpec("logits", "logits", [1, 3, 32, 48], "float32"),
+        decoder=None,
         target=schema.dump(options),
         precision=Precision(precision, None),
         files=[FileEntry(model.name, sha256(model), model.stat().st_size)],

@@ -5,46 +5,38 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.runtimes.base import HEAVY, RUNTIMES, Runtime, listing, main_precision, wrong_input
+from edgeseg.runtimes.base import HEAVY, RUNTIMES, Runtime, listing, main_precision, sessions
 from edgeseg.runtimes.record import Execution
-
-if TYPE_CHECKING:
-    from edgeseg.artifact import Artifact
 
 PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "uint8": "int8", "int8": "int8"}
 """ONNX Runtime's name of an element type -> ours."""
 
 
-class OnnxRuntimeSession:
-    """One model. Idle threads spin, which is the runtime's default: without, two threads took 1.3 times as long here.
+class OnnxRuntimeGraph:
+    """One file. Idle threads spin, which is the runtime's default: without, two threads took 1.3 times as long here.
 
-    The plain `run` returns the runtime's own buffer; binding inputs and outputs measured no faster.
+    The plain `run` returns the runtime's own buffers; binding inputs and outputs measured no faster.
     """
 
-    def __init__(self, artifact: Artifact, threads: int) -> None:
-        self.input, self.output = artifact.manifest.input, artifact.manifest.output
-        self._shape, self._dtype = tuple(self.input.shape), np.dtype(self.input.dtype)
-        self._model, self._threads = artifact.model_file, threads
-        self._session = _open(self._model, _options(threads))
+    def __init__(self, file: Path, outputs: Sequence[str], precision: str, threads: int) -> None:
+        self._file, self._outputs, self._threads = file, list(outputs), threads
+        self._session = _open(file, _options(threads))
 
-    def run(self, image: NDArray[Any]) -> NDArray[Any]:
-        """The output for one input."""
-        if image.shape != self._shape or image.dtype != self._dtype:
-            raise wrong_input(image, self.input)
-        result: NDArray[Any] = self._session.run([self.output.name], {self.input.name: image})[0]
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs for one set of inputs."""
+        result: list[NDArray[Any]] = self._session.run(self._outputs, feeds)
         return result
 
-    @property
-    def execution(self) -> Execution:
+    def execution(self, feeds: Mapping[str, NDArray[Any]]) -> Execution:
         """Read back from a profile of one more run: the types and providers of the kernels that really ran."""
-        nodes = _profile(self._model, self._threads, np.ones(self._shape, self._dtype))
+        nodes = _profile(self._file, self._threads, feeds)
         providers = Counter(node["provider"] for node in nodes)
         types = Counter(PRECISIONS.get(kind, kind) for node in nodes if (kind := _arithmetic(node)) is not None)
         settings = {
@@ -84,14 +76,14 @@ def _open(model: Path, options: Any) -> Any:
         raise EdgesegError(f"ONNX Runtime {version()} cannot open {model}: {why}; export again") from error
 
 
-def _profile(model: Path, threads: int, image: NDArray[Any]) -> list[dict[str, Any]]:
+def _profile(model: Path, threads: int, feeds: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
     """What the runtime wrote about each kernel it ran: `provider`, `op_name`, `input_type_shape`."""
     with tempfile.TemporaryDirectory() as folder:
         options = _options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = _open(model, options)
-        session.run(None, {session.get_inputs()[0].name: image})
+        session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     return [event["args"] for event in events if event.get("cat") == "Node" and "provider" in event["args"]]
 
@@ -109,4 +101,4 @@ def version() -> str:
     return str(need("onnxruntime").__version__)
 
 
-RUNTIMES.add("onnxruntime", Runtime("onnxruntime", version, OnnxRuntimeSession))
+RUNTIMES.add("onnxruntime", Runtime("onnxruntime", version, sessions(OnnxRuntimeGraph)))

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.runtimes.base import HEAVY, RUNTIMES, Runtime, listing, main_precision, wrong_input
+from edgeseg.runtimes.base import HEAVY, RUNTIMES, Runtime, listing, main_precision, sessions
 from edgeseg.runtimes.record import Execution
-
-if TYPE_CHECKING:
-    from edgeseg.artifact import Artifact
 
 HINTS = {"fp16": "f16", "bf16": "bf16"}
 """Precision asked -> INFERENCE_PRECISION_HINT. Everything else is f32: left alone, some processors silently take bf16."""
@@ -24,40 +23,35 @@ PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": 
 """OpenVINO's name of an element type -> ours."""
 
 
-class OpenVinoSession:
-    """One compiled model and one request. It reads the caller's array in place; its output is copied, once.
+class OpenVinoGraph:
+    """One compiled model and one request. It reads the caller's arrays in place; its outputs are copied, once.
 
     Having it write into the caller's own output measured slower than the copy.
     """
 
-    def __init__(self, artifact: Artifact, threads: int) -> None:
-        self.input, self.output = artifact.manifest.input, artifact.manifest.output
-        self._shape, self._dtype = tuple(self.input.shape), np.dtype(self.input.dtype)
+    def __init__(self, file: Path, outputs: Sequence[str], precision: str, threads: int) -> None:
         options = {
-            "INFERENCE_PRECISION_HINT": HINTS.get(artifact.manifest.precision.asked, "f32"),
+            "INFERENCE_PRECISION_HINT": HINTS.get(precision, "f32"),
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
         }
         try:
-            self._model = openvino().Core().compile_model(artifact.model_file, "CPU", options)
+            self._model = openvino().Core().compile_model(file, "CPU", options)
         except RuntimeError as error:
             why = str(error).strip().splitlines()[-1]
-            raise EdgesegError(
-                f"OpenVINO {version()} cannot open {artifact.model_file}: {why}; export again"
-            ) from error
+            raise EdgesegError(f"OpenVINO {version()} cannot open {file}: {why}; export again") from error
         self._request = self._model.create_infer_request()
+        self._outputs = [self._model.output(name) for name in outputs]
 
-    def run(self, image: NDArray[Any]) -> NDArray[Any]:
-        """The output for one input."""
-        if image.shape != self._shape or image.dtype != self._dtype:
-            raise wrong_input(image, self.input)
-        image = np.ascontiguousarray(image)  # held by this name until the end: sharing holds nothing
-        result: NDArray[Any] = self._request.infer(image, share_inputs=True, share_outputs=False)[0]
-        return result
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs for one set of inputs."""
+        # `held` keeps the arrays until the end: sharing holds nothing
+        held = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        made = self._request.infer(held, share_inputs=True, share_outputs=False)
+        return [made[output] for output in self._outputs]
 
-    @property
-    def execution(self) -> Execution:
+    def execution(self, feeds: Mapping[str, NDArray[Any]]) -> Execution:
         """Read back from the compiled model: its properties, and the precision of each operator it will execute."""
         operators = [op.get_rt_info() for op in self._model.get_runtime_model().get_ordered_ops()]
         types = Counter(
@@ -116,4 +110,4 @@ def version() -> str:
     return str(openvino().__version__).split("-")[0]
 
 
-RUNTIMES.add("openvino", Runtime("openvino", version, OpenVinoSession))
+RUNTIMES.add("openvino", Runtime("openvino", version, sessions(OpenVinoGraph)))

@@ -51,8 +51,11 @@ def prepare(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:
 
 
 def labels(output: NDArray[Any]) -> NDArray[np.uint8]:
-    """An output, `logits [1, K, H, W]` or `labels [1, H, W]`, to its label map `[H, W]`."""
-    label_map: NDArray[Any] = output[0] if output.ndim == 3 else output[0].argmax(axis=0)
+    """An output to its label map `[H, W]`: `labels [1, H, W]`, `logits [1, K, H, W]`, or the logits of one mask `[1, 1, H, W]`."""
+    if output.ndim == 3:
+        label_map: NDArray[Any] = output[0]
+    else:
+        label_map = output[0, 0] > 0 if output.shape[1] == 1 else output[0].argmax(axis=0)
     return label_map.astype(np.uint8, copy=False)
 
 

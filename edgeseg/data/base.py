@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,7 @@ class Data:
     select: str
     test: str
     licence: str
+    task: Literal["semantic", "promptable"] = "semantic"
 
     def split(self, name: str) -> Split:
         """The split of that name, or an error that lists the names there are."""

@@ -13,33 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeseg.students.layers import init_convolutions
+from edgeseg.students.layers import BasicBlock, conv1, conv3, init_convolutions, shortcut
 from edgeseg.students.student import Claim, Semantic, Stage, Student, register, upsample
 
 _relu = F.relu
-_conv3 = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
-_conv1 = partial(nn.Conv2d, kernel_size=1, bias=False)
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut. The last block of a layer leaves its ReLU to whoever reads it."""
-
-    expansion = 1
-
-    def __init__(self, inner: int, outer: int, stride: int, relu: bool) -> None:
-        super().__init__()
-        self.conv1 = _conv3(inner, outer, stride=stride)
-        self.bn1 = nn.BatchNorm2d(outer)
-        self.conv2 = _conv3(outer, outer)
-        self.bn2 = nn.BatchNorm2d(outer)
-        self.downsample = _shortcut(inner, outer, stride)
-        self.relu = relu
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, inner, h, w]` to `[B, outer, h / stride, w / stride]`."""
-        y = self.bn2(self.conv2(_relu(self.bn1(self.conv1(x)))))
-        y = y + (x if self.downsample is None else self.downsample(x))
-        return _relu(y) if self.relu else y
 
 
 class Bottleneck(nn.Module):
@@ -50,13 +27,13 @@ class Bottleneck(nn.Module):
     def __init__(self, inner: int, middle: int, stride: int, relu: bool) -> None:
         super().__init__()
         outer = middle * self.expansion
-        self.conv1 = _conv1(inner, middle)
+        self.conv1 = conv1(inner, middle)
         self.bn1 = nn.BatchNorm2d(middle)
-        self.conv2 = _conv3(middle, middle, stride=stride)
+        self.conv2 = conv3(middle, middle, stride=stride)
         self.bn2 = nn.BatchNorm2d(middle)
-        self.conv3 = _conv1(middle, outer)
+        self.conv3 = conv1(middle, outer)
         self.bn3 = nn.BatchNorm2d(outer)
-        self.downsample = _shortcut(inner, outer, stride)
+        self.downsample = shortcut(inner, outer, stride)
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,12 +42,6 @@ class Bottleneck(nn.Module):
         y = self.bn3(self.conv3(_relu(self.bn2(self.conv2(y)))))
         y = y + (x if self.downsample is None else self.downsample(x))
         return _relu(y) if self.relu else y
-
-
-def _shortcut(inner: int, outer: int, stride: int) -> nn.Sequential | None:
-    if stride == 1 and inner == outer:
-        return None
-    return nn.Sequential(_conv1(inner, outer, stride=stride), nn.BatchNorm2d(outer))
 
 
 def _layer(block: type[BasicBlock | Bottleneck], inner: int, width: int, count: int, stride: int = 1) -> nn.Sequential:
@@ -92,15 +63,15 @@ class DAPPM(nn.Module):
 
     def __init__(self, inner: int, branch: int, outer: int) -> None:
         super().__init__()
-        self.scale0 = nn.Sequential(*_before(inner, branch, _conv1))
+        self.scale0 = nn.Sequential(*_before(inner, branch, conv1))
         for i, (kernel, stride) in enumerate(self.POOLS, 1):
             pool = nn.AvgPool2d(kernel, stride, kernel // 2)
-            setattr(self, f"scale{i}", nn.Sequential(pool, *_before(inner, branch, _conv1)))
-        self.scale4 = nn.Sequential(nn.AdaptiveAvgPool2d(1), *_before(inner, branch, _conv1))
+            setattr(self, f"scale{i}", nn.Sequential(pool, *_before(inner, branch, conv1)))
+        self.scale4 = nn.Sequential(nn.AdaptiveAvgPool2d(1), *_before(inner, branch, conv1))
         for i in range(1, 5):
-            setattr(self, f"process{i}", nn.Sequential(*_before(branch, branch, _conv3)))
-        self.compression = nn.Sequential(*_before(5 * branch, outer, _conv1))
-        self.shortcut = nn.Sequential(*_before(inner, outer, _conv1))
+            setattr(self, f"process{i}", nn.Sequential(*_before(branch, branch, conv3)))
+        self.compression = nn.Sequential(*_before(5 * branch, outer, conv1))
+        self.shortcut = nn.Sequential(*_before(inner, outer, conv1))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inner, h, w]` to `[B, outer, h, w]`."""
@@ -118,7 +89,7 @@ class Head(nn.Module):
     def __init__(self, inner: int, middle: int, classes: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv1 = _conv3(inner, middle)
+        self.conv1 = conv3(inner, middle)
         self.bn2 = nn.BatchNorm2d(middle)
         self.conv2 = nn.Conv2d(middle, classes, 1)
 
@@ -129,33 +100,51 @@ class Head(nn.Module):
 
 
 class DDRNet(Semantic):
-    """DDRNet-23 of a width. `planes` is the width of the stem, `branch` that of the context module, `head` that of the head."""
+    """DDRNet of a width and a depth.
+
+    planes: width of the stem; `branch` that of the context module, `head` that of the head.
+    depths: residual blocks of layers 1 to 4.
+    steps:  names of the steps at 1/16, after each of which the branches exchange what they see.
+    """
 
     licence = "MIT"
     paper = "arXiv 2101.06085"
     multiple = 8
 
-    def __init__(self, classes: int, planes: int, branch: int, head: int, auxiliary: bool) -> None:
+    def __init__(
+        self,
+        classes: int,
+        planes: int,
+        branch: int,
+        head: int,
+        auxiliary: bool,
+        depths: tuple[int, int, int, int] = (2, 2, 2, 2),
+        steps: tuple[str, ...] = ("3",),
+    ) -> None:
         super().__init__(classes)
         p = planes
+        first, second, third, fourth = depths
+        self.steps = steps
         self.conv1 = nn.Sequential(
             *(nn.Conv2d(3, p, 3, 2, 1), nn.BatchNorm2d(p), nn.ReLU(inplace=True)),
             *(nn.Conv2d(p, p, 3, 2, 1), nn.BatchNorm2d(p), nn.ReLU(inplace=True)),
         )
-        self.layer1 = _layer(BasicBlock, p, p, 2)
-        self.layer2 = _layer(BasicBlock, p, 2 * p, 2, stride=2)
-        self.layer3 = _layer(BasicBlock, 2 * p, 4 * p, 2, stride=2)
-        self.layer4 = _layer(BasicBlock, 4 * p, 8 * p, 2, stride=2)
+        self.layer1 = _layer(BasicBlock, p, p, first)
+        self.layer2 = _layer(BasicBlock, p, 2 * p, second, stride=2)
+        for index, step in enumerate(steps):
+            inner, stride = (2 * p, 2) if index == 0 else (4 * p, 1)
+            setattr(self, f"layer{step}", _layer(BasicBlock, inner, 4 * p, third // len(steps), stride))
+            setattr(self, f"layer{step}_", _layer(BasicBlock, 2 * p, 2 * p, third // len(steps)))
+            setattr(self, f"compression{step}", nn.Sequential(conv1(4 * p, 2 * p), nn.BatchNorm2d(2 * p)))
+            setattr(self, f"down{step}", nn.Sequential(conv3(2 * p, 4 * p, stride=2), nn.BatchNorm2d(4 * p)))
+        self.layer4 = _layer(BasicBlock, 4 * p, 8 * p, fourth, stride=2)
         self.layer5 = _layer(Bottleneck, 8 * p, 8 * p, 1, stride=2)
-        self.layer3_ = _layer(BasicBlock, 2 * p, 2 * p, 2)
-        self.layer4_ = _layer(BasicBlock, 2 * p, 2 * p, 2)
+        self.layer4_ = _layer(BasicBlock, 2 * p, 2 * p, fourth)
         self.layer5_ = _layer(Bottleneck, 2 * p, 2 * p, 1)
-        self.compression3 = nn.Sequential(_conv1(4 * p, 2 * p), nn.BatchNorm2d(2 * p))
-        self.compression4 = nn.Sequential(_conv1(8 * p, 2 * p), nn.BatchNorm2d(2 * p))
-        self.down3 = nn.Sequential(_conv3(2 * p, 4 * p, stride=2), nn.BatchNorm2d(4 * p))
+        self.compression4 = nn.Sequential(conv1(8 * p, 2 * p), nn.BatchNorm2d(2 * p))
         self.down4 = nn.Sequential(
-            *(_conv3(2 * p, 4 * p, stride=2), nn.BatchNorm2d(4 * p), nn.ReLU(inplace=True)),
-            *(_conv3(4 * p, 8 * p, stride=2), nn.BatchNorm2d(8 * p)),
+            *(conv3(2 * p, 4 * p, stride=2), nn.BatchNorm2d(4 * p), nn.ReLU(inplace=True)),
+            *(conv3(4 * p, 8 * p, stride=2), nn.BatchNorm2d(8 * p)),
         )
         self.spp = DAPPM(16 * p, branch, 4 * p)
         self.final_layer = Head(4 * p, head, classes)
@@ -167,12 +156,14 @@ class DDRNet(Semantic):
     def _stages(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """The maps of `feature_info`, and the 1/8 map that the auxiliary head reads."""
         quarter = self.layer1(self.conv1(image))
-        eighth = self.layer2(_relu(quarter))
-        size = eighth.shape[-2:]
-        sixteenth = self.layer3(_relu(eighth))
-        fine = self.layer3_(_relu(eighth))
-        deep = sixteenth + self.down3(_relu(fine))
-        early = fine = fine + upsample(self.compression3(_relu(sixteenth)), size)
+        deep = fine = self.layer2(_relu(quarter))
+        size = fine.shape[-2:]
+        for step in self.steps:
+            sixteenth = getattr(self, f"layer{step}")(_relu(deep))
+            fine = getattr(self, f"layer{step}_")(_relu(fine))
+            deep = sixteenth + getattr(self, f"down{step}")(_relu(fine))
+            fine = fine + upsample(getattr(self, f"compression{step}")(_relu(sixteenth)), size)
+        early = fine
         thirtysecond = self.layer4(_relu(deep))
         fine = self.layer4_(_relu(fine))
         deep = thirtysecond + self.down4(_relu(fine))
@@ -191,7 +182,7 @@ class DDRNet(Semantic):
         return result
 
     def training_logits(self, image: Tensor) -> list[Tensor]:
-        """The main head and, when built with one, the auxiliary head on the first fusion."""
+        """The main head and, when built with one, the auxiliary head on the map before the last fusion."""
         self.check_size(image)
         stages, early = self._stages(image)
         heads = [self.final_layer(stages[1])]
@@ -205,6 +196,7 @@ def ddrnet23_slim(classes: int, auxiliary: bool = False) -> Student:
     """DDRNet-23-slim, 5.7 M parameters."""
     student = DDRNet(classes, planes=32, branch=128, head=64, auxiliary=auxiliary)
     student.claims = (
+        Claim("parameters", "6.13 M", "Qualcomm AI Hub card", params=6_130_000),
         Claim("Cityscapes val mIoU", "77.8", "authors' README"),
         Claim("CamVid test mIoU, pretrained on Cityscapes", "74.7 at 230 FPS, 2080 Ti", "arXiv 2101.06085"),
         Claim(
@@ -213,4 +205,22 @@ def ddrnet23_slim(classes: int, auxiliary: bool = False) -> Student:
             "Qualcomm AI Hub tables",
         ),
     )
+    return student
+
+
+@register
+def ddrnet23(classes: int, auxiliary: bool = False) -> Student:
+    """DDRNet-23, 20 M parameters."""
+    student = DDRNet(classes, planes=64, branch=128, head=128, auxiliary=auxiliary)
+    student.claims = (Claim("Cityscapes val mIoU", "79.5", "authors' README"),)
+    return student
+
+
+@register
+def ddrnet39(classes: int, auxiliary: bool = False) -> Student:
+    """DDRNet-39, 32 M parameters: deeper, and the branches meet twice at 1/16."""
+    student = DDRNet(
+        classes, planes=64, branch=128, head=256, auxiliary=auxiliary, depths=(3, 4, 6, 3), steps=("3_1", "3_2")
+    )
+    student.claims = (Claim("Cityscapes test mIoU", "80.4", "authors' README"),)
     return student

@@ -3,17 +3,50 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from edgeseg.errors import EdgesegError
 from edgeseg.students.student import Student
 
 S = TypeVar("S", bound=Student)
+
+conv3 = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
+conv1 = partial(nn.Conv2d, kernel_size=1, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut. Without `relu` the last ReLU is left to whoever reads it."""
+
+    expansion = 1
+
+    def __init__(self, inner: int, outer: int, stride: int, relu: bool = True) -> None:
+        super().__init__()
+        self.conv1 = conv3(inner, outer, stride=stride)
+        self.bn1 = nn.BatchNorm2d(outer)
+        self.conv2 = conv3(outer, outer)
+        self.bn2 = nn.BatchNorm2d(outer)
+        self.downsample = shortcut(inner, outer, stride)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, inner, h, w]` to `[B, outer, h / stride, w / stride]`."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        y = y + (x if self.downsample is None else self.downsample(x))
+        return F.relu(y) if self.relu else y
+
+
+def shortcut(inner: int, outer: int, stride: int) -> nn.Sequential | None:
+    """What brings the input of a residual block to the shape of its output; None where that is its shape already."""
+    if stride == 1 and inner == outer:
+        return None
+    return nn.Sequential(conv1(inner, outer, stride=stride), nn.BatchNorm2d(outer))
 
 
 def init_convolutions(module: nn.Module) -> None:

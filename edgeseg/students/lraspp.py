@@ -45,6 +45,20 @@ LARGE = (
     Block(5, 960, 160, True, True, dilation=2),
 )
 
+SMALL = (
+    Block(3, 16, 16, True, False, stride=2),
+    Block(3, 72, 24, False, False, stride=2),
+    Block(3, 88, 24, False, False),
+    Block(5, 96, 40, True, True, stride=2),
+    Block(5, 240, 40, True, True),
+    Block(5, 240, 40, True, True),
+    Block(5, 120, 48, True, True),
+    Block(5, 144, 48, True, True),
+    Block(5, 288, 96, True, True, dilation=2),
+    Block(5, 576, 96, True, True, dilation=2),
+    Block(5, 576, 96, True, True, dilation=2),
+)
+
 
 class SqueezeExcite(nn.Module):
     """Each channel scaled by what the whole image says about it."""
@@ -149,7 +163,16 @@ def lraspp_mobilenet_v3_large(classes: int) -> Student:
     """MobileNetV3-Large with Lite R-ASPP, 3.2 M parameters."""
     student = LRASPP(classes, LARGE, low=4)
     student.claims = (
+        Claim("parameters, 21 classes", "3,221,538", "torchvision weights' metadata"),
         Claim("COCO val2017, VOC labels, mIoU", "57.9", "torchvision weights' metadata"),
         Claim("Cityscapes val mIoU", "72.4", "TensorFlow DeepLab model zoo"),
     )
+    return student
+
+
+@register
+def lraspp_mobilenet_v3_small(classes: int) -> Student:
+    """MobileNetV3-Small with Lite R-ASPP, 1.1 M parameters; torchvision's code, which it publishes no weights for."""
+    student = LRASPP(classes, SMALL, low=2)
+    student.claims = (Claim("Cityscapes val mIoU", "69.0", "TensorFlow DeepLab model zoo"),)
     return student

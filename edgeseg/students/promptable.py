@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -62,6 +63,10 @@ class Promptable(Student):
         """
         raise TypeError(f"{type(self).__name__} does not say how it answers a prompt")
 
+    def enlarge(self, masks: Tensor, size: Sequence[int]) -> Tensor:
+        """Low mask logits `[P, M, h, w]` to `[P, M, H, W]`."""
+        return upsample(masks, size)
+
     def encode(self, image: Tensor) -> Features:
         """Look at normalised images `[B, 3, H, W]` once.
 
@@ -92,13 +97,31 @@ class Promptable(Student):
         check_prompts(features, points, labels, boxes)
         points, labels = corners(points, labels, boxes)
         masks, quality = self.low_masks(spread(features.maps, len(points)), features.size, points, labels, before)
-        return upsample(masks, features.size), quality
+        return self.enlarge(masks, features.size), quality
+
+    def training_masks(
+        self, image: Tensor, points: Tensor, labels: Tensor, rounds: int, correct: Correct
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Masks `[P, masks, h, w]` and qualities of `rounds` rounds; between them, `correct` adds clicks to the prompts.
+
+        From the second round on the student is also given the best mask of the round before, without its gradient.
+        """
+        features = self.encode(image)
+        maps = spread(features.maps, len(points))
+        made: list[tuple[Tensor, Tensor]] = []
+        before: Tensor | None = None
+        for turn in range(rounds):
+            made.append(self.low_masks(maps, features.size, points, labels, before))
+            if turn + 1 < rounds:
+                before = best_mask(*made[-1]).detach()
+                points, labels = correct(self.enlarge(before, features.size), points, labels)
+        return made
 
     def forward(self, image: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode and decode at once; a box is two points labelled 2 and 3."""
         features = self.encode(image)
         masks, quality = self.low_masks(spread(features.maps, len(points)), features.size, points, labels)
-        return upsample(masks, features.size), quality
+        return self.enlarge(masks, features.size), quality
 
     def probe(self, image: Tensor) -> Tensor:
         """The masks for one click in the middle of each image."""
@@ -125,10 +148,19 @@ class Promptable(Student):
         given = prompt_tensors(points, labels, box, normal)
         check_inside(image.shape[:2], *given)
         masks, quality = self.decode(features, *given)
-        best = int(quality[0].argmax())
-        mask = masks[0, best, : image.shape[0], : image.shape[1]] > 0
+        mask = best_mask(masks, quality)[0, 0, : image.shape[0], : image.shape[1]] > 0
         result: NDArray[np.uint8] = mask.to(torch.uint8).cpu().numpy()
-        return result, float(quality[0, best])
+        return result, float(quality.max())
+
+
+Correct: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(mask logits `[P, 1, H, W]`, points, labels) to the prompts of the next round."""
+
+
+def best_mask(masks: Tensor, quality: Tensor) -> Tensor:
+    """Of `masks [P, masks, h, w]` the one of the highest quality, `[P, 1, h, w]`."""
+    best = quality.argmax(1)[:, None, None, None].expand(-1, 1, *masks.shape[-2:])
+    return masks.gather(1, best)
 
 
 def prompt_tensors(

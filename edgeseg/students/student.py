@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,11 +23,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Claim:
-    """A published number: not measured by edgeseg, and said so wherever it is shown."""
+    """A published number: not measured by edgeseg, and said so wherever it is shown.
+
+    params, macs: the same as a number, where `what` is a count that edgeseg makes too and can be held against it.
+    """
 
     what: str
     value: str
     source: str
+    params: int | None = None
+    macs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,13 @@ class Student(nn.Module):
     """What every student is, whatever it answers; a family is a `Semantic` or a `Promptable`.
 
     task:         `semantic` or `promptable`.
+    options:      what it was built with besides its classes, as it stands in a run's card.
     multiple:     height and width must be multiples of this.
     auxiliary:    names of modules that only training uses; they count in no table and enter no artifact.
     feature_info: one `Stage` per map of `forward_features`, from fine to coarse.
     """
 
-    task: ClassVar[str]
+    task: ClassVar[Literal["semantic", "promptable"]]
     licence: str = ""
     paper: str = ""
     multiple: int = 1
@@ -60,6 +66,7 @@ class Student(nn.Module):
     def __init__(self, class_names: Sequence[str]) -> None:
         super().__init__()
         self.name = type(self).__name__
+        self.options: dict[str, Any] = {}
         self.classes = len(class_names)
         self.class_names = tuple(class_names)
         self.palette = distinct_colours(self.classes)
@@ -202,4 +209,5 @@ def create(name: str, *, classes: int | None = None, **options: Any) -> Any:
         raise EdgesegError(f"{name} is promptable: it separates what is asked for from the rest; leave classes out")
     student = build(classes, **options) if wants else build(**options)
     student.name = name
+    student.options = {key: value for key, value in options.items() if key != "auxiliary"}  # that one is for training
     return student

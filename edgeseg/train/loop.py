@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import json
 import os
 import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,14 +29,13 @@ from edgeseg.data.base import Data
 from edgeseg.data.check import require
 from edgeseg.data.loader import Batches
 from edgeseg.errors import EdgesegError
-from edgeseg.evaluate import measure_split
 from edgeseg.files import write_text
-from edgeseg.metrics import VOID, Score
-from edgeseg.pictures import grid, overlay, save_picture
+from edgeseg.pictures import grid, save_picture
 from edgeseg.runs import Training, save
-from edgeseg.students import Student, create, upsample
+from edgeseg.students import STUDENTS, Student, create
 from edgeseg.train.checkpoint import load_state, rng_state, save_state, set_rng_state
 from edgeseg.train.recipe import AdamW, Optimizer, Recipe
+from edgeseg.train.task import TASKS, Task
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
@@ -116,28 +116,25 @@ class Trainer:
         self._build()
 
     def _build(self) -> None:
-        student = build_student(self.name, self.data)
+        self.task: Task = TASKS[self.data.task](self.data, self.recipe, self.fabric)
+        student, self.average = (self._student() for _ in range(2))
         if self.fabric.device.type == "cpu":
             spare_dilated_depthwise(student)
         student.check_size(torch.empty(1, 3, *self.size))
-        if self.recipe.channels_last:
-            student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.student: Student = student
-        self.average = build_student(self.name, self.data)
+        self.student = student
         self.average.load_state_dict(student.state_dict())
-        if self.recipe.channels_last:
-            self.average = self.average.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = self.average.to(self.fabric.device).eval().requires_grad_(requires_grad=False)
         if self.fabric.world_size > 1:
             convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm  # it has no types
             student = convert(student) if self.fabric.device.type == "cuda" else student
         self.module, self.optimizer = self.fabric.setup(student, make_optimizer(student, self.recipe.optimizer))
-        self.module.mark_forward_method("training_logits")
-        self.weight = (
-            class_weights(self.data, self.fit_split).to(self.fabric.device)
-            if self.recipe.class_weights != "none"
-            else None
-        )
+        self.module.mark_forward_method(self.task.method)
+
+    def _student(self) -> Student:
+        student = build_student(self.name, self.data, self.recipe.student)
+        if self.recipe.channels_last:
+            student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return student
 
     @property
     def total(self) -> int:
@@ -255,18 +252,11 @@ class Trainer:
         images, labels = self.fabric.to_device((images, labels))
         self.student.train()
         try:
-            with self.fabric.autocast():  # on one device Fabric does not wrap methods other than forward
-                heads = self.module.training_logits(self.student.normalise(images))
+            loss = self.task.loss(self.module, self.student, images, labels, self.state.step)
         except ValueError as error:  # BatchNorm behind a global pooling cannot learn from one value
             raise EdgesegError(
                 f"{self.name} cannot learn from batches of {list(images.shape)}: {error}; make the batch larger"
             ) from error
-        loss = sum(
-            (1.0 if i == 0 else self.recipe.auxiliary)
-            * self.recipe.loss(upsample(logits.float().contiguous(), labels.shape[-2:]), labels, self.weight)
-            for i, logits in enumerate(heads)
-        )
-        assert isinstance(loss, Tensor)
         # the mean over the processes, so that all of them see the same and stop alike
         mean = self.fabric.all_reduce(loss.detach().clone(), reduce_op="mean")
         assert isinstance(mean, Tensor)
@@ -288,30 +278,26 @@ class Trainer:
         """Score the averaged weights on the selection split, keep them if they are the best so far, draw a picture."""
         if self.recipe.norm_batches:
             some = islice(self.batches.epoch(self.state.epoch - 1), self.recipe.norm_batches)
-            update_bn((self.average.normalise(images) for images, _ in some), self.average, self.fabric.device)
+            update_bn(({"images": images, "labels": labels} for images, labels in some), self.task.watch(self.average))
         split = self.data.split(self.data.select)
-        score = measure_split(self.average, split, len(self.data.class_names)).score()
-        self.state.last_miou = score.miou
+        score = self.task.score(self.average, split, self.size)
+        self.state.last_miou = self.task.figure(score)
         write({"step": self.state.step, "epoch": self.state.epoch, "select": self.data.select, **schema.dump(score)})
         shown = [split[i] for i in np.linspace(0, len(split) - 1, min(4, len(split))).astype(int)]
-        colours = self.data.palette
-        rows = [
-            [image, overlay(image, self.average.predict(image), colours), overlay(image, truth, colours)]
-            for image, truth in shown
-        ]
+        rows = [self.task.row(self.average, image, truth, self.size) for image, truth in shown]
         save_picture(self.out / "pictures" / f"epoch-{self.state.epoch:04d}.png", grid(rows))
-        if score.miou > self.state.best_miou:
-            self.state.best_miou, self.state.best_epoch = score.miou, self.state.epoch
-            self._keep(score)
+        if self.state.last_miou > self.state.best_miou:
+            self.state.best_miou, self.state.best_epoch = self.state.last_miou, self.state.epoch
+            self._keep(self.state.last_miou)
 
-    def _keep(self, score: Score) -> None:
+    def _keep(self, miou: float) -> None:
         training = Training(
             data=self.data.spec,
             split=self.fit_split,
             epochs=self.recipe.epochs,
             best_epoch=self.state.epoch,
             select_split=self.data.select,
-            select_miou=score.miou,
+            select_miou=miou,
             seconds=round(self.state.seconds, 1),
             threads=torch.get_num_threads(),
             machine=f"{platform.machine()}, {os.cpu_count()} cores"
@@ -349,14 +335,18 @@ class Trainer:
             board.close()
 
 
-def build_student(name: str, data: Data) -> Student:
-    """An untrained student for a data set, with the auxiliary head its family has."""
-    import inspect
+def build_student(name: str, data: Data, options: Mapping[str, Any] | None = None) -> Student:
+    """An untrained student for a data set, with the auxiliary head its family has.
 
-    from edgeseg.students import STUDENTS
-
-    options = {"auxiliary": True} if "auxiliary" in inspect.signature(STUDENTS[name]).parameters else {}
-    student = create(name, classes=len(data.class_names), **options)
+    Raises:
+        EdgesegError: the student is promptable and the data is not, or the other way round.
+    """
+    extra = {"auxiliary": True} if "auxiliary" in inspect.signature(STUDENTS[name]).parameters else {}
+    classes = len(data.class_names) if data.task == "semantic" else None
+    try:
+        student: Student = create(name, classes=classes, **extra, **(options or {}))
+    except EdgesegError as error:
+        raise EdgesegError(f"{name} does not learn from {data.spec}, which is {data.task} data: {error}") from error
     student.describe(data.class_names, data.palette)
     return student
 
@@ -391,24 +381,6 @@ def follow(average: nn.Module, student: nn.Module, decay: float, step: int) -> N
     torch._foreach_lerp_([ours[key] for key in floats], [theirs[key] for key in floats], amount)
     for key in ours.keys() - set(floats):
         ours[key].copy_(theirs[key])
-
-
-def class_weights(data: Data, split: str) -> Tensor:
-    """Median-frequency weights `[K]` (Eigen & Fergus, arXiv 1411.4734): median of the frequencies over each frequency.
-
-    The frequency of a class is its pixels over all pixels of the images it occurs in; a class that never occurs gets 1.
-    """
-    classes = len(data.class_names)
-    pixels, seen = np.zeros(classes), np.zeros(classes)
-    part = data.split(split)
-    for index in range(len(part)):
-        labels = part[index][1]
-        counts = np.bincount(labels[labels != VOID], minlength=classes)
-        pixels += counts
-        seen += (counts > 0) * (labels != VOID).sum()
-    frequency = np.divide(pixels, seen, out=np.full(classes, np.nan), where=seen > 0)
-    weights = np.nan_to_num(np.nanmedian(frequency) / frequency, nan=1.0)
-    return torch.from_numpy(weights).float()
 
 
 def spare_dilated_depthwise(student: nn.Module) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 from edgeseg import schema
 from edgeseg.data.augment import Augment
 from edgeseg.errors import EdgesegError
-from edgeseg.losses import CrossEntropy, CrossEntropyLovasz, Ohem
+from edgeseg.losses import CrossEntropy, CrossEntropyLovasz, MaskLoss, Ohem
 from edgeseg.schema import STRICT
 
 
@@ -67,6 +67,36 @@ class Cosine:
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * t))
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """How a promptable student is asked while it learns; semantic students do not read it.
+
+    objects:    objects per image and step.
+    rounds:     how often an object is asked for in a step: first by a click or a box, then by clicks where the mask is wrong.
+    box:        share of the objects that are first asked for by a box, its corners a little off.
+    merge:      share of the objects that are joined with one they touch, so that a click on the shirt can mean the person.
+    min_pixels: smaller objects are left out, here and when the result is judged.
+    clicks:     clicks per object when the result is judged during training.
+    """
+
+    __pydantic_config__ = STRICT
+    objects: int = 4
+    rounds: int = 3
+    box: float = 0.3
+    merge: float = 0.2
+    min_pixels: int = 100
+    clicks: int = 5
+    loss: MaskLoss = field(default_factory=MaskLoss)
+
+    def __post_init__(self) -> None:
+        for name in ("objects", "rounds", "min_pixels", "clicks"):
+            if getattr(self, name) < 1:
+                raise EdgesegError(f"recipe: prompts.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("box", "merge"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise EdgesegError(f"recipe: prompts.{name} is a share within 0..1, got {getattr(self, name)}")
+
+
 Optimizer: TypeAlias = Annotated[Sgd | AdamW, Field(discriminator="type")]
 Schedule: TypeAlias = Annotated[Poly | Cosine, Field(discriminator="type")]
 LossChoice: TypeAlias = Annotated[CrossEntropy | Ohem | CrossEntropyLovasz, Field(discriminator="type")]
@@ -77,6 +107,8 @@ class Recipe:
     """Everything that decides the weights, given a student, the data and the number of threads.
 
     batch:         images per step, over all processes.
+    student:       options the student is built with, e.g. `--set student.masks=3`.
+    prompts:       how a promptable student is asked; `loss`, `class_weights` and `auxiliary` are the semantic students'.
     size:          (height, width) of the training crops; null takes the size of the first image.
     class_weights: `median_frequency` (Eigen & Fergus, arXiv 1411.4734) or none.
     ema:           decay of the averaged weights that are evaluated and kept, warmed up; null keeps the raw weights.
@@ -92,6 +124,8 @@ class Recipe:
     epochs: int = 100
     batch: int = 8
     size: tuple[int, int] | None = None
+    student: dict[str, Any] = field(default_factory=dict)
+    prompts: Prompts = field(default_factory=Prompts)
     optimizer: Optimizer = field(default_factory=Sgd)
     schedule: Schedule = field(default_factory=Poly)
     warmup_epochs: float = 1.0

@@ -96,6 +96,7 @@ def artifact(folder: Path, target: str, baked: bool = False, precision: str = "f
             output=OutputSpec("labels", "labels", [1, HEIGHT, WIDTH], "uint8")
             if baked
             else OutputSpec("logits", "logits", [1, CLASSES, HEIGHT, WIDTH], "float32"),
+            decoder=None,
             target={"name": target},
             precision=Precision(precision, None),
             files=[FileEntry(model.name, sha256(model), model.stat().st_size)],

@@ -1,0 +1,64 @@
+"""What is learnt: how a batch becomes a loss, and how the result is judged. The loop around it is the same for all."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from edgeseg.data.base import Data, Image, Labels, Split
+from edgeseg.registry import Registry
+from edgeseg.students import Student
+from edgeseg.train.recipe import Recipe
+
+
+class Task(ABC):
+    """One kind of labels and what a student does with them.
+
+    method: the method of the student that training calls, so that DDP sees its forward pass.
+    """
+
+    method: ClassVar[str]
+
+    def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
+        self.data, self.recipe, self.fabric = data, recipe, fabric
+
+    @abstractmethod
+    def loss(self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        """The loss of uint8 `images [B, 3, H, W]` and `labels [B, H, W]`; random choices follow from the seed and `step`."""
+
+    @abstractmethod
+    def look(self, student: Student, images: Tensor, labels: Tensor) -> None:
+        """One forward pass as in training, for the statistics of BatchNorm."""
+
+    @abstractmethod
+    def score(self, student: Student, split: Split, size: tuple[int, ...]) -> Any:
+        """The score of a student trained at `size` (height, width) on a split, a dataclass."""
+
+    @abstractmethod
+    def figure(self, score: Any) -> float:
+        """The one number of a score that the best epoch is chosen by, in percent."""
+
+    @abstractmethod
+    def row(self, student: Student, image: Image, truth: Labels, size: tuple[int, ...]) -> list[Image]:
+        """Pictures that show what the student makes of an image."""
+
+    def watch(self, student: Student) -> nn.Module:
+        """A module around the student whose forward pass is `look`, as PyTorch's `update_bn` wants one."""
+        return _Watched(self, student)
+
+
+class _Watched(nn.Module):
+    def __init__(self, task: Task, student: Student) -> None:
+        super().__init__()
+        self.student, self._task = student, task
+
+    def forward(self, batch: dict[str, Tensor]) -> None:
+        images, labels = self._task.fabric.to_device((batch["images"], batch["labels"]))
+        self._task.look(self.student, images, labels)
+
+
+TASKS: Registry[type[Task]] = Registry("task")
+"""What a data set is for -> how it is learnt; `edgeseg.train` imports every task."""
