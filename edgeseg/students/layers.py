@@ -21,6 +21,21 @@ conv3 = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
 conv1 = partial(nn.Conv2d, kernel_size=1, bias=False)
 
 
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of a map."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, h, w]` to the same shape."""
+        last = x.permute(0, 2, 3, 1)
+        return F.layer_norm(last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut. Without `relu` the last ReLU is left to whoever reads it."""
 

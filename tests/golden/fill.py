@@ -38,8 +38,8 @@ RANGES = {
     "spatial_mix_k": (0.0, 1.3),
     "spatial_mix_v": (0.0, 1.3),
     "spatial_mix_r": (0.0, 1.3),
-    "layer_scale1": (0.5, 1.5),
-    "layer_scale2": (0.5, 1.5),
+    "layer_scale_1": (0.5, 1.5),
+    "layer_scale_2": (0.5, 1.5),
     "pos_embed": (-0.5, 0.5),
     "positional_encoding_gaussian_matrix": (-2.0, 2.0),
 }
