@@ -75,6 +75,54 @@ class CrossEntropyLovasz:
 Loss: TypeAlias = CrossEntropy | Ohem | CrossEntropyLovasz
 
 
+@dataclass(frozen=True)
+class MaskLoss:
+    """Focal and dice loss of the best of the masks a prompt is answered with, and the error of the estimated qualities.
+
+    Weights as in Kirillov et al., arXiv 2304.02643; focal loss of Lin et al., arXiv 1708.02002.
+    """
+
+    __pydantic_config__ = STRICT
+    type: Literal["mask"] = "mask"
+    focal: float = 20.0
+    dice: float = 1.0
+    quality: float = 1.0
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def __call__(self, masks: Tensor, quality: Tensor, truth: Tensor) -> Tensor:
+        """Logits `masks [P, M, H, W]`, `quality [P, M]`, `truth [P, H, W]` of 0 and 1, to a scalar.
+
+        Prompts without an object count nothing. Which mask is the best is decided by the loss itself; the others learn
+        only through their quality, which is held to the IoU they really have.
+        """
+        wanted = truth[:, None].to(masks.dtype)
+        there = wanted.flatten(1).any(1).to(masks.dtype)
+        each = self.focal * focal_loss(masks, wanted, self.alpha, self.gamma) + self.dice * dice_loss(masks, wanted)
+        best = each.min(1).values
+        guess = (quality - mask_iou(masks.detach() > 0, wanted > 0)).square().mean(1)
+        return ((best + self.quality * guess) * there).sum() / there.sum().clamp_min(1)
+
+
+def focal_loss(masks: Tensor, truth: Tensor, alpha: float, gamma: float) -> Tensor:
+    """`[P, M]`: -a (1 - p)^gamma log p, p the probability of what is true, a = alpha inside and 1 - alpha outside; mean over pixels."""
+    loss = F.binary_cross_entropy_with_logits(masks, truth.expand_as(masks), reduction="none")
+    weight = alpha * truth + (1 - alpha) * (1 - truth)
+    return (weight * (1 - (-loss).exp()) ** gamma * loss).flatten(2).mean(2)
+
+
+def dice_loss(masks: Tensor, truth: Tensor) -> Tensor:
+    """`[P, M]`: 1 - (2 sum p t + 1) / (sum p + sum t + 1), p = sigmoid (Milletari et al., arXiv 1606.04797)."""
+    p, t = masks.sigmoid().flatten(2), truth.flatten(2)
+    return 1 - (2 * (p * t).sum(2) + 1) / (p.sum(2) + t.sum(2) + 1)
+
+
+def mask_iou(masks: Tensor, truth: Tensor) -> Tensor:
+    """IoU `[P, M]` of boolean `masks [P, M, H, W]` and `truth [P, 1, H, W]`; two empty masks are equal."""
+    both, either = (masks & truth).flatten(2).sum(2), (masks | truth).flatten(2).sum(2)
+    return torch.where(either > 0, both / either.clamp_min(1), 1.0)
+
+
 def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
     """Lovasz extension of 1 - IoU, mean over the classes that occur in the batch.
 

@@ -16,10 +16,10 @@ from edgeseg.data import Data, load_data
 from edgeseg.errors import EdgesegError
 from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder
 from edgeseg.ledger import Hop, Ledger
-from edgeseg.metrics import VOID, boundary_f, confusion, iou
+from edgeseg.metrics import boundary_f, confusion, iou
 from edgeseg.manifest import InputSpec
 from edgeseg.pictures import save_picture
-from edgeseg.prompts import box_of, first_click
+from edgeseg.prompts import box_of, first_click, objects_of
 from edgeseg.quantize.precision import MIN_PIXELS, PRECISIONS
 from edgeseg.runtimes import PromptSession, pixels
 from edgeseg.students import Promptable, Semantic, Student
@@ -262,13 +262,6 @@ def questions(one: Picture, size: tuple[int, int]) -> tuple[NDArray[np.float32],
     points = [[click, (0, 0)] for click in clicks] + [[box[:2], box[2:]] for box in boxes]
     labels = [[POSITIVE, PADDING]] * len(clicks) + [[TOP_LEFT, BOTTOM_RIGHT]] * len(boxes)
     return np.array(points, np.float32), np.array(labels, np.float32)
-
-
-def objects_of(ids: NDArray[np.uint8]) -> list[NDArray[np.bool_]]:
-    """The masks of an instance id map, the largest first."""
-    counts = np.bincount(ids[ids != VOID], minlength=1)
-    counts[0] = 0
-    return [ids == index for index in np.argsort(-counts, kind="stable") if counts[index]]
 
 
 def choose(data: Data, split: str | None, count: int, size: tuple[int, int]) -> tuple[str, list[Picture]]:

@@ -123,7 +123,9 @@ class ArtifactSegmenter(_Fitted):
         """The encoder's maps."""
         return self._session.encode(pixels.prepare(canvas, self._spec))
 
-    def answer(self, maps: list[NDArray[Any]], points: NDArray[np.float32], labels: NDArray[np.float32]) -> NDArray[Any]:
+    def answer(
+        self, maps: list[NDArray[Any]], points: NDArray[np.float32], labels: NDArray[np.float32]
+    ) -> NDArray[Any]:
         """Logits of the best masks, or the masks where the artifact makes them."""
         masks, quality = self._session.decode(maps, points, labels)
         best: NDArray[Any] = masks if masks.ndim == 3 else masks[np.arange(len(masks)), quality.argmax(1)]

@@ -75,7 +75,9 @@ def write(
         decoder = DeployedDecoder(encoder)
         files = _write_into(target, encoder, folder, "encoder")
         answers = _write_into(target, decoder, folder, "decoder")
-        manifest = describe(student, target, encoder.input_spec(), decoder.output_spec(), source, folder, files + answers)
+        manifest = describe(
+            student, target, encoder.input_spec(), decoder.output_spec(), source, folder, files + answers
+        )
         return replace(manifest, decoder=decoder.decoder_spec(answers[0]))
     deployed = Deployed(student, size, bake)
     files = target.write(deployed, folder)

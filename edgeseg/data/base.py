@@ -23,6 +23,10 @@ Labels: TypeAlias = NDArray[np.uint8]
 """`[H, W]`, class ids, 255 = void."""
 
 
+OBJECT_NAMES = ("background", "object")
+"""The class names of promptable data."""
+
+
 class Split(ABC):
     """An ordered list of labelled images. Picklable, since loader processes receive a copy."""
 
@@ -45,6 +49,7 @@ class Split(ABC):
 class Data:
     """A data set.
 
+    task: `semantic` labels are class ids; `promptable` ones number the objects of an image, 0 is background.
     fit / select / test: the splits to learn from, to choose the best epoch by, and to report once. `select` never
     overlaps `fit`, and stays away from `test`.
     """

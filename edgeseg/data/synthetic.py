@@ -38,31 +38,34 @@ class Scenes(Split):
         return draw_scene((self.seed, SPLITS[self.split], range(len(self))[index]), self.size)
 
 
-def whole(name: str, text: str, low: int, high: int) -> int:
+def whole(kind: str, name: str, text: str, low: int, high: int) -> int:
     """The number in an option's text."""
     if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
-        raise EdgesegError(f"{name}={text} of synthetic: expected a whole number from {low} to {high}")
+        raise EdgesegError(f"{name}={text} of {kind}: expected a whole number from {low} to {high}")
     return int(text)
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(kind: str, text: str) -> tuple[int, int]:
     """(height, width) of `HxW`."""
     sides = text.split("x")
     if len(sides) != 2 or not all(side.isascii() and side.isdecimal() and 64 <= int(side) <= 4096 for side in sides):
-        raise EdgesegError(f"size={text} of synthetic: expected HxW with sides from 64 to 4096, for example 240x320")
+        raise EdgesegError(f"size={text} of {kind}: expected HxW with sides from 64 to 4096, for example 240x320")
     return int(sides[0]), int(sides[1])
+
+
+def options(kind: str, argument: str) -> tuple[tuple[int, int], int, dict[str, tuple[str, ...]]]:
+    """Size, seed and the names of each split's images, from `name=value,name=value`; every name has a default."""
+    given = dict(part.partition("=")[::2] for part in argument.split(",") if part)
+    defaults = {name: OPTIONS[name] for name in (*OPTIONS, *given)}  # a name that is no option ends here
+    chosen = defaults | given
+    size, seed = parse_size(kind, chosen["size"]), whole(kind, "seed", chosen["seed"], 0, 2**32 - 1)
+    counts = {split: whole(kind, split, chosen[split], 1, 100_000) for split in SPLITS}
+    return size, seed, {split: tuple(f"{split}-{i:05d}" for i in range(count)) for split, count in counts.items()}
 
 
 def load(argument: str) -> Data:
     """The data set of `name=value,name=value`; every name has a default."""
-    given = dict(part.partition("=")[::2] for part in argument.split(",") if part)
-    defaults = {name: OPTIONS[name] for name in (*OPTIONS, *given)}  # a name that is no option ends here
-    chosen = defaults | given
-    size, seed = parse_size(chosen["size"]), whole("seed", chosen["seed"], 0, 2**32 - 1)
-    names = {
-        split: tuple(f"{split}-{index:05d}" for index in range(whole(split, chosen[split], 1, 100_000)))
-        for split in SPLITS
-    }
+    size, seed, names = options("synthetic", argument)
     return Data(
         spec=f"synthetic:{argument}" if argument else "synthetic",
         class_names=tuple(kind.name for kind in CLASSES),

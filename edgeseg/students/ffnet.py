@@ -34,7 +34,9 @@ class Slim(nn.Module):
         inner = 64
         for index, (depth, width) in enumerate(zip(depths, WIDTHS, strict=True), 1):
             first = BasicBlock(inner, width, 2)
-            setattr(self, f"layer{index}", nn.Sequential(first, *(BasicBlock(width, width, 1) for _ in range(depth - 1))))
+            setattr(
+                self, f"layer{index}", nn.Sequential(first, *(BasicBlock(width, width, 1) for _ in range(depth - 1)))
+            )
             inner = width
 
     def forward(self, image: Tensor) -> list[Tensor]:

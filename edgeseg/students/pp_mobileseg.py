@@ -184,7 +184,9 @@ class Attention(nn.Module):
         q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
         detail = self.pwconv(F.relu6(self.dwconv(torch.cat([q, k, v], 1))))
         along = [
-            getattr(self, f"proj_encode_{name}")(self._along(*(part.mean(axis) for part in (q, k, v)), name).unsqueeze(axis))
+            getattr(self, f"proj_encode_{name}")(
+                self._along(*(part.mean(axis) for part in (q, k, v)), name).unsqueeze(axis)
+            )
             for name, axis in (("row", 3), ("column", 2))
         ]
         gate = F.hardsigmoid(self.proj(v + along[0] + along[1]))
@@ -234,10 +236,7 @@ class Transformer(nn.Module):
     def __init__(self, dim: int, key: int, heads: int, expansion: int, depth: int) -> None:
         super().__init__()
         self.transformer_blocks = nn.Sequential(
-            *(
-                TransformerBlock(dim, key, heads, expansion, 0.1 * index / max(1, depth - 1))
-                for index in range(depth)
-            )
+            *(TransformerBlock(dim, key, heads, expansion, 0.1 * index / max(1, depth - 1)) for index in range(depth))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -290,7 +289,10 @@ class Merge(nn.Module):
         """Maps at 1/8, 1/16 and 1/32 to `[B, 256, h, w]` at 1/8 when `fine`, else at 1/16."""
         if self.fine:
             size = eighth.shape[-2:]
-            first, last = self.act_embedding_list[0](upsample(sixteenth, size)), self.act_embedding_list[1](thirtysecond)
+            first, last = (
+                self.act_embedding_list[0](upsample(sixteenth, size)),
+                self.act_embedding_list[1](thirtysecond),
+            )
             gate = first.sigmoid() * upsample(last.sigmoid(), size)
             body = self.embedding_list[0](eighth)
         else:
@@ -408,7 +410,9 @@ def pp_mobileseg_tiny(classes: int, upsample: Literal["exact", "vim"] = "exact")
     """PP-MobileSeg-Tiny, 1.5 M parameters."""
     student = PPMobileSeg(classes, TINY, upsample)
     student.claims = (
-        Claim("parameters, 150 classes", "1.61 M in one table, 1.44 M in the next", "PaddleSeg README", params=1_610_000),
+        Claim(
+            "parameters, 150 classes", "1.61 M in one table, 1.44 M in the next", "PaddleSeg README", params=1_610_000
+        ),
         Claim("ADE20K val mIoU", "36.39", "PaddleSeg README"),
         Claim("Snapdragon 855, Paddle Lite, 1 thread, 512x512, with VIM and argmax", "215.3 ms", "PaddleSeg README"),
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeseg.errors import EdgesegError
+from edgeseg.students.saliency import salient_point
 from edgeseg.students.student import Student, check_rgb, upsample
 
 NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT, PADDING = 0, 1, 2, 3, -1
@@ -141,8 +142,12 @@ class Promptable(Student):
         """The best mask `[H, W]` of 0 and 1 for one object in a uint8 RGB `image [H, W, 3]`, and its estimated IoU.
 
         points: (x, y) in pixels; `labels` 1 for the object (the default), 0 for the background.
+
+        Without any prompt, the click is `salient_point(image)`: the first mask a user sees before having pointed at anything.
         """
         check_rgb(image)
+        if not len(points) and box is None:
+            points = [salient_point(image)]
         normal = self.eval().prepare(image)
         features = Features(self.encode(normal).maps, (normal.shape[-2], normal.shape[-1]))
         given = prompt_tensors(points, labels, box, normal)
