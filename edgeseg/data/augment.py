@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 from collections.abc import Callable
@@ -28,6 +29,7 @@ class Augment:
 
     crop:   height and width that come out; null keeps those of the image.
     scale:  range of the random resize before the crop; what then is smaller than the crop is padded, labels with void.
+    whole:  probability that the whole image is fitted into the crop instead; null: half for promptable data, else never.
     flip:   probability of a horizontal mirror.
     colour: strength of brightness, contrast and saturation changes, an eighth of it for the hue, 0..1.
     blur:   probability of a slight Gaussian blur.
@@ -35,6 +37,7 @@ class Augment:
 
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (0.5, 2.0)
+    whole: float | None = None
     flip: float = 0.5
     colour: float = 0.4
     blur: float = 0.05
@@ -44,8 +47,8 @@ class Augment:
             raise EdgesegError(f"crop {self.crop} must be a height and a width of at least 1")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise EdgesegError(f"scale {self.scale} must be two positive factors, the smaller first")
-        for name in ("flip", "colour", "blur"):
-            if not 0 <= getattr(self, name) <= 1:
+        for name in ("whole", "flip", "colour", "blur"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
                 raise EdgesegError(f"{name} {getattr(self, name)} must be within 0..1")
 
     def build(self) -> View:
@@ -55,12 +58,28 @@ class Augment:
 
 def _view(augment: Augment, image: Image, labels: Labels, seed: int) -> tuple[Image, Labels]:
     height, width = augment.crop or labels.shape
+    if augment.whole and np.random.default_rng((seed, 1)).random() < augment.whole:
+        image, labels = _fit(image, labels, height, width)
+        augment = dataclasses.replace(augment, scale=(1.0, 1.0))
     pipeline = _pipeline(augment, height, width)
     # One stream for all steps: set_random_seed would start every step on the same numbers, so that, for one, only
     # mirrored images were ever blurred and the place of the crop followed from the scale.
     pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
     out = pipeline(image=image, mask=labels)
     return out["image"], out["mask"]
+
+
+def _fit(image: Image, labels: Labels, height: int, width: int) -> tuple[Image, Labels]:
+    """Both as large as they fit into `height` and `width`."""
+    import cv2
+
+    scale = min(height / labels.shape[0], width / labels.shape[1])
+    size = max(1, round(labels.shape[1] * scale)), max(1, round(labels.shape[0] * scale))
+    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return (
+        np.asarray(cv2.resize(image, size, interpolation=smooth), np.uint8),
+        np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.uint8),
+    )
 
 
 @lru_cache(maxsize=32)  # with `crop` null there is one per size of image

@@ -106,7 +106,7 @@ class Trainer:
         self.size = self.recipe.size or train[0][1].shape
         self.batches = Batches(
             train,
-            self.recipe.augment_for(self.size),
+            self.recipe.augment_for(self.size, self.data.task),
             batch=self.recipe.batch // self.fabric.world_size,
             seed=self.recipe.seed,
             workers=self.recipe.workers,

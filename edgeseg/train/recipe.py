@@ -155,9 +155,10 @@ class Recipe:
         if self.ema is not None and not 0 <= self.ema < 1:
             raise EdgesegError(f"recipe: ema is a decay in [0, 1) or null, got {self.ema}")
 
-    def augment_for(self, size: tuple[int, ...]) -> Augment:
+    def augment_for(self, size: tuple[int, ...], task: str = "semantic") -> Augment:
         """The augmentation, cropping to (height, width)."""
-        return dataclasses.replace(self.augment, crop=(size[0], size[1]))
+        whole = self.augment.whole if self.augment.whole is not None else 0.5 * (task == "promptable")
+        return dataclasses.replace(self.augment, crop=(size[0], size[1]), whole=whole)
 
 
 def read_recipe(file: Path | None, changes: Iterable[str]) -> Recipe:
