@@ -16,8 +16,8 @@ from edgeseg.data import Data, load_data
 from edgeseg.errors import EdgesegError
 from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder
 from edgeseg.ledger import Hop, Ledger
-from edgeseg.metrics import boundary_f, confusion, iou
 from edgeseg.manifest import InputSpec
+from edgeseg.metrics import boundary_f, confusion, iou
 from edgeseg.pictures import save_picture
 from edgeseg.prompts import box_of, first_click, objects_of
 from edgeseg.quantize.precision import MIN_PIXELS, PRECISIONS

@@ -20,7 +20,7 @@ from edgeseg.export.target import from_options as from_options
 from edgeseg.files import aside_folder, sha256
 from edgeseg.manifest import SCHEMA, FileEntry, InputSpec, Manifest, OutputSpec, Precision, Source, StudentCard
 from edgeseg.provenance import made_by, now, versions
-from edgeseg.students import Promptable, Student
+from edgeseg.students import Promptable, Semantic, Student
 
 if TYPE_CHECKING:
     from edgeseg.data import Data
@@ -79,6 +79,8 @@ def write(
             student, target, encoder.input_spec(), decoder.output_spec(), source, folder, files + answers
         )
         return replace(manifest, decoder=decoder.decoder_spec(answers[0]))
+    if not isinstance(student, Semantic):
+        raise EdgesegError(f"{student.name} is neither semantic nor promptable; derive it from one of the two")
     deployed = Deployed(student, size, bake)
     files = target.write(deployed, folder)
     manifest = describe(student, target, deployed.input_spec(), deployed.output_spec(), source, folder, files)

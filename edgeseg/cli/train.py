@@ -13,19 +13,20 @@ from edgeseg.cli.app import Json, Size, app, counting, emit, parse_size, progres
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help="A student; `edgeseg models` lists them.")],
-    data: Annotated[str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH")],
+    data: Annotated[str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH; objects:PATH, synthetic_objects")],
     out: Annotated[Path, typer.Option(help="The folder of the run.")],
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     size: Size = None,
     recipe: Annotated[Path | None, typer.Option(help="A YAML recipe.")] = None,
     change: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change the recipe.")] = None,
+    init: Annotated[Path | None, typer.Option(help="A run whose weights to begin with.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     devices: Annotated[int, typer.Option(help="Processes (DDP); one per GPU.")] = 1,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a student.
+    """Train a student: a semantic one on class ids, a promptable one on instance ids.
 
     Example: edgeseg train ddrnet23_slim --data camvid:PATH --out runs/cam --epochs 100 --set optimizer.lr=0.02
     """
@@ -44,7 +45,7 @@ def train(
         torch.set_num_threads(threads)
     source, chosen = load_data(data), read_recipe(recipe, changes)
     with counting("checking the data") as checked:
-        trainer = Trainer(name, source, out, chosen, devices, tensorboard, checked=checked)
+        trainer = Trainer(name, source, out, chosen, devices, tensorboard, begin_with=init, checked=checked)
     if not trainer.fabric.is_global_zero:  # one process talks
         trainer.run(resume)
         return

@@ -84,10 +84,10 @@ class UpBranch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         for index, name in enumerate(self.NAMES):
-            smooth = ConvBNReLU(PYRAMID[index], MERGED[index], 3)
-            setattr(self, f"fam_{name}_sm" if index else f"fam_{name}", smooth)
             if index:
+                setattr(self, f"fam_{name}_sm", ConvBNReLU(PYRAMID[index], MERGED[index], 3))
                 setattr(self, f"fam_{name}_up", ConvBNReLU(PYRAMID[index], PYRAMID[index - 1], 1))
+        self.fam_4 = ConvBNReLU(PYRAMID[0], MERGED[0], 3)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """One map per scale, from fine to coarse, of `MERGED` channels."""

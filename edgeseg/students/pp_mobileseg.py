@@ -183,13 +183,10 @@ class Attention(nn.Module):
         x = self.stride_conv(x)
         q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
         detail = self.pwconv(F.relu6(self.dwconv(torch.cat([q, k, v], 1))))
-        along = [
-            getattr(self, f"proj_encode_{name}")(
-                self._along(*(part.mean(axis) for part in (q, k, v)), name).unsqueeze(axis)
-            )
-            for name, axis in (("row", 3), ("column", 2))
-        ]
-        gate = F.hardsigmoid(self.proj(v + along[0] + along[1]))
+        row = self._along(q.mean(3), k.mean(3), v.mean(3), "row")[..., None]
+        column = self._along(q.mean(2), k.mean(2), v.mean(2), "column")[:, :, None]
+        along = self.proj_encode_row(row) + self.proj_encode_column(column)
+        gate = F.hardsigmoid(self.proj(v + along))
         return upsample(gate * detail, size)
 
     def _along(self, q: Tensor, k: Tensor, v: Tensor, name: str) -> Tensor:
@@ -294,7 +291,7 @@ class Merge(nn.Module):
                 self.act_embedding_list[1](thirtysecond),
             )
             gate = first.sigmoid() * upsample(last.sigmoid(), size)
-            body = self.embedding_list[0](eighth)
+            body: Tensor = self.embedding_list[0](eighth)
         else:
             size = sixteenth.shape[-2:]
             maps = upsample(eighth, size), sixteenth
@@ -310,11 +307,13 @@ class StrideFormer(nn.Module):
     def __init__(self, variant: Variant) -> None:
         super().__init__()
         widths = [rows[-1].outer for rows in variant.stages]
-        for index, (inner, rows) in enumerate(zip([3, *widths], variant.stages, strict=False), 1):
-            setattr(self, f"smb{index}", Blocks(inner, rows))
-        for index in range(2):
-            options = KEYS[index], variant.heads, EXPANSIONS[index], variant.depths[index]
-            setattr(self, f"trans{index + 1}", Transformer(widths[2 + index], *options))
+        self.smb1, self.smb2, self.smb3, self.smb4 = (
+            Blocks(inner, rows) for inner, rows in zip([3, *widths], variant.stages, strict=False)
+        )
+        self.trans1, self.trans2 = (
+            Transformer(widths[2 + index], KEYS[index], variant.heads, EXPANSIONS[index], variant.depths[index])
+            for index in range(2)
+        )
         self.inj_module = Merge(widths[1:], variant.fine)
 
     def forward(self, image: Tensor) -> list[Tensor]:

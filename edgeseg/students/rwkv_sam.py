@@ -81,7 +81,7 @@ class PromptEncoder(nn.Module):
         """`points [P, N, 2]` in pixels of an image of `size` and `labels [P, N]` to `[P, N, 256]`."""
         height, width = size
         code = self.pe_layer((points + 0.5) / points.new_tensor([width, height]))
-        kinds = torch.cat([self.not_a_point_embed.weight, *(each.weight for each in self.point_embeddings)])
+        kinds = torch.cat([self.not_a_point_embed.weight, *self.point_embeddings.parameters()])
         which = (labels[..., None] == torch.arange(PADDING, 4, device=labels.device)).to(code.dtype)
         there = (labels != PADDING)[..., None].to(code.dtype)
         return code * there + which @ kinds
@@ -158,12 +158,18 @@ class HighResolutionDecoder(nn.Module):
     def detail(self, quarter: Tensor, eighth: Tensor) -> Tensor:
         """The share of the fine maps in the mix, `[B, 64, h, w]`: its first convolution is linear, so it is done per image."""
         fine = torch.cat([self.mr_feat_proj(eighth), self.hr_feat_proj(quarter)], 1)
-        return F.conv2d(fine, self.mix_feat_proj[0].weight[:, FINE:], self.mix_feat_proj[0].bias, padding=1)
+        return F.conv2d(fine, self._mix.weight[:, FINE:], self._mix.bias, padding=1)
+
+    @property
+    def _mix(self) -> nn.Conv2d:
+        first = self.mix_feat_proj[0]
+        assert isinstance(first, nn.Conv2d)
+        return first
 
     def forward(self, image: Tensor, place: Tensor, prompt: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
         """Mask logits `[P, masks, 4h, 4w]` and quality `[P, masks]`."""
         features, weights, quality = self.mask_decoder(image, place, prompt)
-        mixed = F.conv2d(features, self.mix_feat_proj[0].weight[:, :FINE], padding=1) + detail
+        mixed = F.conv2d(features, self._mix.weight[:, :FINE], padding=1) + detail
         features = features + self.mix_feat_proj[1:](mixed)
         masks = (weights @ features.flatten(2)).reshape(features.shape[0], -1, *features.shape[2:])
         return masks, quality

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +75,7 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         first: list[nn.Module] = [DoubleConv(WIDTHS[0], WIDTHS[0])]
-        self.down_layers = nn.ModuleList(first + [Down(i, o) for i, o in zip(WIDTHS, WIDTHS[1:], strict=False)])
+        self.down_layers = nn.ModuleList(first + [Down(i, o) for i, o in pairwise(WIDTHS)])
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """`[B, 64, h, w]` to maps from fine to coarse."""
@@ -119,7 +120,7 @@ class Decoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = WIDTHS[::-1]
-        self.unet_upscaling_layers = nn.ModuleList(Up(i, o, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.unet_upscaling_layers = nn.ModuleList(Up(i, o, o) for i, o in pairwise(widths))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """The encoder's maps to `[B, 64, h, w]`."""
@@ -194,13 +195,19 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Sequential(nn.Conv2d(5, WIDTHS[0], 2, 2), nn.GroupNorm(1, WIDTHS[0]))
 
+    @property
+    def _conv(self) -> nn.Conv2d:
+        first = self.proj[0]
+        assert isinstance(first, nn.Conv2d)
+        return first
+
     def image(self, image: Tensor) -> Tensor:
         """The image's share of the convolution, `[B, 64, h / 2, w / 2]`."""
-        return F.conv2d(image, self.proj[0].weight[:, :3], self.proj[0].bias, stride=2)
+        return F.conv2d(image, self._conv.weight[:, :3], self._conv.bias, stride=2)
 
     def forward(self, image: Tensor, drawn: Tensor) -> Tensor:
         """The image's share and the prompts, `[P, 2, h, w]`, to `[P, 64, h / 2, w / 2]`."""
-        result: Tensor = self.proj[1](image + F.conv2d(drawn, self.proj[0].weight[:, 3:], stride=2))
+        result: Tensor = self.proj[1](image + F.conv2d(drawn, self._conv.weight[:, 3:], stride=2))
         return result
 
 

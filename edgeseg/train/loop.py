@@ -31,7 +31,7 @@ from edgeseg.data.loader import Batches
 from edgeseg.errors import EdgesegError
 from edgeseg.files import write_text
 from edgeseg.pictures import grid, save_picture
-from edgeseg.runs import Training, save
+from edgeseg.runs import WEIGHTS, Training, read_card, read_weights, save
 from edgeseg.students import STUDENTS, Student, create
 from edgeseg.train.checkpoint import load_state, rng_state, save_state, set_rng_state
 from edgeseg.train.recipe import AdamW, Optimizer, Recipe
@@ -84,6 +84,7 @@ class Trainer:
     recipe: Recipe
     devices: int = 1
     tensorboard: bool = False
+    begin_with: Path | None = None
     notify: Callable[[Event], None] = lambda event: None
     checked: Callable[[int], None] = lambda count: None
     state: State = field(default_factory=State)
@@ -121,6 +122,8 @@ class Trainer:
         if self.fabric.device.type == "cpu":
             spare_dilated_depthwise(student)
         student.check_size(torch.empty(1, 3, *self.size))
+        if self.begin_with is not None:
+            begin_from(student, self.begin_with)
         self.student = student
         self.average.load_state_dict(student.state_dict())
         self.average = self.average.to(self.fabric.device).eval().requires_grad_(requires_grad=False)
@@ -349,6 +352,20 @@ def build_student(name: str, data: Data, options: Mapping[str, Any] | None = Non
         raise EdgesegError(f"{name} does not learn from {data.spec}, which is {data.task} data: {error}") from error
     student.describe(data.class_names, data.palette)
     return student
+
+
+def begin_from(student: Student, run: Path) -> None:
+    """Start with the weights of another run; a classifier of other classes keeps its own beginning.
+
+    Raises:
+        EdgesegError: the run is of another student, so that less than half of the weights would fit.
+    """
+    read_card(run)
+    own, theirs = student.state_dict(), read_weights(run / WEIGHTS)
+    fit = {key: value for key, value in theirs.items() if key in own and own[key].shape == value.shape}
+    if 2 * sum(value.numel() for value in fit.values()) < sum(value.numel() for value in own.values()):
+        raise EdgesegError(f"{run} is no {student.name}: {len(fit)} of {len(own)} tensors fit; begin with a run of the same")
+    student.load_state_dict({**own, **fit})
 
 
 def make_optimizer(student: nn.Module, options: Optimizer) -> torch.optim.Optimizer:
