@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,8 +92,28 @@ class Artifact:
         from edgeseg.students.student import check_rgb
 
         check_rgb(image)
+        if self.manifest.decoder is not None:
+            raise EdgesegError(f"{self.folder} is promptable: ask it with segment(image, points, labels, box)")
         labels = pixels.labels(self.session.run(pixels.prepare(image, self.manifest.input)))
         return labels if labels.shape == image.shape[:2] else pixels.enlarge(labels, *image.shape[:2])
+
+    def segment(
+        self,
+        image: NDArray[np.uint8],
+        points: Sequence[tuple[float, float]] = (),
+        labels: Sequence[int] | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> NDArray[np.uint8]:
+        """The best mask `[H, W]` of 0 and 1 for one object in uint8 RGB `image [H, W, 3]`, which is fitted into the artifact's size.
+
+        points: (x, y) in pixels; `labels` 1 for the object (the default), 0 for the background. Without points or a box
+                the click is where the eye would look first.
+        """
+        from edgeseg.predict import Prompt, ask
+
+        signs = labels if labels is not None else [1] * len(points)
+        clicks = [(x, y, float(sign)) for (x, y), sign in zip(points, signs, strict=True)]
+        return ask(self, image, Prompt(clicks, box), None)
 
     def rewrite(self, manifest: Manifest) -> Artifact:
         """The same artifact with another manifest, stored."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 from edgeseg import schema
 from edgeseg.data.base import Data, Split
 from edgeseg.errors import EdgesegError
-from edgeseg.metrics import Evaluation, Meter, pack_confusions
+from edgeseg.metrics import Evaluation, Meter, PromptEvaluation, pack_confusions
 from edgeseg.provenance import made_by, now
+
+if TYPE_CHECKING:
+    from edgeseg.artifact import Artifact
+    from edgeseg.segment import Segmenter
+    from edgeseg.students import Student
 
 SCHEMA = 1
 Progress = Callable[[int, int], None]
@@ -63,14 +68,47 @@ def evaluate(
     return evaluation
 
 
-def check_classes(loaded: Predictor, data: Data) -> None:
+def evaluate_prompts(
+    path: Path,
+    asked: Segmenter,
+    sha256: str,
+    data: Data,
+    split: str,
+    kind: Literal["run", "artifact"],
+    clicks: int,
+    min_pixels: int,
+    progress: Progress | None = None,
+) -> PromptEvaluation:
+    """Ask for every object of a split and store the evaluation beside `path` as `eval-SPLIT.json`."""
+    from edgeseg.prompt_metrics import measure_prompts
+
+    score, rows = measure_prompts(asked, data.split(split), clicks, min_pixels, progress)
+    evaluation = PromptEvaluation(
+        schema=SCHEMA,
+        kind="prompt_evaluation",
+        created=now(),
+        edgeseg=made_by(),
+        subject=path.name,
+        subject_kind=kind,
+        sha256=sha256,
+        data=data.spec,
+        split=split,
+        score=score,
+        objects=rows,
+        provenance="measured",
+    )
+    schema.write(path / f"eval-{split}.json", evaluation)
+    return evaluation
+
+
+def check_classes(loaded: Student | Artifact, data: Data) -> None:
     """Refuse to score a predictor on classes it was not trained for."""
     from edgeseg.artifact import Artifact
-    from edgeseg.students import Student
 
-    if not isinstance(loaded, (Student, Artifact)):
-        return
-    own = loaded.class_names if isinstance(loaded, Student) else loaded.manifest.student.class_names
+    card = loaded.manifest.student if isinstance(loaded, Artifact) else loaded
+    if card.task != data.task:
+        raise EdgesegError(f"{card.name} is {card.task}, but {data.spec} is {data.task} data; choose data of its kind")
+    own = card.class_names
     if tuple(own) != tuple(data.class_names):
         raise EdgesegError(
             f"{data.spec} has the {len(data.class_names)} classes {', '.join(data.class_names)}; "

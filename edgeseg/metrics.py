@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import zlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,72 @@ class Evaluation:
     score: Score
     confusions: str
     provenance: Literal["measured", "simulated", "claimed"]
+
+
+@dataclass(frozen=True)
+class PromptScore:
+    """Percent, and clicks. Null where there was no such object, or not so many clicks.
+
+    disk_1: the trivial baseline: a disk around the first click, of the one radius that is best for these very objects.
+    """
+
+    __pydantic_config__ = STRICT
+    images: int
+    objects: int
+    clicks: int
+    miou_1: float
+    miou_3: float | None
+    miou_5: float | None
+    miou_box: float
+    boundary_iou_1: float
+    boundary_iou_box: float
+    noc_85: float
+    noc_90: float
+    never_85: float
+    never_90: float
+    small_1: float | None
+    medium_1: float | None
+    large_1: float | None
+    disk_1: float
+
+    @property
+    def miou(self) -> float:
+        """The one number of a promptable student: mean IoU after one click."""
+        return self.miou_1
+
+
+@dataclass(frozen=True)
+class ObjectRow:
+    """One object: IoU after each click and from its box, 0..1."""
+
+    __pydantic_config__ = STRICT
+    image: int
+    id: int
+    pixels: int
+    ious: list[float]
+    box: float
+
+
+@dataclass(frozen=True)
+class PromptEvaluation:
+    """One evaluation of a promptable run or artifact, one JSON file (`eval-*.json`), with every object's figures."""
+
+    __pydantic_config__ = STRICT
+    schema: int
+    kind: Literal["prompt_evaluation"]
+    created: str
+    edgeseg: MadeBy
+    subject: str
+    subject_kind: Literal["run", "artifact"]
+    sha256: str
+    data: str
+    split: str
+    score: PromptScore
+    objects: list[ObjectRow]
+    provenance: Literal["measured", "simulated", "claimed"]
+
+
+AnyEvaluation: TypeAlias = Evaluation | PromptEvaluation
 
 
 def pack_confusions(confusions: NDArray[np.int64]) -> str:

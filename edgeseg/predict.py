@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgeseg.artifact import Artifact
 from edgeseg.data.folders import read_image
 from edgeseg.errors import EdgesegError
 from edgeseg.files import aside
+from edgeseg.metrics import VOID
 from edgeseg.pictures import Rgb, overlay, save_picture
 from edgeseg.students import Student
 
@@ -16,19 +21,68 @@ VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
 Progress = Callable[[int, int], None]
 
 
-def predict_file(loaded: Student | Artifact, file: Path, out: Path, progress: Progress | None = None) -> list[Path]:
-    """The files written into `out`: `NAME-labels.png` and `NAME-overlay.jpg`, or `NAME-overlay.mp4`."""
+@dataclass(frozen=True)
+class Prompt:
+    """What a promptable student is asked for: clicks (x, y) or (x, y, 0) on the background, and a box."""
+
+    clicks: Sequence[tuple[float, ...]] = ()
+    box: tuple[float, ...] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.clicks) or self.box is not None
+
+
+def predict_file(
+    loaded: Student | Artifact,
+    file: Path,
+    out: Path,
+    progress: Progress | None = None,
+    prompt: Prompt | None = None,
+    size: tuple[int, int] | None = None,
+) -> list[Path]:
+    """The files written into `out`: `NAME-labels.png` and `NAME-overlay.jpg`, or `NAME-overlay.mp4`.
+
+    size: what a promptable student was trained at; photos are fitted into it.
+    """
     if not file.is_file():
         raise EdgesegError(f"{file} does not exist" if not file.exists() else f"{file} is not a file; name the images")
-    palette = loaded.palette if isinstance(loaded, Student) else loaded.manifest.student.palette
+    card = loaded if isinstance(loaded, Student) else loaded.manifest.student
+    if card.task == "semantic" and prompt:
+        raise EdgesegError(f"{card.name} is semantic: it labels every pixel and takes no clicks or boxes")
     if file.suffix.lower() in VIDEOS:
-        return [_video(loaded, file, out / f"{file.stem}-overlay.mp4", palette, progress)]
+        if card.task == "promptable":
+            raise EdgesegError(f"{file} is a video, and a click belongs to one picture; give images to {card.name}")
+        return [_video(loaded, file, out / f"{file.stem}-overlay.mp4", card.palette, progress)]
     image = read_image(file)
-    labels = loaded.predict(image)
+    if card.task == "semantic":
+        labels = loaded.predict(image)
+        shown = overlay(image, labels, card.palette)
+    else:
+        labels = ask(loaded, image, prompt or Prompt(), size)
+        shown = overlay(image, np.where(labels, labels, np.uint8(VOID)), card.palette)
     written = [out / f"{file.stem}-labels.png", out / f"{file.stem}-overlay.jpg"]
     save_picture(written[0], labels)
-    save_picture(written[1], overlay(image, labels, palette))
+    save_picture(written[1], shown)
     return written
+
+
+def ask(
+    loaded: Student | Artifact, image: NDArray[np.uint8], prompt: Prompt, size: tuple[int, int] | None
+) -> NDArray[np.uint8]:
+    """The mask of 0 and 1; without a prompt, of what catches the eye."""
+    from edgeseg.segment import segmenter
+    from edgeseg.students.promptable import check_inside, prompt_tensors
+    from edgeseg.students.saliency import salient_point
+
+    clicks = list(prompt.clicks) or ([] if prompt.box else [salient_point(image)])
+    places = [(click[0], click[1]) for click in clicks]
+    signs = [int(click[2]) if len(click) == 3 else 1 for click in clicks]
+    box = prompt.box and (prompt.box[0], prompt.box[1], prompt.box[2], prompt.box[3])
+    check_inside(image.shape[:2], *prompt_tensors(places, signs, box or None))
+    asked = segmenter(loaded, size)
+    boxes = np.array([box]) if box else None
+    mask = asked.masks(asked.begin(image), np.array(places).reshape(1, -1, 2), np.array([signs]), boxes)
+    return mask[0]
 
 
 def _video(

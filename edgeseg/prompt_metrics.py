@@ -10,8 +10,6 @@ NoC @ q       mean number of clicks until the IoU reaches q percent; an object t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -19,9 +17,8 @@ from numpy.typing import NDArray
 
 from edgeseg.data.base import Split
 from edgeseg.errors import EdgesegError
+from edgeseg.metrics import ObjectRow, PromptScore
 from edgeseg.prompts import Mask, box_of, first_click, next_click, objects_of
-from edgeseg.provenance import MadeBy
-from edgeseg.schema import STRICT
 from edgeseg.segment import Segmenter
 
 BAND = 0.02
@@ -29,64 +26,6 @@ BAND = 0.02
 
 SMALL, LARGE = 32**2, 96**2
 """Bounds in pixels between small, medium and large objects, as in COCO."""
-
-
-@dataclass(frozen=True)
-class PromptScore:
-    """Percent, and clicks. Null where there was no such object, or not so many clicks.
-
-    disk_1: the trivial baseline: a disk around the first click, of the one radius that is best for these very objects.
-    """
-
-    __pydantic_config__ = STRICT
-    images: int
-    objects: int
-    clicks: int
-    miou_1: float
-    miou_3: float | None
-    miou_5: float | None
-    miou_box: float
-    boundary_iou_1: float
-    boundary_iou_box: float
-    noc_85: float
-    noc_90: float
-    never_85: float
-    never_90: float
-    small_1: float | None
-    medium_1: float | None
-    large_1: float | None
-    disk_1: float
-
-
-@dataclass(frozen=True)
-class ObjectRow:
-    """One object: IoU after each click and from its box, 0..1."""
-
-    __pydantic_config__ = STRICT
-    image: int
-    id: int
-    pixels: int
-    ious: list[float]
-    box: float
-
-
-@dataclass(frozen=True)
-class PromptEvaluation:
-    """One evaluation of a promptable run or artifact, one JSON file (`eval-*.json`), with every object's figures."""
-
-    __pydantic_config__ = STRICT
-    schema: int
-    kind: Literal["prompt_evaluation"]
-    created: str
-    edgeseg: MadeBy
-    subject: str
-    subject_kind: Literal["run", "artifact"]
-    sha256: str
-    data: str
-    split: str
-    score: PromptScore
-    objects: list[ObjectRow]
-    provenance: Literal["measured", "simulated", "claimed"]
 
 
 def measure_prompts(

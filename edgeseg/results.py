@@ -22,7 +22,7 @@ from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.files import inside, read_json, sha256
 from edgeseg.manifest import Manifest
-from edgeseg.metrics import Evaluation, unpack_confusions
+from edgeseg.metrics import AnyEvaluation, Evaluation, PromptEvaluation, unpack_confusions
 from edgeseg.runs import RunCard, read_card
 from edgeseg.runtimes.record import Record, Samples
 
@@ -63,7 +63,7 @@ class Results:
     runs: list[StoredRun] = field(default_factory=list)
     artifacts: list[StoredArtifact] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
-    evaluations: list[Evaluation] = field(default_factory=list)
+    evaluations: list[AnyEvaluation] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def run_of(self, artifact: StoredArtifact) -> StoredRun | None:
@@ -74,7 +74,7 @@ class Results:
         """The measurements of a model file, newest last."""
         return sorted((r for r in self.records if digest and r.subject.sha256 == digest), key=lambda r: r.created)
 
-    def evaluations_of(self, digest: str | None) -> list[Evaluation]:
+    def evaluations_of(self, digest: str | None) -> list[AnyEvaluation]:
         """The evaluations of a model file that were measured, newest last."""
         own = (e for e in self.evaluations if digest and e.sha256 == digest and e.provenance == "measured")
         return sorted(own, key=lambda e: e.created)
@@ -119,6 +119,8 @@ def _take(results: Results, path: Path) -> None:
         results.records.append(_record(document, str(path)))
     elif isinstance(document, dict) and document.get("kind") == "evaluation":
         results.evaluations.append(_evaluation(document, str(path)))
+    elif isinstance(document, dict) and document.get("kind") == "prompt_evaluation":
+        results.evaluations.append(_prompt_evaluation(document, str(path)))
 
 
 def _record(document: Any, where: str) -> Record:
@@ -147,6 +149,15 @@ def _evaluation(document: Any, where: str) -> Evaluation:
         raise EdgesegError(f"{where}: the confusion matrices are damaged ({error}); evaluate again") from error
     if len(score.iou) != classes or score.images != images or not _numbers([score.miou, *score.iou]):
         raise EdgesegError(f"{where}: the score does not fit its {images} confusion matrices; evaluate again")
+    return evaluation
+
+
+def _prompt_evaluation(document: Any, where: str) -> PromptEvaluation:
+    """An evaluation whose objects are those of its score."""
+    evaluation = schema.parse(PromptEvaluation, document, where)
+    ious = [value for row in evaluation.objects for value in (*row.ious[:1], row.box)]
+    if len(ious) != 2 * evaluation.score.objects or not ious or not _numbers([evaluation.score.miou, *ious]):
+        raise EdgesegError(f"{where}: the score does not fit its {len(evaluation.objects)} objects; evaluate again")
     return evaluation
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import PromptSession, pixels
-from edgeseg.students import Features, Promptable
+from edgeseg.students import Features, Promptable, Student
 from edgeseg.students.promptable import BOTTOM_RIGHT, PADDING, TOP_LEFT
 from edgeseg.students.student import check_rgb
 
@@ -132,9 +132,15 @@ class ArtifactSegmenter(_Fitted):
         return best
 
 
-def segmenter(loaded: Promptable | Artifact, size: tuple[int, int]) -> _Fitted:
-    """What asks a run, at `size`, or an artifact, at its own."""
-    return ArtifactSegmenter(loaded) if isinstance(loaded, Artifact) else StudentSegmenter(loaded, size)
+def segmenter(loaded: Student | Artifact, size: tuple[int, int] | None) -> _Fitted:
+    """What asks a run, at the `size` it was trained at, or an artifact, at its own."""
+    if isinstance(loaded, Artifact):
+        return ArtifactSegmenter(loaded)
+    if not isinstance(loaded, Promptable):
+        raise EdgesegError(f"{loaded.name} is semantic: it takes no prompts; use predict")
+    if size is None:
+        raise EdgesegError(f"{loaded.name} does not say at which size it was trained; save it with one")
+    return StudentSegmenter(loaded, size)
 
 
 def _places(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, ParityFailed
 from edgeseg.ledger import Hop
-from edgeseg.metrics import Evaluation, iou, unpack_confusions
+from edgeseg.metrics import AnyEvaluation, Evaluation, PromptEvaluation, iou, unpack_confusions
 from edgeseg.results import Results, StoredArtifact
 from edgeseg.runtimes.record import Record
 
@@ -70,7 +70,7 @@ class Verdict:
     """One row; a figure that was never measured is null.
 
     artifact:    its folder, relative to the folder that was judged.
-    miou:        percent, on `accuracy_on` (data and split); `drop` is against the run on the same images.
+    miou:        percent, on `accuracy_on` (data and split), of a promptable student after one click; `drop` is against the run on the same images.
     same_label:  lowest share of pixels that keep their label, over all hops of the parity ledger, 0..1.
     worst_class: lowest IoU of a class between two label maps, over all hops, 0..1, and the name of that class.
     """
@@ -149,12 +149,39 @@ def exit_code(verdicts: list[Verdict]) -> int:
     return min((CODES[reason.code] for verdict in verdicts for reason in verdict.reasons), default=0)
 
 
-def paired_drop(run: Evaluation, artifact: Evaluation) -> Drop:
+def paired_drop(run: AnyEvaluation, artifact: AnyEvaluation) -> Drop:
     """What the artifact loses against its run on the same images; images are resampled in pairs, with a fixed seed.
 
     Raises:
-        EdgesegError: the two are not of the same images and classes, or no pixel of them is labelled.
+        EdgesegError: the two are not of the same images and classes or objects, or there is nothing to compare.
     """
+    if isinstance(run, Evaluation) and isinstance(artifact, Evaluation):
+        return _paired_classes(run, artifact)
+    if isinstance(run, PromptEvaluation) and isinstance(artifact, PromptEvaluation):
+        return _paired_objects(run, artifact)
+    raise EdgesegError("one evaluation is of classes and the other of prompts; evaluate both again")
+
+
+def _paired_objects(run: PromptEvaluation, artifact: PromptEvaluation) -> Drop:
+    """The mean IoU of objects after one click; the objects of an image stay together, since they are not independent."""
+    places = [[(row.image, row.id) for row in evaluation.objects] for evaluation in (run, artifact)]
+    if places[0] != places[1]:
+        raise EdgesegError(
+            "run and artifact were asked for different objects; evaluate both again with the same options"
+        )
+    losses = np.array([100 * (a.ious[0] - b.ious[0]) for a, b in zip(run.objects, artifact.objects, strict=True)])
+    owner = np.unique([image for image, _ in places[0]], return_inverse=True)[1]
+    images = int(owner.max()) + 1
+    if images < 2:
+        raise EdgesegError("run and artifact were evaluated on one image; evaluate on two at least")
+    weights = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
+    sums, counts = np.bincount(owner, losses), np.bincount(owner)
+    low, high = np.quantile((weights @ sums) / (weights @ counts), [0.025, 0.975])
+    return Drop(float(losses.mean()), float(low), float(high), images)
+
+
+def _paired_classes(run: Evaluation, artifact: Evaluation) -> Drop:
+    """mIoU from the summed confusion matrices."""
     if run.class_names != artifact.class_names:
         raise EdgesegError("run and artifact were evaluated with different classes; evaluate both again")
     classes = len(run.class_names)
@@ -249,7 +276,7 @@ def _holds(hop: Hop) -> bool:
     return hop.passed and hop.nonfinite == 0 and all(math.isfinite(x) for x in figures if x is not None)
 
 
-def _evaluations(results: Results, artifact: StoredArtifact) -> tuple[Evaluation | None, Evaluation | None]:
+def _evaluations(results: Results, artifact: StoredArtifact) -> tuple[AnyEvaluation | None, AnyEvaluation | None]:
     """The artifact's evaluation and its run's on the same data and split: a test split first, then the newest."""
     own = results.evaluations_of(artifact.sha256)
     floats = {(e.data, e.split): e for e in results.evaluations_of(artifact.manifest.source.sha256)}
@@ -257,7 +284,7 @@ def _evaluations(results: Results, artifact: StoredArtifact) -> tuple[Evaluation
     return best, floats.get((best.data, best.split)) if best else None
 
 
-def _drop(artifact: StoredArtifact, evaluation: Evaluation | None, reference: Evaluation | None) -> Drop | Reason:
+def _drop(artifact: StoredArtifact, evaluation: AnyEvaluation | None, reference: AnyEvaluation | None) -> Drop | Reason:
     if evaluation is None:
         ask = f"edgeseg eval {artifact.path} --data DATA"
         return Reason("accuracy", f"its accuracy was never measured; run `{ask}`")

@@ -13,7 +13,9 @@ from edgeseg.cli.app import Json, Size, app, counting, emit, parse_size, progres
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help="A student; `edgeseg models` lists them.")],
-    data: Annotated[str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH; objects:PATH, synthetic_objects")],
+    data: Annotated[
+        str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH; objects:PATH, synthetic_objects")
+    ],
     out: Annotated[Path, typer.Option(help="The folder of the run.")],
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     size: Size = None,

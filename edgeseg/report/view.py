@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from edgeseg import schema
 from edgeseg.ledger import Ledger
-from edgeseg.metrics import Evaluation
+from edgeseg.metrics import Evaluation, PromptEvaluation
 from edgeseg.report import charts
 from edgeseg.report.images import Evidence, evidence
 from edgeseg.results import Results
@@ -310,6 +310,8 @@ def _class_tables(results: Results, entries: Sequence[Entry]) -> Iterator[ClassT
     newest: dict[tuple[str, str, tuple[str, ...]], dict[str, Evaluation]] = defaultdict(dict)
     for digest, _ in _subjects(results, entries):
         for evaluation in results.evaluations_of(digest):
+            if isinstance(evaluation, PromptEvaluation):
+                continue  # its objects have no classes
             newest[evaluation.data, evaluation.split, tuple(evaluation.class_names)][digest] = evaluation
     sources = {artifact.sha256: artifact.manifest.source.sha256 for artifact in results.artifacts}
     names = dict(_subjects(results, entries))

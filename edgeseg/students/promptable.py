@@ -150,8 +150,9 @@ class Promptable(Student):
             points = [salient_point(image)]
         normal = self.eval().prepare(image)
         features = Features(self.encode(normal).maps, (normal.shape[-2], normal.shape[-1]))
-        given = prompt_tensors(points, labels, box, normal)
-        check_inside(image.shape[:2], *given)
+        prompt = prompt_tensors(points, labels, box)
+        check_inside(image.shape[:2], *prompt)
+        given = tuple(None if part is None else part.to(normal) for part in prompt)
         masks, quality = self.decode(features, *given)
         mask = best_mask(masks, quality)[0, 0, : image.shape[0], : image.shape[1]] > 0
         result: NDArray[np.uint8] = mask.to(torch.uint8).cpu().numpy()
@@ -172,17 +173,16 @@ def prompt_tensors(
     points: Sequence[tuple[float, float]],
     labels: Sequence[int] | None,
     box: tuple[float, float, float, float] | None,
-    like: Tensor,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """One object's prompt as `points [1, N, 2]`, `labels [1, N]` and `boxes [1, 4]`, each None where there is none."""
     if labels is not None and len(labels) != len(points):
         raise EdgesegError(f"{len(points)} points but {len(labels)} labels; give one label per point")
-    places = torch.tensor([list(map(float, point)) for point in points], device=like.device, dtype=like.dtype)
-    signs = torch.tensor([list(labels) if labels is not None else [POSITIVE] * len(points)], device=like.device)
+    signs = torch.tensor([list(labels) if labels is not None else [POSITIVE] * len(points)], dtype=torch.float32)
+    places = torch.tensor([[list(map(float, point)) for point in points]])
     return (
-        places[None] if len(points) else None,
+        places if len(points) else None,
         signs if len(points) else None,
-        torch.tensor([list(box)], device=like.device, dtype=like.dtype) if box is not None else None,
+        torch.tensor([list(map(float, box))]) if box is not None else None,
     )
 
 

@@ -179,11 +179,12 @@ class Masks(nn.Module):
         super().__init__()
         self.output_hypernetworks_mlps = nn.ModuleList(Mlp(2, WIDTHS[0]) for _ in range(1 + MASKS))
         self.iou_prediction_head = Mlp(2, 1 + MASKS)
+        self.output_hypernetworks_mlps[0].requires_grad_(requires_grad=False)  # of the mask that is left out
 
     def forward(self, tokens: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens and `features [B, 64, h, w]` to masks `[B, 3, h, w]` and quality `[B, 3]`; the first of four is left out."""
-        mlps = self.output_hypernetworks_mlps
-        weights = torch.stack([mlp(tokens[:, 1 + index]) for index, mlp in enumerate(mlps)], 1)[:, 1:]
+        mlps = list(self.output_hypernetworks_mlps)[1:]
+        weights = torch.stack([mlp(tokens[:, index]) for index, mlp in enumerate(mlps, 2)], 1)
         masks = (weights @ features.flatten(2)).reshape(features.shape[0], MASKS, *features.shape[2:])
         return masks, self.iou_prediction_head(tokens[:, 0])[:, 1:]
 

@@ -84,6 +84,10 @@ class Student(nn.Module):
         """The stage maps `[B, C, h, w]` before the head, from fine to coarse, as in `feature_info`."""
         raise TypeError(f"{type(self).__name__} does not say what its features are")
 
+    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 RGB `image [H, W, 3]` of any size to its label map `[H, W]`."""
+        raise EdgesegError(f"{self.name} is promptable: ask it with segment(image, points, labels, box)")
+
     def rename(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """An official checkpoint with this student's key names; for families whose names are not the authors'."""
         return state
@@ -151,7 +155,7 @@ class Semantic(Student):
 
     def probe(self, image: Tensor) -> Tensor:
         """The logits."""
-        return self(image)  # type: ignore[no-any-return]
+        return self(image)
 
     def training_logits(self, image: Tensor) -> list[Tensor]:
         """Low-resolution logits to learn from: the main head first, then the auxiliary heads."""

@@ -364,7 +364,9 @@ def begin_from(student: Student, run: Path) -> None:
     own, theirs = student.state_dict(), read_weights(run / WEIGHTS)
     fit = {key: value for key, value in theirs.items() if key in own and own[key].shape == value.shape}
     if 2 * sum(value.numel() for value in fit.values()) < sum(value.numel() for value in own.values()):
-        raise EdgesegError(f"{run} is no {student.name}: {len(fit)} of {len(own)} tensors fit; begin with a run of the same")
+        raise EdgesegError(
+            f"{run} is no {student.name}: {len(fit)} of {len(own)} tensors fit; begin with a run of the same"
+        )
     student.load_state_dict({**own, **fit})
 
 

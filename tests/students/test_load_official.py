@@ -1,18 +1,12 @@
-"""The students are the official models: same parameters, same names, same numbers.
-
-`golden/*.npz` hold outputs of the official code (ydhongHIT/DDRNet de0db31; torchvision 0.28.0, every fifth pixel
-each way) for weights and inputs made by `golden/fill.py`. Measured difference: 0 on the torch they were made with.
-"""
+"""Official checkpoints load however they were saved, strictly, and never run code."""
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,94 +14,14 @@ from torch import Tensor
 import edgeseg as es
 from edgeseg.errors import EdgesegError
 from edgeseg.students import Student
-from tests.golden.fill import fill, uniform
-
-GOLDEN = Path(__file__).parent.parent / "golden"
-WITHIN = (
-    1e-4  # of the largest reference value: float32 sums over 60 layers, in whatever order a build of torch adds them
-)
-
-PARAMS = {
-    "ddrnet23_slim": {19: 5_695_987, 11: 5_695_467, 150: 5_704_502},
-    "lraspp_mobilenet_v3_large": {19: 3_221_198, 11: 3_219_838, 150: 3_243_468},
-}
-
-
-def filled(name: str, **options: Any) -> Student:
-    student = es.create(name, classes=19, **options)
-    student.load_state_dict(fill(student.state_dict()))
-    return student.eval()
-
-
-def assert_close(got: Tensor, reference: Tensor) -> None:
-    assert got.shape == reference.shape
-    assert float((got - reference).abs().max()) <= WITHIN * float(reference.abs().max())
-
-
-@pytest.mark.parametrize(("name", "classes", "count"), [(n, c, p) for n, row in PARAMS.items() for c, p in row.items()])
-def test_parameters(name: str, classes: int, count: int) -> None:
-    student = es.create(name, classes=classes)
-    assert sum(value.numel() for value in student.deployed_parameters()) == count
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("size", [(128, 256), (192, 320)])
-def test_ddrnet_is_the_authors_network(size: tuple[int, int]) -> None:
-    student = filled("ddrnet23_slim", auxiliary=True)
-    image = uniform(f"input:ddrnet23_slim:{size}", (1, 3, *size), -2, 2)
-    with np.load(GOLDEN / "ddrnet23_slim.npz") as golden:
-        wanted = [torch.from_numpy(golden[f"{size[0]}x{size[1]}{ending}"]) for ending in ("", "_extra")]
-    for got, reference in zip(student.training_logits(image), wanted, strict=True):
-        assert_close(got, reference)
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("size", [(128, 256), (97, 161)])
-def test_lraspp_is_torchvisions_network(size: tuple[int, int]) -> None:
-    image = uniform(f"input:lraspp_large:{size}", (1, 3, *size), -2, 2)
-    with np.load(GOLDEN / "lraspp_mobilenet_v3_large.npz") as golden:
-        reference = torch.from_numpy(golden[f"{size[0]}x{size[1]}"])
-    assert_close(filled("lraspp_mobilenet_v3_large")(image)[..., ::5, ::5], reference)
-
-
-def bundle(name: str) -> dict[str, Any]:
-    folder = Path(os.environ.get("EDGESEG_PARITY", Path(__file__).resolve().parents[3] / "shared" / "parity"))
-    file = folder / f"{name}.pt"
-    if not file.exists():
-        pytest.skip(f"needs the parity bundles: set EDGESEG_PARITY to their folder ({file} is not there)")
-    document: dict[str, Any] = torch.load(file, weights_only=True)
-    return document
-
-
-@pytest.mark.slow
-@torch.inference_mode()
-def test_ddrnet_on_the_whole_bundle() -> None:
-    document = bundle("ddrnet23_slim")
-    student = filled("ddrnet23_slim", auxiliary=True)
-    assert {key: list(value.shape) for key, value in student.state_dict().items()} == document["keys"]
-    for case in document["cases"].values():
-        for got, name in zip(student.training_logits(case["input"]), ("output", "output_extra"), strict=True):
-            assert_close(got, case[name])
-
-
-@pytest.mark.slow
-@torch.inference_mode()
-def test_lraspp_on_the_whole_bundle() -> None:
-    document = bundle("lraspp_mobilenet_v3_large")
-    student = filled("lraspp_mobilenet_v3_large")
-    assert {key: list(value.shape) for key, value in student.state_dict().items()} == document["keys"]
-    for case in document["cases"].values():
-        assert_close(student(case["input"]), case["output"])
-        for got, name in zip(student.forward_features(case["input"]), ("low", "high"), strict=True):
-            assert_close(got, case[name])
-
+from tests.students.official import filled
 
 Change = Callable[[dict[str, Tensor]], Any]
 
 
 def store(path: Path, change: Change = lambda state: state) -> tuple[Student, Path]:
     """A filled LR-ASPP, and its weights on disk as someone else might have saved them."""
-    student = filled("lraspp_mobilenet_v3_large")
+    student: Student = filled("lraspp_mobilenet_v3_large", classes=19)
     torch.save(change(dict(student.state_dict())), path)
     return student, path
 
