@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.files import aside, sha256
+from edgeseg.paddle import read_pdparams
 from edgeseg.provenance import MadeBy, made_by, now
 from edgeseg.schema import STRICT
 
@@ -152,7 +153,7 @@ def load_run(folder: Path | str) -> Student:
 
 
 def load_official(student: Student, file: Path | str) -> Student:
-    """Load the authors' checkpoint (`.pth` or `.safetensors`) strictly; the prefixes `module.` and `model.` are dropped.
+    """Load the authors' checkpoint (`.pth`, `.pdparams` or `.safetensors`) strictly; the prefixes `module.` and `model.` are dropped.
 
     Raises:
         EdgesegError: a missing, unexpected or wrongly shaped tensor, listed; a file that is cut off or would run code.
@@ -173,11 +174,13 @@ GARBAGE = (pickle.UnpicklingError, struct.error, EOFError, ValueError, TypeError
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Name -> tensor of a `.safetensors` or PyTorch file; nothing in the file can run code."""
+    """Name -> tensor of a `.safetensors`, `.pdparams` or PyTorch file; nothing in the file can run code."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if file.suffix == ".pdparams":
+        return {name: torch.from_numpy(array.copy()) for name, array in read_pdparams(file).items()}
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
