@@ -34,11 +34,13 @@ class Promptable(Student):
     that depends on the image alone) and `low_masks` (all that depends on the prompt). Prompts inside are always points
     with labels: a box is its two corners.
 
-    masks: how many masks a prompt is answered with, each with an estimate of its quality.
+    masks:   how many masks a prompt is answered with, each with an estimate of its quality.
+    at_once: how many prompts `decode` answers together on a processor, where more would only leave its cache; null: all.
     """
 
     task = "promptable"
     masks: int = 1
+    at_once: int | None = None
 
     def __init__(self) -> None:
         super().__init__(["background", "object"])
@@ -97,8 +99,16 @@ class Promptable(Student):
         """
         check_prompts(features, points, labels, boxes)
         points, labels = corners(points, labels, boxes)
-        masks, quality = self.low_masks(spread(features.maps, len(points)), features.size, points, labels, before)
-        return self.enlarge(masks, features.size), quality
+        maps, count = spread(features.maps, len(points)), len(points)
+        step = self.at_once if self.at_once and points.device.type == "cpu" else count
+        made = []
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            seen = maps if len(maps[0]) == 1 else [each[part] for each in maps]
+            earlier = None if before is None else before[part]
+            masks, quality = self.low_masks(seen, features.size, points[part], labels[part], earlier)
+            made.append((self.enlarge(masks, features.size), quality))
+        return torch.cat([masks for masks, _ in made]), torch.cat([quality for _, quality in made])
 
     def training_masks(
         self, image: Tensor, points: Tensor, labels: Tensor, rounds: int, correct: Correct

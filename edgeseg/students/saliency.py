@@ -21,7 +21,7 @@ def salient_point(image: NDArray[np.uint8]) -> tuple[float, float]:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     grey = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY).astype(np.float64)
     spectrum = np.fft.fft2(grey)
-    log = np.log(np.abs(spectrum) + 1e-9)
+    log = np.log(np.abs(spectrum) + 1)  # one grey level: where there is nothing, rounding is not a signal
     residual = log - cv2.blur(log, (3, 3))
     saliency = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
     saliency = cv2.GaussianBlur(saliency, (0, 0), 2.5)

@@ -208,7 +208,9 @@ class PatchEmbed(nn.Module):
 
     def forward(self, image: Tensor, drawn: Tensor) -> Tensor:
         """The image's share and the prompts, `[P, 2, h, w]`, to `[P, 64, h / 2, w / 2]`."""
-        result: Tensor = self.proj[1](image + F.conv2d(drawn, self._conv.weight[:, 3:], stride=2))
+        # one copy per prompt, made by a product: OpenVINO 2026.4 fuses a plain sum as if both sides had P entries, and fails
+        each = image * (drawn[:, :1, :1, :1] * 0 + 1)
+        result: Tensor = self.proj[1](each + F.conv2d(drawn, self._conv.weight[:, 3:], stride=2))
         return result
 
 
@@ -222,6 +224,7 @@ class SqueezeSam(Promptable):
     licence = "Apache-2.0"
     paper = "arXiv 2312.06736"
     masks = MASKS
+    at_once = 2
 
     def __init__(self, side: int = 512, negatives: bool = False) -> None:
         super().__init__()

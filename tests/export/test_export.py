@@ -39,7 +39,7 @@ KINDS = sorted({TARGETS[name] for name in TARGETS}, key=lambda kind: kind.name)
 EVERY_BAKE = list(chain.from_iterable(combinations(BAKES, count) for count in range(len(BAKES) + 1)))
 
 
-class Small(Student):
+class Small(Semantic):
     """Three convolutions: exported in a second."""
 
     licence, paper, multiple = "Apache-2.0", "none", 8

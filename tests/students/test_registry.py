@@ -30,7 +30,7 @@ def build(name: str, **options: Any) -> Any:
     parameters = inspect.signature(STUDENTS[name]).parameters
     classes = CLASSES if "classes" in parameters else None
     small = {"side": 256} if "side" in parameters else {}
-    return es.create(name, classes=classes, **small, **options)
+    return es.create(name, classes=classes, **{**small, **options})
 
 
 @cache
@@ -129,11 +129,12 @@ def test_what_is_no_image_is_refused(student: Student, shape: tuple[int, ...]) -
 def test_every_parameter_learns(name: str) -> None:
     torch.manual_seed(0)
     auxiliary = {"auxiliary": True} if name in with_auxiliary() else {}
-    learning = build(name, **auxiliary).train()
+    side = {"side": 512} if "side" in inspect.signature(STUDENTS[name]).parameters else {}
+    learning = build(name, **auxiliary, **side).train()
     for value in learning.parameters():
         if not value.any():
             nn.init.constant_(value, 0.1)  # what begins at zero stops the gradient of what is before it, for one step
-    height, width = sizes(learning)[0]
+    height, width = 128, 192  # two places at least for every attention
     image = picture(height, width, batch=2)
     if isinstance(learning, Promptable):
         made = learning.training_masks(image, *all_kinds_of_prompts(height, width), 2, lambda _, *prompts: prompts)
@@ -212,13 +213,13 @@ def as_tuple(made: Any) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("name", [name for name in families() if isinstance(build(name), Semantic)])
 def test_exports_with_free_height_and_width(name: str) -> None:
     student = settled(name)
-    height, width = Dim("height", min=2, max=32), Dim("width", min=2, max=32)
-    example = picture(512, 640)  # so large that no map of it is one pixel, which would be taken for a constant
+    fewest = 16 * student.feature_info[-1].stride // 64  # below, a pooled map is one pixel: another graph
+    height, width = Dim("height", min=fewest + 1, max=64), Dim("width", min=fewest + 1, max=64)
+    free = {2: 64 * height, 3: 64 * width}
     with torch.inference_mode():
-        traced = torch.export.export(
-            student, (example,), dynamic_shapes={"image": {2: 64 * height, 3: 64 * width}}, strict=False
-        ).module()
-        image = picture(640, 512)
+        example = picture(64 * (fewest + 1), 64 * (fewest + 2))
+        traced = torch.export.export(student, (example,), dynamic_shapes={"image": free}, strict=False).module()
+        image = picture(64 * (fewest + 2), 64 * (fewest + 1))
         assert torch.allclose(traced(image), student(image), atol=1e-5)
 
 
