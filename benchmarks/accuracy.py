@@ -19,7 +19,7 @@ def tables(results: Results) -> Iterator[str]:
     """Markdown, one section per run that was evaluated."""
     for run in results.runs:
         training = run.card.training
-        evaluations = results.evaluations_of(run.card.sha256)
+        evaluations = [e for e in results.evaluations_of(run.card.sha256) if isinstance(e, Evaluation)]
         if training is None or not evaluations:
             continue
         yield f"## {run.card.name}\n"
@@ -38,7 +38,10 @@ def section(results: Results, run_sha256: str, reference: Evaluation) -> Iterato
     for artifact in results.artifacts:
         if artifact.manifest.source.sha256 == run_sha256:
             for evaluation in results.evaluations_of(artifact.sha256):
-                if (evaluation.data, evaluation.split) == (reference.data, reference.split):
+                if isinstance(evaluation, Evaluation) and (evaluation.data, evaluation.split) == (
+                    reference.data,
+                    reference.split,
+                ):
                     columns[Path(artifact.folder).name] = evaluation
     rows = [
         [name, *(_percent(one.score.iou[index]) for one in columns.values())]

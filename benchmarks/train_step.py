@@ -105,7 +105,7 @@ def bare_step(work: Work) -> Step:
         loss = recipe.loss(upsample(main.float().contiguous(), work.size), labels, None)
         for other in others:
             loss = loss + recipe.auxiliary * recipe.loss(upsample(other.float().contiguous(), work.size), labels, None)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.item()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgeseg.errors import EdgesegError
     from edgeseg.export import *
     from edgeseg.export import export_model
+    from edgeseg.hub import from_pretrained, push_to_hub
     from edgeseg.runs import load_official, save
     from edgeseg.students import create, fuse
 
@@ -32,11 +33,13 @@ _HOME = {
     "bench": "edgeseg.api",
     "create": "edgeseg.students",
     "export_model": "edgeseg.export",
+    "from_pretrained": "edgeseg.hub",
     "fuse": "edgeseg.students",
     "load": "edgeseg.api",
     "load_data": "edgeseg.data",
     "load_official": "edgeseg.runs",
     "models": "edgeseg.api",
+    "push_to_hub": "edgeseg.hub",
     "save": "edgeseg.runs",
     "verify": "edgeseg.api",
 }
@@ -47,11 +50,13 @@ __all__ = [
     "bench",
     "create",
     "export_model",
+    "from_pretrained",
     "fuse",
     "load",
     "load_data",
     "load_official",
     "models",
+    "push_to_hub",
     "save",
     "verify",
 ]

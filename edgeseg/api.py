@@ -26,13 +26,13 @@ def models() -> list[str]:
     return list(STUDENTS)
 
 
-def load(path: Path | str) -> Student | Artifact:
-    """A run or an artifact; both have the same `predict`."""
+def load(path: Path | str, trust: bool = False) -> Student | Artifact:
+    """A run or an artifact; both have the same `predict`. `trust` lets a run import the module of the network it names."""
     if (Path(path) / MANIFEST).exists():
         return Artifact.open(path)
     from edgeseg.runs import load_run
 
-    return load_run(path)
+    return load_run(path, trust)
 
 
 def verify(artifact: Artifact, against: Student, images: Sequence[NDArray[np.uint8]] | None = None) -> Ledger:

@@ -52,12 +52,15 @@ class InvalidMeasurement(EdgesegError):
 
 
 EXTRAS = {
+    "huggingface_hub": "hub",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "onnxslim": "onnx",
     "openvino": "openvino",
     "tensorboard": "tensorboard",
+    "timm": "timm",
+    "transformers": "transformers",
 }
 """Optional module -> the extra of this package that brings it."""
 

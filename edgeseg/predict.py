@@ -26,7 +26,7 @@ class Prompt:
     """What a promptable student is asked for: clicks (x, y) or (x, y, 0) on the background, and a box."""
 
     clicks: Sequence[tuple[float, ...]] = ()
-    box: tuple[float, ...] | None = None
+    box: tuple[float, float, float, float] | None = None
 
     def __bool__(self) -> bool:
         return bool(self.clicks) or self.box is not None
@@ -77,10 +77,9 @@ def ask(
     clicks = list(prompt.clicks) or ([] if prompt.box else [salient_point(image)])
     places = [(click[0], click[1]) for click in clicks]
     signs = [int(click[2]) if len(click) == 3 else 1 for click in clicks]
-    box = prompt.box and (prompt.box[0], prompt.box[1], prompt.box[2], prompt.box[3])
-    check_inside(image.shape[:2], *prompt_tensors(places, signs, box or None))
+    check_inside(image.shape[:2], *prompt_tensors(places, signs, prompt.box))
     asked = segmenter(loaded, size)
-    boxes = np.array([box]) if box else None
+    boxes = np.array([prompt.box]) if prompt.box else None
     mask = asked.masks(asked.begin(image), np.array(places).reshape(1, -1, 2), np.array([signs]), boxes)
     return mask[0]
 

@@ -139,13 +139,18 @@ def read_card(folder: Path) -> RunCard:
     return card
 
 
-def load_run(folder: Path | str) -> Student:
-    """The student of a run, in eval mode."""
+def load_run(folder: Path | str, trust: bool = False) -> Student:
+    """The student of a run, in eval mode.
+
+    trust: import the module that a run of somebody else's network names; importing runs code, so a file alone may not.
+    """
     from edgeseg.students import create
 
     folder = Path(folder)
     card = read_card(folder)
-    student: Student = create(card.name, classes=card.classes if card.task == "semantic" else None, **card.options)
+    student: Student = create(
+        card.name, classes=card.classes if card.task == "semantic" else None, trust=trust, **card.options
+    )
     student.describe(card.class_names, card.palette)
     student.mean, student.std = card.mean, card.std
     load_weights(student, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))

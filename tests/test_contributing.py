@@ -9,13 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ADDITIONS = {
-    "edgeseg/students": ["ddrnet", "lraspp"],
-    "edgeseg/data": ["camvid", "cityscapes", "folder", "synthetic"],
+    "edgeseg/students": ["ddrnet", "ffnet", "lraspp", "pp_mobileseg", "rwkv_sam", "rwkv_seg", "squeeze_sam"],
+    "edgeseg/data": ["camvid", "cityscapes", "folder", "objects", "synthetic", "synthetic_objects"],
     "export": ["onnx_file", "openvino_ir"],
     "runtimes": ["null", "onnxruntime_session", "openvino_model", "torch_eager"],
 }
 # a module that a second addition is built on, and where it says so
 SHARED = {
+    "synthetic": {"edgeseg/data/synthetic_objects.py"},  # the options of generated data
     "onnx_file": {"export/openvino_ir.py"},  # OpenVINO reads ONNX
     "openvino_model": {"export/openvino_ir.py"},  # the import that does not phone home
 }

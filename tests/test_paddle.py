@@ -15,7 +15,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.paddle import read_pdparams
 from tests.students.test_families import paddle_names
 
-ARRAYS = {
+ARRAYS: dict[str, Any] = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
     "turned": np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
     "half": np.array([0.5, -2], np.float16),

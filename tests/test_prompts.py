@@ -32,7 +32,9 @@ def test_a_random_first_click_is_inside_and_repeatable() -> None:
 
 def test_the_next_click_is_where_the_mask_is_most_wrong() -> None:
     truth = rectangle(2, 2, 10, 10)
-    assert next_click(truth, rectangle(2, 2, 10, 7)) == (8.5, pytest.approx(6, abs=3), 1)
+    x, y, label = next_click(truth, rectangle(2, 2, 10, 7))
+    assert (x, label) == (8.5, 1)
+    assert 2 < y < 10
     x, y, label = next_click(truth, truth | rectangle(12, 15, 19, 22))
     assert (x, y, label) == (18.5, 15.5, 0)
     with pytest.raises(ValueError, match="nothing to correct"):

@@ -117,7 +117,11 @@ def predict(
 
     size = None if is_artifact(subject) else read_card(subject).size
     loaded = load(subject)
-    prompt = Prompt([_numbers(text, (2, 3)) for text in click or []], _numbers(box, (4,)) if box else None)
+    corners = _numbers(box, (4,)) if box else None
+    prompt = Prompt(
+        [_numbers(text, (2, 3)) for text in click or []],
+        (corners[0], corners[1], corners[2], corners[3]) if corners else None,
+    )
     written = []
     for file in inputs:
         with progress(str(file)) as bar:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, table
 from edgeseg.errors import EdgesegError
@@ -65,10 +66,13 @@ def info(
     """
     from edgeseg import schema
     from edgeseg.students import STUDENTS
+    from edgeseg.students.count import profile
 
     if subject in STUDENTS or not Path(subject).exists():
-        document = _about_name(subject, classes, parse_size(size) or (512, 1024))
-    elif is_artifact(Path(subject)):
+        document = profile(subject, classes, parse_size(size) or (512, 1024))
+        emit(document, as_json, *_tables(document))
+        return
+    if is_artifact(Path(subject)):
         from edgeseg.artifact import Artifact
 
         document = schema.dump(Artifact.open(subject).manifest)
@@ -79,10 +83,34 @@ def info(
     emit(document, as_json, table(subject, ["", ""], list(_flat(document))))
 
 
-def _about_name(name: str, classes: int, size: tuple[int, int]) -> dict[str, Any]:
-    from edgeseg.students.count import card
-
-    return card(name, classes, size)
+def _tables(document: dict[str, Any]) -> list[Table]:
+    """A student for people: what was computed, and what others say."""
+    height, width = document["size"]
+    per = "" if document["task"] == "semantic" else ", one click"
+    totals = [
+        ["parameters", f"{document['params']:,}"],
+        ["multiply-accumulates", f"{document['macs'] / 1e9:.3f} G"],
+        ["most activation memory, float32", f"{document['activation_bytes'] / 2**20:.1f} MiB"],
+        ["sides are multiples of", document["multiple"]],
+        ["licence of the design", document["licence"]],
+        ["paper", document["paper"]],
+    ]
+    stages = [
+        [each["stage"], f"{each['params']:,}", f"{each['macs'] / 1e6:,.1f} M", "x".join(map(str, each["output"]))]
+        for each in document["stages"]
+    ]
+    features = [
+        [f"1/{each['stride']}", each["channels"], "x".join(map(str, each["receptive_field"]))]
+        for each in document["features"]
+    ]
+    claims = [[each["what"], each["value"], each["differs"], each["source"]] for each in document["claims"]]
+    where = f"{document['name']}, {document['classes']} classes, {height}x{width}{per}"
+    return [
+        table(f"{where}: computed here", ["", ""], totals, right=(1,)),
+        table("Stages", ["stage", "params", "MACs", "output"], stages, right=(1, 2, 3)),
+        table("Features", ["stride", "channels", "receptive field"], features, right=(1, 2)),
+        *([table("Claimed by others", ["what", "claim", "ours differs by", "source"], claims)] if claims else []),
+    ]
 
 
 def _flat(document: dict[str, Any], prefix: str = "") -> Any:

@@ -12,7 +12,12 @@ from edgeseg.cli.app import Json, Size, app, counting, emit, parse_size, progres
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="A student; `edgeseg models` lists them.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A student (`edgeseg models` lists them), timm:ENCODER, transformers:FOLDER, or package.module:factory."
+        ),
+    ],
     data: Annotated[
         str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH; objects:PATH, synthetic_objects")
     ],

@@ -197,21 +197,34 @@ def register(build: Build) -> Build:
     return build
 
 
-def create(name: str, *, classes: int | None = None, **options: Any) -> Any:
-    """An untrained student: `create("ddrnet23_slim", classes=11)`, `create("rwkv_sam_tiny")`.
+def create(name: str, *, classes: int | None = None, trust: bool = True, **options: Any) -> Any:
+    """An untrained student: `create("ddrnet23_slim", classes=11)`, `create("rwkv_sam_tiny")`, `create("my.nets:tiny", classes=3)`.
 
-    A semantic student is a `Semantic` and needs `classes`; a promptable one is a `Promptable` and has none to choose.
+    A semantic student is a `Semantic` and needs `classes`; a promptable one is a `Promptable` and has none to choose. A name
+    with a colon is somebody else's network (`edgeseg.students.external`); with `trust=False` its module is not imported.
 
     Raises:
         EdgesegError: no student of that name (the message has the near ones), or `classes` missing or out of place.
     """
-    build = STUDENTS[name]
-    wants = next(iter(inspect.signature(build).parameters), None) == "classes"
-    if wants and classes is None:
+    semantic = ":" in name or "classes" in parameters(name)
+    if semantic and classes is None:
         raise EdgesegError(f"{name} is a semantic student: say how many classes it tells apart, e.g. classes=19")
-    if not wants and classes is not None:
+    if not semantic and classes is not None:
         raise EdgesegError(f"{name} is promptable: it separates what is asked for from the rest; leave classes out")
-    student = build(classes, **options) if wants else build(**options)
+    if unknown := [key for key in options if key not in parameters(name)]:
+        there = ", ".join(key for key in parameters(name) if key != "classes") or "none"
+        raise EdgesegError(f"{name} has no option {unknown[0]!r}; there is: {there}")
+    if ":" in name:
+        from edgeseg.students.external import external
+
+        student: Student = external(name, classes or 0, trust)
+    else:
+        student = STUDENTS[name](classes, **options) if semantic else STUDENTS[name](**options)
     student.name = name
     student.options = {key: value for key, value in options.items() if key != "auxiliary"}  # that one is for training
     return student
+
+
+def parameters(name: str) -> list[str]:
+    """What a student can be built with: `classes`, where it has them, and its options."""
+    return ["classes"] if ":" in name else list(inspect.signature(STUDENTS[name]).parameters)

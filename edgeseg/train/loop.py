@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import inspect
 import json
 import os
 import platform
@@ -32,7 +31,8 @@ from edgeseg.errors import EdgesegError
 from edgeseg.files import write_text
 from edgeseg.pictures import grid, save_picture
 from edgeseg.runs import WEIGHTS, Training, read_card, read_weights, save
-from edgeseg.students import STUDENTS, Student, create
+from edgeseg.students import Student, create
+from edgeseg.students.student import parameters
 from edgeseg.train.checkpoint import load_state, rng_state, save_state, set_rng_state
 from edgeseg.train.recipe import AdamW, Optimizer, Recipe
 from edgeseg.train.task import TASKS, Task
@@ -344,12 +344,12 @@ def build_student(name: str, data: Data, options: Mapping[str, Any] | None = Non
     Raises:
         EdgesegError: the student is promptable and the data is not, or the other way round.
     """
-    extra = {"auxiliary": True} if "auxiliary" in inspect.signature(STUDENTS[name]).parameters else {}
-    classes = len(data.class_names) if data.task == "semantic" else None
-    try:
-        student: Student = create(name, classes=classes, **extra, **(options or {}))
-    except EdgesegError as error:
-        raise EdgesegError(f"{name} does not learn from {data.spec}, which is {data.task} data: {error}") from error
+    extra = {"auxiliary": True} if "auxiliary" in parameters(name) else {}
+    task = "semantic" if "classes" in parameters(name) else "promptable"
+    if task != data.task:
+        raise EdgesegError(f"{name} is {task} and does not learn from {data.spec}, which is {data.task} data")
+    classes = len(data.class_names) if task == "semantic" else None
+    student: Student = create(name, classes=classes, **extra, **(options or {}))
     student.describe(data.class_names, data.palette)
     return student
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeseg.data.base import Image, Labels, Split
-from edgeseg.metrics import VOID
+from edgeseg.metrics import VOID, PromptScore
 from edgeseg.pictures import overlay
-from edgeseg.prompt_metrics import PromptScore, measure_prompts
+from edgeseg.prompt_metrics import measure_prompts
 from edgeseg.prompts import box_of, first_click, next_click, objects_of, targets
 from edgeseg.segment import StudentSegmenter
 from edgeseg.students import Promptable, Student

@@ -32,7 +32,7 @@ from edgeseg.parity import Comparison, bad_hops, coarser, verify_on
 from edgeseg.quantize.precision import PRECISIONS
 from edgeseg.runs import read_card
 from edgeseg.runtimes import pixels
-from edgeseg.students import Stage, Student
+from edgeseg.students import Semantic, Stage, Student
 
 SIZE = (64, 96)
 KINDS = sorted({TARGETS[name] for name in TARGETS}, key=lambda kind: kind.name)

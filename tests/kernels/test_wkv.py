@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from edgeseg.kernels.wkv import SAFE, form_for, wkv
 from edgeseg.kernels.wkv.cases import CASES, Case
@@ -17,11 +16,15 @@ from tests.students.official import GOLDEN, assert_close
 FORMS: tuple[Literal["closed", "doubling"], ...] = ("closed", "doubling")
 
 
-def inputs(case: Case) -> list[np.ndarray]:
+def inputs(case: Case) -> list[Any]:
     rng = np.random.default_rng(0)
     shape = case.batch, case.tokens, case.channels
     decay = np.linspace(*case.decay, case.channels) / case.tokens
     return [decay, rng.normal(size=case.channels), rng.normal(0, case.spread, shape), rng.normal(size=shape)]
+
+
+def floats(given: list[Any]) -> Any:
+    return [torch.tensor(each, dtype=torch.float32) for each in given]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -29,7 +32,7 @@ def test_float32_is_the_definition(case: Case) -> None:
     given = inputs(case)
     wanted = wkv_reference(*given)
     for form in (None, "doubling"):
-        got = wkv(*(torch.tensor(each, dtype=torch.float32) for each in given), form).numpy()
+        got = wkv(*floats(given), form=form).numpy()
         error = np.sqrt(np.square(got - wanted).mean() / np.square(wanted).mean())
         assert error <= case.within
 
@@ -39,8 +42,8 @@ def test_float32_is_the_definition(case: Case) -> None:
 def test_values_and_gradients_of_the_bundle(tokens: int, form: Literal["closed", "doubling"]) -> None:
     with np.load(GOLDEN / "wkv.npz") as file:
         golden = {key.removeprefix(f"{tokens}_"): torch.from_numpy(file[key]) for key in file.files}
-    given = [golden[name].double().requires_grad_() for name in "wukv"]
-    made = wkv(*given, form)
+    given: list[Any] = [golden[name].double().requires_grad_() for name in "wukv"]
+    made = wkv(*given, form=form)
     assert_close(made.detach(), golden["y_dense_off1"].double(), within=1e-5)
     for got, name in zip(torch.autograd.grad(made, given, golden["gy"].double()), "wukv", strict=True):
         assert_close(got, golden[f"g{name}"].double(), within=1e-5)
@@ -48,8 +51,8 @@ def test_values_and_gradients_of_the_bundle(tokens: int, form: Literal["closed",
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_are_those_of_the_values(form: Literal["closed", "doubling"]) -> None:
-    given = [torch.tensor(each, dtype=torch.float64, requires_grad=True) for each in inputs(Case(1, 7, 3))]
-    assert torch.autograd.gradcheck(lambda *each: wkv(*each, form), given)
+    given: list[Any] = [torch.tensor(each, dtype=torch.float64, requires_grad=True) for each in inputs(Case(1, 7, 3))]
+    assert torch.autograd.gradcheck(lambda *each: wkv(*each, form=form), given)
 
 
 def test_steep_decays_take_the_form_that_survives_them() -> None:
@@ -58,9 +61,9 @@ def test_steep_decays_take_the_form_that_survives_them() -> None:
 
 
 def test_half_precision_in_and_out_and_float32_inside() -> None:
-    given = [torch.tensor(each, dtype=torch.float32) for each in inputs(Case(1, 500, 8))]
+    given: list[Any] = [torch.tensor(each, dtype=torch.float32) for each in inputs(Case(1, 500, 8))]
     whole = wkv(*given)
-    rounded: list[Tensor] = [*given[:2], *(each.bfloat16() for each in given[2:])]
+    rounded: list[Any] = [*given[:2], *(each.bfloat16() for each in given[2:])]
     with torch.autocast("cpu", torch.bfloat16):
         half = wkv(*rounded)
     assert half.dtype == torch.bfloat16

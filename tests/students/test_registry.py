@@ -153,7 +153,7 @@ def all_kinds_of_prompts(height: int, width: int) -> tuple[Tensor, Tensor]:
     return points.expand(2, -1, -1), torch.tensor([1.0, 0.0, 2.0, 3.0, -1.0]).expand(2, -1)
 
 
-def test_features_are_what_the_student_says(student: Student) -> None:
+def test_features_are_what_the_student_says(student: Any) -> None:
     height, width = sizes(student)[0]
     with torch.inference_mode():
         maps = student.forward_features(picture(height, width))

@@ -28,12 +28,12 @@ from edgeseg.train.loop import (
     LOG,
     Event,
     Trainer,
-    class_weights,
     follow,
     keep_freed_memory,
     spare_dilated_depthwise,
 )
 from edgeseg.train.recipe import read_recipe
+from edgeseg.train.semantic import class_weights
 
 
 def make(data: Data, out: Path, name: str = "ddrnet23_slim", **changes: Any) -> Trainer:
@@ -163,6 +163,7 @@ import torch
 from edgeseg.data import load_data
 from edgeseg.train.loop import Trainer
 from edgeseg.train.recipe import read_recipe
+from edgeseg.train.semantic import class_weights
 
 torch.set_num_threads(1)
 settings = ["epochs=1", "batch=4", "workers=0", "evaluate=1"]
@@ -228,7 +229,7 @@ def test_bfloat16_gradients_do_not_read_memory_that_nobody_wrote() -> None:
 
     def gradients() -> dict[str, Tensor]:
         torch.manual_seed(0)
-        student = create("lraspp_mobilenet_v3_large", classes=5).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        student = create("lraspp_mobilenet_v3_large", classes=5).to(memory_format=torch.channels_last).train()
         spare_dilated_depthwise(student)
         image = torch.rand(2, 3, 360, 480).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
