@@ -82,7 +82,7 @@ def profile(name: str, classes: int, size: tuple[int, int]) -> dict[str, Any]:
     for hook in hooks:
         hook.remove()
     counts, parts = counter.get_flop_counts(), dict(_parts(student))
-    stages = [
+    stages: list[dict[str, Any]] = [
         {
             "stage": path,
             "params": sum(value.numel() for value in parts[path].parameters()),
@@ -92,15 +92,17 @@ def profile(name: str, classes: int, size: tuple[int, int]) -> dict[str, Any]:
         for path, shape in shapes.items()
     ]
     made = card(name, classes, size)
+    rest = made["macs"] - sum(each["macs"] for each in stages)
+    stages += [{"stage": "between the stages", "params": 0, "macs": rest, "output": []}] if rest else []
     seen = _receptive_fields(student, image)
     features = [{**each, "receptive_field": reach} for each, reach in zip(made["features"], seen, strict=True)]
     return {**made, "features": features, "activation_bytes": memory.peak, "stages": stages}
 
 
 def _parts(student: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The children that run, a backbone's own children in its place."""
+    """The children that run; a list and a backbone are their own children."""
     for name, child in student.named_children():
-        if name.startswith("backbone") and not isinstance(child, nn.Sequential):
+        if isinstance(child, nn.ModuleList) or (name.startswith("backbone") and not isinstance(child, nn.Sequential)):
             yield from _parts(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child
