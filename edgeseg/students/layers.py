@@ -82,25 +82,25 @@ def fuse(student: S) -> S:
         Conv2d(w, b) -> BatchNorm2d   becomes   Conv2d(w * g / sqrt(var + eps), ...) -> Identity
 
     A pair is a convolution and the BatchNorm registered right after it; that this is also the order of execution is
-    checked by running both networks, so a student that breaks the rule is an error and not a wrong mask. BatchNorms
-    that come before their convolution (DDRNet's pre-activation) stay. Published FPS are often of folded networks.
+    checked by running both networks, and a network that breaks the rule stays as it is. BatchNorms that come before
+    their convolution (DDRNet's pre-activation) stay. Published FPS are often of folded networks.
     """
-    folded = copy.deepcopy(student).eval()
-    for name in folded.auxiliary:
-        setattr(folded, name, None)
-    folded.auxiliary = ()
+    plain = copy.deepcopy(student).eval()
+    for name in plain.auxiliary:
+        setattr(plain, name, None)
+    plain.auxiliary = ()
+    folded = copy.deepcopy(plain)
     for module in list(folded.modules()):
         children = list(module.named_children())
         for (first, conv), (second, norm) in pairwise(children):
             if (
                 isinstance(conv, nn.Conv2d)
-                and isinstance(norm, nn.BatchNorm2d)
+                and type(norm) is nn.BatchNorm2d  # a subclass may do more, such as activate
                 and conv.out_channels == norm.num_features
             ):
                 setattr(module, first, _fold(conv, norm))
                 setattr(module, second, nn.Identity())
-    _check_same(student, folded)
-    return folded
+    return folded if _same(plain, folded) else plain
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -114,20 +114,17 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 @torch.inference_mode()
-def _check_same(student: Student, folded: Student) -> None:
-    training = student.training
+def _same(student: Student, folded: Student) -> bool:
+    """Whether both give the same answer to one image."""
     side = max(64, student.multiple)
     parameter = next(student.parameters())
     image = torch.linspace(-2, 2, 3 * side * side, device=parameter.device, dtype=parameter.dtype).view(
         1, 3, side, side
     )
-    wanted = student.eval().probe(image)
-    got = folded.probe(image)
-    student.train(training)
+    wanted, got = student.probe(image), folded.probe(image)
     if not wanted.isfinite().all():
         raise EdgesegError(
             f"{student.name} answers with NaN or infinity; its weights are damaged: train or load it again"
         )
     error = float((got - wanted).square().mean().sqrt() / wanted.square().mean().sqrt().clamp_min(1e-12))
-    if not error <= 1e-3:  # folding only re-associates float32 products; a wrong pair is off by orders of magnitude
-        raise RuntimeError(f"folding BatchNorm changed {student.name}: relative RMS {error:.3g} > 1e-3")
+    return error <= 1e-3  # folding only re-associates float32 products; a wrong pair is off by orders of magnitude
