@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,8 +50,9 @@ def export_model(
     out = Path(out)
     if out.exists() and not (out.is_dir() and ((out / MANIFEST).exists() or not any(out.iterdir()))):
         raise EdgesegError(f"{out} holds something that is no artifact and would be replaced; export to another folder")
+    parts = networks(student, size, bake)
     with aside_folder(out) as part:
-        manifest = write(student, target, size, bake, part, source or Source(None, None))
+        manifest = write(parts, target, part, source or Source(None, None))
         schema.write(part / MANIFEST, manifest)
         verify_with(Artifact(part, manifest), student, data, progress=progress)
         carry_over(out, part)
@@ -66,25 +67,32 @@ def carry_over(old: Path, new: Path) -> None:
         shutil.copytree(old / "records", new / "records")
 
 
-def write(
-    student: Student, target: Target, size: tuple[int, int], bake: Iterable[str], folder: Path, source: Source
-) -> Manifest:
-    """Write the network or networks of a student into `folder`; the manifest, still without its ledger."""
+def networks(student: Student, size: tuple[int, int], bake: Iterable[str]) -> tuple[Network, ...]:
+    """The graphs a student is exported as: one, or an encoder and a decoder.
+
+    Raises:
+        EdgesegError: a size that does not line up, or something that cannot be baked in.
+    """
     if isinstance(student, Promptable):
         encoder = DeployedEncoder(student, size, bake)
-        decoder = DeployedDecoder(encoder)
-        files = _write_into(target, encoder, folder, "encoder")
-        answers = _write_into(target, decoder, folder, "decoder")
-        manifest = describe(
-            student, target, encoder.input_spec(), decoder.output_spec(), source, folder, files + answers
-        )
-        return replace(manifest, decoder=decoder.decoder_spec(answers[0]))
+        return encoder, DeployedDecoder(encoder)
     if not isinstance(student, Semantic):
         raise EdgesegError(f"{student.name} is neither semantic nor promptable; derive it from one of the two")
-    deployed = Deployed(student, size, bake)
-    files = target.write(deployed, folder)
-    manifest = describe(student, target, deployed.input_spec(), deployed.output_spec(), source, folder, files)
-    return replace(manifest, op_tiers={"label_map": "graph"} if "labels" in deployed.bake else {})
+    return (Deployed(student, size, bake),)
+
+
+def write(parts: Sequence[Network], target: Target, folder: Path, source: Source) -> Manifest:
+    """Write the networks of a student into `folder`; the manifest, still without its ledger."""
+    first, last = parts[0], parts[-1]
+    if isinstance(first, DeployedEncoder) and isinstance(last, DeployedDecoder):
+        files = _write_into(target, first, folder, "encoder")
+        answers = _write_into(target, last, folder, "decoder")
+        manifest = describe(first, target, first.input_spec(), last.output_spec(), source, folder, files + answers)
+        return replace(manifest, decoder=last.decoder_spec(answers[0]))
+    assert isinstance(first, Deployed)
+    files = target.write(first, folder)
+    manifest = describe(first, target, first.input_spec(), first.output_spec(), source, folder, files)
+    return replace(manifest, op_tiers={"label_map": "graph"} if "labels" in first.bake else {})
 
 
 def _write_into(target: Target, network: Network, folder: Path, name: str) -> list[str]:
@@ -93,7 +101,7 @@ def _write_into(target: Target, network: Network, folder: Path, name: str) -> li
 
 
 def describe(
-    student: Student,
+    network: Network,
     target: Target,
     given: InputSpec,
     made: OutputSpec,
@@ -102,6 +110,7 @@ def describe(
     files: list[str],
 ) -> Manifest:
     """What is known of a fresh export from its files."""
+    student = network.student
     return Manifest(
         schema=SCHEMA,
         created=now(),

@@ -20,11 +20,13 @@ PUBLIC = [
     "bench",
     "create",
     "export_model",
+    "from_pretrained",
     "fuse",
     "load",
     "load_data",
     "load_official",
     "models",
+    "push_to_hub",
     "save",
     "verify",
 ]

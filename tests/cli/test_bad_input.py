@@ -105,8 +105,8 @@ TRAIN = ("train", "ddrnet23_slim", "--data", TINY, "--out")
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("train", "ddrnet_slim", "--data", TINY, "--out", "x"), "did you mean ddrnet23_slim"),
-        (("info", "drnet23"), "did you mean ddrnet23_slim"),
+        (("train", "ddrnet_slim", "--data", TINY, "--out", "x"), "did you mean ddrnet23"),
+        (("info", "drnet23"), "did you mean ddrnet23"),
         (("trian", "x"), "Did you mean"),
         ((*TRAIN, "x", "--size", "65x96"), "pad to 72x96"),
         ((*TRAIN, "x", "--size", "64"), "HEIGHTxWIDTH"),
