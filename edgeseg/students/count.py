@@ -41,7 +41,12 @@ def card(name: str, classes: int, size: tuple[int, int]) -> dict[str, Any]:
         "licence": student.licence,
         "paper": student.paper,
         "claims": [
-            {**dataclasses.asdict(claim), "differs": _differs(claim.params, params) or _differs(claim.macs, work)}
+            {
+                **dataclasses.asdict(claim),
+                "differs": (_differs(claim.params, params) or _differs(claim.macs, work))
+                if claim.classes in (None, student.classes)
+                else None,
+            }
             for claim in student.claims
         ],
     }

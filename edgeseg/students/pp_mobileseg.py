@@ -397,7 +397,7 @@ def pp_mobileseg_base(classes: int, upsample: Literal["exact", "vim"] = "exact")
     """PP-MobileSeg-Base, 5.9 M parameters."""
     student = PPMobileSeg(classes, BASE, upsample)
     student.claims = (
-        Claim("parameters, 150 classes", "5.62 M", "PaddleSeg README", params=5_620_000),
+        Claim("parameters, 150 classes", "5.62 M", "PaddleSeg README", params=5_620_000, classes=150),
         Claim("ADE20K val mIoU", "41.57", "PaddleSeg README"),
         Claim("Snapdragon 855, Paddle Lite, 1 thread, 512x512, with VIM and argmax", "265.5 ms", "PaddleSeg README"),
     )
@@ -410,7 +410,11 @@ def pp_mobileseg_tiny(classes: int, upsample: Literal["exact", "vim"] = "exact")
     student = PPMobileSeg(classes, TINY, upsample)
     student.claims = (
         Claim(
-            "parameters, 150 classes", "1.61 M in one table, 1.44 M in the next", "PaddleSeg README", params=1_610_000
+            "parameters, 150 classes",
+            "1.61 M in one table, 1.44 M in the next",
+            "PaddleSeg README",
+            params=1_610_000,
+            classes=150,
         ),
         Claim("ADE20K val mIoU", "36.39", "PaddleSeg README"),
         Claim("Snapdragon 855, Paddle Lite, 1 thread, 512x512, with VIM and argmax", "215.3 ms", "PaddleSeg README"),

@@ -26,6 +26,7 @@ class Claim:
     """A published number: not measured by edgeseg, and said so wherever it is shown.
 
     params, macs: the same as a number, where `what` is a count that edgeseg makes too and can be held against it.
+    classes:      for how many classes that count is; null where it does not matter.
     """
 
     what: str
@@ -33,6 +34,7 @@ class Claim:
     source: str
     params: int | None = None
     macs: int | None = None
+    classes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ def test_a_claim_that_is_not_what_was_counted_says_so() -> None:
     claims = {claim["what"]: claim["differs"] for claim in card("pp_mobileseg_base", 150, (512, 512))["claims"]}
     assert claims["parameters, 150 classes"] == "+5.8 %"
     assert claims["ADE20K val mIoU"] is None
+    other = {claim["what"]: claim["differs"] for claim in card("pp_mobileseg_base", 19, (512, 512))["claims"]}
+    assert other["parameters, 150 classes"] is None  # of another network than the one that was counted
 
 
 def test_a_size_that_does_not_fit_is_one_clear_line() -> None:
