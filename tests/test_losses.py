@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgeseg.errors import EdgesegError
-from edgeseg.losses import CrossEntropy, CrossEntropyLovasz, Loss, Ohem, lovasz_softmax
+from edgeseg.losses import CrossEntropy, CrossEntropyLovasz, Loss, MaskLoss, Ohem, lovasz_softmax
 from edgeseg.metrics import VOID
 
 K, SHAPE = 4, (2, 5, 6)
@@ -139,3 +140,90 @@ def test_a_batch_that_is_all_void_is_zero(logits: Tensor, loss: Loss, weight: Te
     assert float(value.detach()) == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+def logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def mask_answer(loss: MaskLoss, scores: list[list[float]], guesses: list[float], truth: list[float]) -> float:
+    """One prompt's part of `MaskLoss`, pixel by pixel from the definitions."""
+    each, wrong = [], []
+    for row, guess in zip(scores, guesses, strict=True):
+        p = [logistic(x) for x in row]
+        focal = sum(
+            -(loss.alpha * (1 - q) ** loss.gamma * math.log(q))
+            if t
+            else -((1 - loss.alpha) * q**loss.gamma * math.log(1 - q))
+            for q, t in zip(p, truth, strict=True)
+        )
+        dice = 1 - (2 * sum(q * t for q, t in zip(p, truth, strict=True)) + 1) / (sum(p) + sum(truth) + 1)
+        each.append(loss.focal * focal / len(row) + loss.dice * dice)
+        cut = [x > 0 for x in row]
+        both = sum(c and t > 0 for c, t in zip(cut, truth, strict=True))
+        either = sum(c or t > 0 for c, t in zip(cut, truth, strict=True))
+        wrong.append((guess - both / either) ** 2)
+    return min(each) + loss.quality * sum(wrong) / len(wrong)
+
+
+@pytest.fixture
+def asked() -> tuple[Tensor, Tensor, Tensor]:
+    """Logits `[3, 2, 4, 5]`, qualities `[3, 2]` and objects `[3, 4, 5]` in float64; the last prompt has no object."""
+    dice = torch.Generator().manual_seed(2)
+    masks = 2 * torch.randn(3, 2, 4, 5, dtype=torch.float64, generator=dice)
+    quality = torch.rand(3, 2, dtype=torch.float64, generator=dice)
+    truth = (torch.rand(3, 4, 5, dtype=torch.float64, generator=dice) < 0.4).double()
+    truth[2] = 0
+    return masks, quality, truth
+
+
+MASK_LOSSES = [MaskLoss(), MaskLoss(focal=1.0, dice=3.0, quality=0.5, alpha=0.6, gamma=1.5)]
+
+
+@pytest.mark.parametrize("loss", MASK_LOSSES, ids=str)
+def test_mask_loss(asked: tuple[Tensor, Tensor, Tensor], loss: MaskLoss) -> None:
+    rows = [(each.flatten(-2).tolist(), q.tolist(), t.flatten().tolist()) for each, q, t in zip(*asked, strict=True)]
+    wanted = sum(mask_answer(loss, *row) for row in rows[:2]) / 2
+    assert float(loss(*asked)) == pytest.approx(wanted, rel=1e-7)  # the IoU that quality is held to is float32
+    unjudged = dataclasses.replace(loss, quality=0.0)
+    wanted = sum(mask_answer(unjudged, *row) for row in rows[:2]) / 2
+    assert float(unjudged(*asked)) == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", MASK_LOSSES, ids=str)
+def test_mask_loss_gradients(asked: tuple[Tensor, Tensor, Tensor], loss: MaskLoss) -> None:
+    masks, quality, truth = asked  # the step is far below the gap between the masks' losses and between logits and 0
+    given = masks.requires_grad_(), quality.requires_grad_()
+    assert torch.autograd.gradcheck(lambda m, q: loss(m, q, truth), given, eps=1e-7, atol=1e-6)
+
+
+def test_only_the_best_mask_learns(asked: tuple[Tensor, Tensor, Tensor]) -> None:
+    masks, quality, truth = asked
+    masks[0, 1] = 6 * truth[0] - 3  # nearly right
+    masks[1, 0] = 6 * truth[1] - 3
+    torch.autograd.backward(MaskLoss()(masks.requires_grad_(), quality.requires_grad_(), truth))
+    assert masks.grad is not None
+    assert quality.grad is not None
+    learns = masks.grad.flatten(2).abs().sum(2) > 0
+    assert learns.tolist() == [[False, True], [True, False], [False, False]]
+    assert (quality.grad != 0).tolist() == [[True, True], [True, True], [False, False]]
+
+
+def test_quality_is_held_to_the_iou() -> None:
+    truth = torch.zeros(1, 4, 5, dtype=torch.float64)
+    truth[0, :2] = 1  # 10 pixels
+    masks = torch.full((1, 2, 4, 5), -4.0, dtype=torch.float64)
+    masks[0, 0, 1:3] = 4.0  # 5 of them and 5 others: 1/3; the second mask is empty: 0
+    right = torch.tensor([[1 / 3, 0.0]], dtype=torch.float64)
+    alone = MaskLoss(focal=0.0, dice=0.0)
+    assert float(alone(masks, right, truth)) == pytest.approx(0, abs=1e-15)
+    assert float(alone(masks, right + torch.tensor([[0.5, 0.1]]), truth)) == pytest.approx((0.25 + 0.01) / 2, rel=1e-6)
+
+
+def test_prompts_without_an_object_are_zero(asked: tuple[Tensor, Tensor, Tensor]) -> None:
+    masks, quality, truth = asked
+    value = MaskLoss()(masks.requires_grad_(), quality, torch.zeros_like(truth))
+    torch.autograd.backward(value)
+    assert float(value.detach()) == 0
+    assert masks.grad is not None
+    assert not masks.grad.any()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -212,6 +214,10 @@ def as_tuple(made: Any) -> tuple[Tensor, ...]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in families() if isinstance(build(name), Semantic)])
 def test_exports_with_free_height_and_width(name: str) -> None:
+    fresh(f"free_size({name!r})")
+
+
+def free_size(name: str) -> None:
     student = settled(name)
     fewest = 16 * student.feature_info[-1].stride // 64  # below, a pooled map is one pixel: another graph
     height, width = Dim("height", min=fewest + 1, max=64), Dim("width", min=fewest + 1, max=64)
@@ -227,12 +233,24 @@ def test_exports_with_free_height_and_width(name: str) -> None:
 @pytest.mark.parametrize("target", [OnnxRuntime, OpenVino])
 @pytest.mark.parametrize("name", families())
 def test_every_family_passes_its_ledger(name: str, target: type[Target], tmp_path: Path) -> None:
+    fresh(f"prove({name!r}, {target.__name__!r}, {str(tmp_path / 'out')!r})")
+
+
+def prove(name: str, target: str, out: str) -> None:
     student = settled(name)
-    artifact = es.export_model(student, target(), tmp_path / "out", sizes(student)[0])
+    artifact = es.export_model(student, getattr(es, target)(), out, sizes(student)[0])
     ledger = artifact.manifest.ledger
     assert ledger is not None
     assert [hop.reasons for hop in ledger.hops] == [[], [], []]
-    assert isinstance(es.load(tmp_path / "out"), Artifact)
+    assert isinstance(es.load(out), Artifact)
+
+
+def fresh(call: str) -> None:
+    """Run a function of this file in a process of its own: exporters and runtimes leave much behind in one."""
+    code = f"import torch; torch.set_num_threads(1); from tests.students.test_registry import *; {call}"
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_training_heads_are_no_part_of_a_run(student: Student, tmp_path: Path) -> None:
