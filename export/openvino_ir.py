@@ -12,7 +12,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export.deployed import Network
 from edgeseg.export.onnx_file import to_onnx
 from edgeseg.export.target import Target, register
-from edgeseg.runtimes.openvino_model import openvino
+from edgeseg.runtimes.openvino_model import core, openvino
 
 
 @register()
@@ -27,7 +27,7 @@ class OpenVino(Target):
         """`model.xml` and `model.bin`, by way of ONNX."""
         ov = openvino()
         onnx_model = to_onnx(network, opset=20)
-        model = ov.Core().read_model(onnx_model.SerializeToString())
+        model = core().read_model(onnx_model.SerializeToString())
         for entry in onnx_model.metadata_props:
             for key, value in json.loads(entry.value).items():
                 model.set_rt_info(value if isinstance(value, str) else json.dumps(value), [entry.key, key])

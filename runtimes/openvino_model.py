@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,7 +38,7 @@ class OpenVinoGraph:
             "NUM_STREAMS": 1,
         }
         try:
-            self._model = openvino().Core().compile_model(file, "CPU", options)
+            self._model = core().compile_model(file, "CPU", options)
         except RuntimeError as error:
             why = str(error).strip().splitlines()[-1]
             raise EdgesegError(f"OpenVINO {version()} cannot open {file}: {why}; export again") from error
@@ -71,7 +72,7 @@ class OpenVinoGraph:
 
     def close(self) -> None:
         """Let go of the model."""
-        del self._request, self._model
+        del self._outputs, self._request, self._model  # an output holds on to its model
 
 
 READ_BACK = (
@@ -103,6 +104,17 @@ def openvino() -> ModuleType:
     if "openvino" not in sys.modules:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # importing it now fails, as if not installed
     return need("openvino")
+
+
+@cache
+def core() -> Any:
+    """The one `Core` of this process.
+
+    Each loads the CPU plugin, which gives the thread a signal stack of its own and puts the one before back when it goes.
+    Two that do not go in the reverse order of their coming leave a stack that is no longer there, and the next signal
+    with a handler (a worker of a DataLoader that ends is enough) kills the process. Seen with 2026.4.1.
+    """
+    return openvino().Core()
 
 
 def version() -> str:

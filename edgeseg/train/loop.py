@@ -113,6 +113,7 @@ class Trainer:
             workers=self.recipe.workers,
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
+            mixing=TASKS[self.data.task].mixing(self.recipe),
         )
         self._build()
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeseg.data.base import Image, Labels, Split
+from edgeseg.data.loader import Mixing
+from edgeseg.data.paste import Paste
 from edgeseg.metrics import VOID, PromptScore
 from edgeseg.pictures import overlay
 from edgeseg.prompt_metrics import measure_prompts
@@ -18,6 +20,7 @@ from edgeseg.prompts import box_of, first_click, next_click, objects_of, targets
 from edgeseg.segment import StudentSegmenter
 from edgeseg.students import Promptable, Student
 from edgeseg.students.promptable import BOTTOM_RIGHT, PADDING, POSITIVE, TOP_LEFT
+from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
 
 MARK = 3
@@ -28,6 +31,11 @@ class PromptTask(Task):
     """Instance ids as labels; judged by the mean IoU of the objects after one click."""
 
     method = "training_masks"
+
+    @classmethod
+    def mixing(cls, recipe: Recipe) -> Mixing | None:
+        """Objects of one image pasted into another."""
+        return Paste(recipe.prompts.paste) if recipe.prompts.paste else None
 
     def loss(self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """The mean over the rounds; each round is held to the same objects."""

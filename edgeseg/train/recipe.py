@@ -75,6 +75,7 @@ class Prompts:
     rounds:     how often an object is asked for in a step: first by a click or a box, then by clicks where the mask is wrong.
     box:        share of the objects that are first asked for by a box, its corners a little off.
     merge:      share of the objects that are joined with one they touch, so that a click on the shirt can mean the person.
+    paste:      share of the images that get objects of another image of the batch pasted in.
     min_pixels: smaller objects are left out, here and when the result is judged.
     clicks:     clicks per object when the result is judged during training.
     """
@@ -84,6 +85,7 @@ class Prompts:
     rounds: int = 3
     box: float = 0.3
     merge: float = 0.2
+    paste: float = 0.5
     min_pixels: int = 100
     clicks: int = 5
     loss: MaskLoss = field(default_factory=MaskLoss)
@@ -92,7 +94,7 @@ class Prompts:
         for name in ("objects", "rounds", "min_pixels", "clicks"):
             if getattr(self, name) < 1:
                 raise EdgesegError(f"recipe: prompts.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("box", "merge"):
+        for name in ("box", "merge", "paste"):
             if not 0 <= getattr(self, name) <= 1:
                 raise EdgesegError(f"recipe: prompts.{name} is a share within 0..1, got {getattr(self, name)}")
 

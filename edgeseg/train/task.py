@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from edgeseg.data.base import Data, Image, Labels, Split
+from edgeseg.data.loader import Mixing
 from edgeseg.registry import Registry
 from edgeseg.students import Student
 from edgeseg.train.recipe import Recipe
@@ -24,6 +25,11 @@ class Task(ABC):
 
     def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
         self.data, self.recipe, self.fabric = data, recipe, fabric
+
+    @classmethod
+    def mixing(cls, recipe: Recipe) -> Mixing | None:
+        """How the images of a batch are mixed with each other, if they are."""
+        return None
 
     @abstractmethod
     def loss(self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int) -> Tensor:

@@ -174,9 +174,9 @@ def embedded(artifact: Artifact) -> dict[str, Any]:
         props = {entry.key: entry.value for entry in onnx.load(artifact.model_file).metadata_props}
         card: dict[str, Any] = json.loads(props["edgeseg"])
         return card
-    from edgeseg.runtimes.openvino_model import openvino
+    from edgeseg.runtimes.openvino_model import core
 
-    info = openvino().Core().read_model(artifact.model_file).get_rt_info()["edgeseg"]
+    info = core().read_model(artifact.model_file).get_rt_info()["edgeseg"]
     values = {key: str(getattr(value, "value", value)) for key, value in info.items()}
     return {key: json.loads(value) if value.startswith("[") else value for key, value in values.items()}
 

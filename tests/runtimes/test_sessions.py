@@ -238,5 +238,23 @@ def test_openvino_does_not_phone_home() -> None:
     assert _python(script) == "openvino.tools.ovc.telemetry_stub"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks of glibc")
+def test_a_signal_after_openvino_closed_is_survived(tmp_path: Path) -> None:
+    artifact(tmp_path, "openvino")
+    script = f"""
+import gc, signal, subprocess
+from edgeseg.artifact import Artifact
+from edgeseg.runtimes import open_artifact
+signal.signal(signal.SIGCHLD, lambda number, frame: None)
+opened = [open_artifact(Artifact.open({str(tmp_path)!r}), 1) for _ in range(2)]
+for session in opened:  # the first one goes first
+    session.close()
+gc.collect()
+subprocess.run(["true"], check=True)
+print("alive")
+"""
+    assert _python(script) == "alive"
+
+
 def _python(script: str) -> str:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
