@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -75,6 +76,7 @@ class Encoded(nn.Module):
 
     def __init__(self, encoder: str, classes: int) -> None:
         super().__init__()
+        mend_torchvision()
         timm = need("timm")
         if encoder not in timm.list_models():
             raise EdgesegError(f"timm {timm.__version__} has no encoder {encoder!r}; timm.list_models() names them")
@@ -98,6 +100,32 @@ class Encoded(nn.Module):
         return self.classifier(x)
 
 
+@cache
+def mend_torchvision() -> None:
+    """Make an installed torchvision importable; timm and transformers import it.
+
+    PyPI's for Linux is built for CUDA and does not import beside a CPU torch: it registers fakes of two operators that its
+    own library then fails to bring. With their schemas declared first it does import; the operators themselves stay
+    missing, which no segmentation network has use for.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        return
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        print("note: torchvision is built for another torch: its own operators are missing", file=sys.stderr)
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT.append(library)
+
+
+_KEPT: list[torch.library.Library] = []
+"""Schemas end with the library that declared them."""
+
+
 def from_timm(encoder: str, classes: int) -> nn.Module:
     """A timm encoder with the light head, untrained."""
     return Encoded(encoder, classes)
@@ -105,6 +133,7 @@ def from_timm(encoder: str, classes: int) -> nn.Module:
 
 def from_transformers(source: str, classes: int) -> nn.Module:
     """The semantic segmentation network that a configuration (a folder, or a name on the Hub) describes, untrained."""
+    mend_torchvision()
     transformers = need("transformers")
     try:
         config = transformers.AutoConfig.from_pretrained(source, num_labels=classes)
