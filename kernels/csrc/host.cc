@@ -26,7 +26,7 @@ struct Each {
 };
 
 template <class F>
-void by_type(int type, const F& f) {
+void by_type(long type, const F& f) {
   if (type == 1) f(edgeseg::half{});
   else if (type == 2) f(edgeseg::bfloat{});
   else f(float{});
@@ -34,32 +34,31 @@ void by_type(int type, const F& f) {
 
 }  // namespace
 
-extern "C" {
+#define EXPORT extern "C" __attribute__((visibility("default")))
 
-void edgeseg_label_map(int type, const void* logits, uint8_t* labels, long batch, long classes, long h, long w, long H, long W, int align, long threads) {
+
+EXPORT void edgeseg_label_map(long type, const void* logits, uint8_t* labels, long batch, long classes, long h, long w, long H, long W, long align, long threads) {
   by_type(type, [&](auto of) {
     using T = decltype(of);
     edgeseg::label_map(static_cast<const T*>(logits), labels, batch, classes, h, w, H, W, align != 0, Each{threads});
   });
 }
 
-void edgeseg_wkv(int type, const float* decay, const float* bonus, const void* key, const void* value, void* out, long batch, long tokens, long channels, int causal, long threads) {
+EXPORT void edgeseg_wkv(long type, const float* decay, const float* bonus, const void* key, const void* value, void* out, long batch, long tokens, long channels, long causal, long threads) {
   by_type(type, [&](auto of) {
     using T = decltype(of);
     edgeseg::wkv(decay, bonus, static_cast<const T*>(key), static_cast<const T*>(value), static_cast<T*>(out), batch, tokens, channels, causal != 0, Each{threads});
   });
 }
 
-void edgeseg_wkv_grad(const float* decay, const float* bonus, const float* key, const float* value, const float* out, const float* grad, float* gw, float* gu, float* gk, float* gv, long batch, long tokens, long channels, int causal, long threads) {
+EXPORT void edgeseg_wkv_grad(const float* decay, const float* bonus, const float* key, const float* value, const float* out, const float* grad, float* gw, float* gu, float* gk, float* gv, long batch, long tokens, long channels, long causal, long threads) {
   edgeseg::wkv_grad(decay, bonus, key, value, out, grad, gw, gu, gk, gv, batch, tokens, channels, causal != 0, Each{threads});
 }
 
-void edgeseg_selective_scan(const float* u, const float* delta, const float* A, const float* B, const float* C, const float* skip, float* y, long batch, long tokens, long channels, long states, long threads) {
+EXPORT void edgeseg_selective_scan(const float* u, const float* delta, const float* A, const float* B, const float* C, const float* skip, float* y, long batch, long tokens, long channels, long states, long threads) {
   edgeseg::selective_scan({u, delta, A, B, C, skip, batch, tokens, channels, states}, y, Each{threads});
 }
 
-void edgeseg_selective_scan_grad(const float* u, const float* delta, const float* A, const float* B, const float* C, const float* skip, const float* grad, float* gu, float* gdelta, float* gA, float* gB, float* gC, float* gskip, long batch, long tokens, long channels, long states, long threads) {
+EXPORT void edgeseg_selective_scan_grad(const float* u, const float* delta, const float* A, const float* B, const float* C, const float* skip, const float* grad, float* gu, float* gdelta, float* gA, float* gB, float* gC, float* gskip, long batch, long tokens, long channels, long states, long threads) {
   edgeseg::selective_scan_grad({u, delta, A, B, C, skip, batch, tokens, channels, states}, grad, {gu, gdelta, gA, gB, gC, gskip}, threads, Each{threads});
-}
-
 }

@@ -25,7 +25,8 @@ inline Vec load(const float* from) {
 }
 inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
 inline Vec choose(Int where, Vec yes, Vec no) { return where ? yes : no; }
-inline Vec max(Vec a, Vec b) { return a > b ? a : b; }  // b where a is NaN
+inline Vec max(Vec a, Vec b) { return a > b ? a : b; }  // b where one is NaN
+inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
 
 struct half {  // IEEE float16, as bits
   uint16_t bits;
@@ -81,20 +82,28 @@ inline void store_as(T* to, Vec v, long count) {
   std::memcpy(to, &bits, (count < LANES ? count : LANES) * sizeof(T));
 }
 
-// 2^x to 2e-7, for x from -126 to 127; smaller is 0 or 2^-126, NaN stays NaN.
+// Where it is known that there are LANES of them, the compiler leaves out the question.
+template <bool FULL, class T>
+inline Vec load_as(const T* from, long count) {
+  return load_as(from, FULL ? LANES : count);
+}
+template <bool FULL, class T>
+inline void store_as(T* to, Vec v, long count) {
+  store_as(to, v, FULL ? LANES : count);
+}
+
+// 2^x to 2e-7, for x from -126 to 127, and that of the nearer end beyond; NaN stays NaN.
 inline Vec exp2(Vec x) {
-  const Vec in = x < -126.0f ? fill(-126.0f) : x;
-  const Vec top = in > 127.0f ? fill(127.0f) : in;
-  const Vec shifted = top + 12582912.0f;  // 1.5 * 2^23: the integer is then in the low bits
-  const Vec f = top - (shifted - 12582912.0f);
+  const Vec in = min(fill(127.0f), max(fill(-126.0f), x));
+  const Vec shifted = in + 12582912.0f;  // 1.5 * 2^23: the integer is then in the low bits
+  const Vec f = in - (shifted - 12582912.0f);
   Vec p = fill(1.3264707522e-3f);  // least largest relative error of degree 5 on -1/2..1/2: 9e-8
   p = p * f + 9.6715074033e-3f;
   p = p * f + 5.5507335812e-2f;
   p = p * f + 2.4022242427e-1f;
   p = p * f + 6.9314700365e-1f;
   p = p * f + 1.0f;
-  const Vec made = (Vec)((Int)p + ((Int)shifted << 23));
-  return x < -126.0f ? Vec{} : made;
+  return (Vec)((Int)p + ((Int)shifted << 23));
 }
 
 // 2^x for whole numbers x; smaller than 2^-126 is 0.

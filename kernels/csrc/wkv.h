@@ -20,11 +20,14 @@
 namespace edgeseg {
 
 constexpr long BLOCK = 64;           // tokens whose backward states fit the first cache
-constexpr int WIDE = 2;              // vectors of channels that are worked on together: one's additions hide the other's
+constexpr int WIDE = 4;              // vectors of channels that are worked on together: one's additions hide the others'
 constexpr float LOG2E = 1.44269504f;
 constexpr float STEEPEST = 83.0f;    // decay per token beyond which the next but one is nothing, or all there is
 constexpr float ROOM = 58.0f;        // bits that a state may grow or shrink between two frames
 constexpr float NOTHING = -1e9f;     // frame of an empty state
+
+// A loop that must be unrolled, or what is indexed by it lives in memory instead of registers.
+#define EVERY(g, count) _Pragma("GCC unroll 4") for (int g = 0; g < (count); ++g)
 
 struct State {
   Vec n, d, frame;
@@ -88,10 +91,10 @@ inline State kept(const T* rows, long stride, long count) {
 }
 
 // A frame for tokens `from` to `until`: the largest key, in bits.
-template <class T>
+template <bool FULL, class T>
 inline Vec frame_of(const T* key, long stride, long from, long until, long count) {
   Vec most = fill(NOTHING);
-  for (long t = from; t < until; ++t) most = max(load_as(key + t * stride, count), most);
+  for (long t = from; t < until; ++t) most = max(load_as<FULL>(key + t * stride, count), most);
   return whole(most * LOG2E);
 }
 
@@ -99,13 +102,14 @@ struct Frames {  // of some tokens' keys, and of what is right of them
   Vec keys, right;
 };
 
-template <int COUNT, class T>
+// COUNT vectors of channels, all of them FULL or the last one not.
+template <int COUNT, bool FULL, class T>
 void wkv_channels(const float* decay, const float* bonus, const T* key, const T* value, T* out, long tokens, long stride, long channels, bool causal) {
   Vec E[BLOCK][COUNT], X[BLOCK][COUNT], N[BLOCK][COUNT], D[BLOCK][COUNT];
   Frames frames[BLOCK][COUNT];
   Rates rates[COUNT];
   long step = BLOCK, counts[COUNT];
-  for (int g = 0; g < COUNT; ++g) {
+  EVERY(g, COUNT) {
     counts[g] = channels - g * LANES;
     rates[g].set(decay + g * LANES, bonus + g * LANES, std::min(counts[g], LANES));
     step = std::min(step, rates[g].step);
@@ -117,13 +121,13 @@ void wkv_channels(const float* decay, const float* bonus, const T* key, const T*
   for (long b = blocks - 1; b > 0 && !causal; --b) {
     for (long until = std::min(tokens, (b + 1) * BLOCK); until > b * BLOCK; until -= step) {
       const long from = std::max(b * BLOCK, until - step);
-      for (int g = 0; g < COUNT; ++g) {
+      EVERY(g, COUNT) {
         const T *k = key + g * LANES, *v = value + g * LANES;
         State s = right[g];
-        s.into(max(s.frame, frame_of(k, stride, from, until, counts[g])));
+        s.into(max(s.frame, frame_of<FULL>(k, stride, from, until, counts[g])));
         for (long t = until - 1; t >= from; --t) {
-          const Vec e = exp2(load_as(k + t * stride, counts[g]) * LOG2E - s.frame);
-          s.n = rates[g].next(s.n, e * load_as(v + t * stride, counts[g]));
+          const Vec e = exp2(load_as<FULL>(k + t * stride, counts[g]) * LOG2E - s.frame);
+          s.n = rates[g].next(s.n, e * load_as<FULL>(v + t * stride, counts[g]));
           s.d = rates[g].next(s.d, e);
         }
         s.normalise();
@@ -135,27 +139,27 @@ void wkv_channels(const float* decay, const float* bonus, const T* key, const T*
 
   for (long b = 0; b < blocks; ++b) {
     const long start = b * BLOCK, end = std::min(tokens, start + BLOCK);
-    for (int g = 0; g < COUNT; ++g) {
+    EVERY(g, COUNT) {
       right[g] = causal || b == blocks - 1 ? State::empty() : kept(out + start * stride + g * LANES, stride, counts[g]);
     }
     for (long until = end; until > start; until -= step) {  // from the right, every state kept
       const long from = std::max(start, until - step);
       Vec n[COUNT], d[COUNT], frame[COUNT], by[COUNT];
-      for (int g = 0; g < COUNT; ++g) {
-        frame[g] = frames[from - start][g].keys = frame_of(key + g * LANES, stride, from, until, counts[g]);
+      EVERY(g, COUNT) {
+        frame[g] = frames[from - start][g].keys = frame_of<FULL>(key + g * LANES, stride, from, until, counts[g]);
         right[g].into(max(right[g].frame, frame[g]));
         n[g] = right[g].n, d[g] = right[g].d, by[g] = power(frame[g] - right[g].frame);
         frames[from - start][g].right = right[g].frame;
       }
       for (long t = until - 1; t >= from; --t) {
-        for (int g = 0; g < COUNT; ++g) {
-          const Vec e = exp2(load_as(key + t * stride + g * LANES, counts[g]) * LOG2E - frame[g]);
-          const Vec x = e * load_as(value + t * stride + g * LANES, counts[g]);
+        EVERY(g, COUNT) {
+          const Vec e = exp2(load_as<FULL>(key + t * stride + g * LANES, counts[g]) * LOG2E - frame[g]);
+          const Vec x = e * load_as<FULL>(value + t * stride + g * LANES, counts[g]);
           E[t - start][g] = e, X[t - start][g] = x, N[t - start][g] = n[g], D[t - start][g] = d[g];
           if (!causal) n[g] = rates[g].next(n[g], x * by[g]), d[g] = rates[g].next(d[g], e * by[g]);
         }
       }
-      for (int g = 0; g < COUNT; ++g) {
+      EVERY(g, COUNT) {
         right[g].n = n[g], right[g].d = d[g];
         if (!causal) right[g].normalise();
       }
@@ -163,7 +167,7 @@ void wkv_channels(const float* decay, const float* bonus, const T* key, const T*
     for (long span = (end - start - 1) / step; span >= 0; --span) {  // from the left, over the same spans
       const long from = std::max(start, end - (span + 1) * step), until = end - span * step;
       Vec n[COUNT], d[COUNT], by[COUNT], own[COUNT], behind[COUNT], ahead[COUNT];
-      for (int g = 0; g < COUNT; ++g) {
+      EVERY(g, COUNT) {
         const Frames& at = frames[from - start][g];
         left[g].into(max(left[g].frame, at.keys));
         n[g] = left[g].n, d[g] = left[g].d, by[g] = power(at.keys - left[g].frame);
@@ -171,11 +175,11 @@ void wkv_channels(const float* decay, const float* bonus, const T* key, const T*
         behind[g] = power(left[g].frame - all), ahead[g] = power(at.right - all), own[g] = rates[g].own * power(at.keys - all);
       }
       for (long t = from; t < until; ++t) {
-        for (int g = 0; g < COUNT; ++g) {
+        EVERY(g, COUNT) {
           const Vec e = E[t - start][g], x = X[t - start][g];
           const Vec num = n[g] * behind[g] + (N[t - start][g] * ahead[g] + own[g] * x);
           const Vec den = d[g] * behind[g] + (D[t - start][g] * ahead[g] + own[g] * e);
-          store_as(out + t * stride + g * LANES, num / den, counts[g]);
+          store_as<FULL>(out + t * stride + g * LANES, num / den, counts[g]);
           n[g] = rates[g].next(n[g], x * by[g]), d[g] = rates[g].next(d[g], e * by[g]);
         }
       }
@@ -189,9 +193,15 @@ template <class T, class Each>
 void wkv(const float* decay, const float* bonus, const T* key, const T* value, T* out, long batch, long tokens, long channels, bool causal, const Each& each) {
   const long group = WIDE * LANES, groups = (channels + group - 1) / group;
   each(batch * groups, [&](long item) {
-    const long c = item % groups * group, at = item / groups * tokens * channels + c, rest = channels - c;
-    if (rest > LANES) wkv_channels<WIDE>(decay + c, bonus + c, key + at, value + at, out + at, tokens, channels, rest, causal);
-    else wkv_channels<1>(decay + c, bonus + c, key + at, value + at, out + at, tokens, channels, rest, causal);
+    const long first = item % groups * group, start = item / groups * tokens * channels;
+    if (first + group <= channels) {
+      const long at = start + first;
+      wkv_channels<WIDE, true>(decay + first, bonus + first, key + at, value + at, out + at, tokens, channels, group, causal);
+      return;
+    }
+    for (long c = first; c < channels; c += LANES) {
+      wkv_channels<1, false>(decay + c, bonus + c, key + start + c, value + start + c, out + start + c, tokens, channels, channels - c, causal);
+    }
   });
 }
 

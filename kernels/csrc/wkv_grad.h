@@ -71,7 +71,7 @@ inline Told weigh(const Rates& rates, const Channel& c, const std::vector<Span>&
   Told told{std::vector<Vec>(c.tokens), std::vector<Vec>(c.tokens), std::vector<Vec>(parts.size())};
   Slopes s;
   for (long i = parts.size() - 1; i >= 0; --i) {
-    right[i] = s, keys[i] = frame_of(c.key, c.stride, parts[i].from, parts[i].until, c.count);
+    right[i] = s, keys[i] = frame_of<false>(c.key, c.stride, parts[i].from, parts[i].until, c.count);
     if (causal) continue;
     s.into(max(s.frame, keys[i]));
     for (long t = parts[i].until - 1; t >= parts[i].from; --t) {

@@ -1,0 +1,86 @@
+"""wkv in plain PyTorch: for every device, for float64, and for exporters that know standard operators only."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Form = Literal["closed", "doubling", "pairs"]
+
+SAFE = 80.0
+"""Largest |decay| x tokens of the closed form: its exponents reach half of that, and exp(88) overflows float32."""
+
+ROWS = 64
+"""Tokens whose weights over all others are held at once by `pairs`."""
+
+
+def form_for(total_decay: Tensor) -> Form:
+    """The fastest form that is exact in float32 for decays over the whole sequence, `total_decay [C]`.
+
+    `doubling` bears any decay; growth (a negative decay) beyond e^80 only `pairs` does.
+    """
+    low, high = (float(each) for each in total_decay.detach().aminmax())
+    if low < -SAFE:
+        return "pairs"
+    return "closed" if high <= SAFE else "doubling"
+
+
+def wkv_plain(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: bool, form: Form) -> Tensor:
+    """`[B, T, C]` as `edgeseg.kernels.wkv`, in the precision of `key`."""
+    if form == "pairs":
+        return _pairs(decay, bonus, key, value, causal)
+    shifted = (key - key.amax(1, keepdim=True)).exp()  # the largest term of every sum is then near 1, whatever the keys are
+    both = torch.cat([shifted * value, shifted], 2)
+    others = (_closed if form == "closed" else _doubling)(torch.cat([decay, decay]), both, causal)
+    total = others + both * torch.cat([bonus, bonus]).exp()
+    return total[..., : len(decay)] / total[..., len(decay) :]
+
+
+def _closed(decay: Tensor, x: Tensor, causal: bool) -> Tensor:
+    """Sum over i != t of x_i exp(-(|t - i| - 1) decay), `[B, T, C]`, from sums of x exp(+-i decay).
+
+    Exponents are counted from the middle of the sequence, so that they stay small on both sides. The sum of what follows
+    is added up from the end: the total minus what came before would cancel.
+    """
+    count = x.shape[1]
+    place = torch.arange(count, device=x.device, dtype=x.dtype)[:, None] - (count - 1) / 2
+    rise, fall = (place * decay).exp(), (-place * decay).exp()
+    before = _later(x * rise).cumsum(1) * fall * decay.exp()
+    if causal:
+        return before
+    return before + (_later((x * fall).flip(1)).cumsum(1)).flip(1) * rise * decay.exp()
+
+
+def _doubling(decay: Tensor, x: Tensor, causal: bool) -> Tensor:
+    """The same from windows that double: S_2n(t) = S_n(t) + exp(-n decay) S_n(t - n)."""
+    before = _window(decay, _later(x))
+    return before if causal else before + _window(decay, _later(x.flip(1))).flip(1)
+
+
+def _window(decay: Tensor, x: Tensor) -> Tensor:
+    step = 1
+    while step < x.shape[1]:
+        x = x + (-step * decay).exp() * _later(x, step)
+        step *= 2
+    return x
+
+
+def _later(x: Tensor, by: int = 1) -> Tensor:
+    """`[B, T, C]` moved `by` tokens later; zeros come in."""
+    return F.pad(x[:, : x.shape[1] - by], (0, 0, by, 0))
+
+
+def _pairs(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    """Every token's weights over all others, a few rows at a time: T^2 work, right whatever the decays are."""
+    places = torch.arange(key.shape[1], device=key.device)
+    made = []
+    for rows in places.split(ROWS):
+        apart = (rows[:, None] - places).abs()[..., None]  # [t, i, 1]
+        exponent = torch.where(apart == 0, bonus, (1 - apart) * decay) + key[:, None]
+        if causal:
+            exponent = exponent.masked_fill((places > rows[:, None])[..., None], -torch.inf)
+        made.append((exponent.softmax(2) * value[:, None]).sum(2))
+    return torch.cat(made, 1)
