@@ -22,6 +22,7 @@ from edgeseg.pictures import save_picture
 from edgeseg.prompts import box_of, first_click, objects_of
 from edgeseg.quantize.precision import MIN_PIXELS, PRECISIONS
 from edgeseg.runtimes import PromptSession, pixels
+from edgeseg.runtimes.base import GRAPH
 from edgeseg.students import Promptable, Semantic, Student
 from edgeseg.students.promptable import BOTTOM_RIGHT, PADDING, POSITIVE, TOP_LEFT
 
@@ -168,7 +169,9 @@ def verify_on(
             evidence.append((one, pixels.labels(made[0][0]), pixels.labels(made[0][2])))
         if progress:
             progress(index + 1, len(pictures))
-    executed = artifact.session.execution.precision
+    execution = artifact.session.execution
+    executed = execution.precision
+    tiers = dict.fromkeys(manifest.op_tiers, execution.settings.get("ops", GRAPH))
     precision = coarser(manifest.precision.asked, executed)
     names, runtime = against.class_names, str(manifest.target["name"])
     hops = [
@@ -178,7 +181,12 @@ def verify_on(
     ]
     keep_evidence(artifact.folder / "evidence", evidence)
     return artifact.rewrite(
-        replace(manifest, ledger=Ledger(where, hops), precision=replace(manifest.precision, executed=executed))
+        replace(
+            manifest,
+            ledger=Ledger(where, hops),
+            precision=replace(manifest.precision, executed=executed),
+            op_tiers=tiers,
+        )
     )
 
 

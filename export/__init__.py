@@ -15,11 +15,12 @@ from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder, 
 from edgeseg.export.onnx_file import OnnxRuntime as OnnxRuntime
 from edgeseg.export.openvino_ir import OpenVino as OpenVino
 from edgeseg.export.target import TARGETS as TARGETS
-from edgeseg.export.target import Target
+from edgeseg.export.target import Target, Written
 from edgeseg.export.target import from_options as from_options
 from edgeseg.files import aside_folder, sha256
 from edgeseg.manifest import SCHEMA, FileEntry, InputSpec, Manifest, OutputSpec, Precision, Source, StudentCard
 from edgeseg.provenance import made_by, now, versions
+from edgeseg.runtimes.base import GRAPH
 from edgeseg.students import Promptable, Semantic, Student
 
 if TYPE_CHECKING:
@@ -85,19 +86,21 @@ def write(parts: Sequence[Network], target: Target, folder: Path, source: Source
     """Write the networks of a student into `folder`; the manifest, still without its ledger."""
     first, last = parts[0], parts[-1]
     if isinstance(first, DeployedEncoder) and isinstance(last, DeployedDecoder):
-        files = _write_into(target, first, folder, "encoder")
-        answers = _write_into(target, last, folder, "decoder")
-        manifest = describe(first, target, first.input_spec(), last.output_spec(), source, folder, files + answers)
-        return replace(manifest, decoder=last.decoder_spec(answers[0]))
+        encoder, decoder = (
+            _write_into(target, each, folder, name) for each, name in ((first, "encoder"), (last, "decoder"))
+        )
+        written = Written(encoder.files + decoder.files, encoder.operators + decoder.operators)
+        manifest = describe(first, target, first.input_spec(), last.output_spec(), source, folder, written)
+        return replace(manifest, decoder=last.decoder_spec(decoder.files[0]))
     assert isinstance(first, Deployed)
-    files = target.write(first, folder)
-    manifest = describe(first, target, first.input_spec(), first.output_spec(), source, folder, files)
-    return replace(manifest, op_tiers={"label_map": "graph"} if "labels" in first.bake else {})
+    written = target.write(first, folder)
+    return describe(first, target, first.input_spec(), first.output_spec(), source, folder, written)
 
 
-def _write_into(target: Target, network: Network, folder: Path, name: str) -> list[str]:
+def _write_into(target: Target, network: Network, folder: Path, name: str) -> Written:
     (folder / name).mkdir()
-    return [f"{name}/{file}" for file in target.write(network, folder / name)]
+    written = target.write(network, folder / name)
+    return Written([f"{name}/{file}" for file in written.files], written.operators)
 
 
 def describe(
@@ -107,7 +110,7 @@ def describe(
     made: OutputSpec,
     source: Source,
     folder: Path,
-    files: list[str],
+    written: Written,
 ) -> Manifest:
     """What is known of a fresh export from its files."""
     student = network.student
@@ -132,10 +135,10 @@ def describe(
         decoder=None,
         target=target.options(),
         precision=Precision(asked=target.precision, executed=None),
-        files=[FileEntry(name, sha256(folder / name), (folder / name).stat().st_size) for name in files],
+        files=[FileEntry(name, sha256(folder / name), (folder / name).stat().st_size) for name in written.files],
         tools=versions(*target.tools),
         calibration=None,
-        op_tiers={},
+        op_tiers=dict.fromkeys(written.operators, GRAPH),  # until it has run
         ledger=None,
         accuracy=None,
     )

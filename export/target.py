@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.export.deployed import Network
 from edgeseg.registry import Registry
+from edgeseg.runtimes.base import Ops
 from edgeseg.schema import STRICT
 
 
 @dataclass(frozen=True)
+class Written:
+    """What a target wrote: the names of its files, the one that runtimes open first, and the operators of ours in them."""
+
+    files: list[str]
+    operators: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Target:
-    """What every deployment format has. `name` is also the runtime that executes the result."""
+    """What every deployment format has. `name` is also the runtime that executes the result.
+
+    ops: how our operators run: `plugin`, `graph` (standard operators), or `auto`: the plugin where it can be had.
+    """
 
     __pydantic_config__ = STRICT
     name: ClassVar[str]
     tools: ClassVar[tuple[str, ...]]
     precision: Literal["fp32", "fp16"] = "fp32"
+    ops: Ops = "auto"
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "fp16"):
             raise EdgesegError(f"{self.name} exports fp32 or fp16, got precision {self.precision!r}")
+        if self.ops not in get_args(Ops):
+            raise EdgesegError(f"ops is {', '.join(get_args(Ops))}, got {self.ops!r}")
 
-    def write(self, network: Network, folder: Path) -> list[str]:
-        """Write the network into `folder`; the names of the files, the one that runtimes open first."""
+    def write(self, network: Network, folder: Path) -> Written:
+        """Write the network into `folder`."""
         raise TypeError(f"{type(self).__name__} does not say how it is written")
 
     def options(self) -> dict[str, Any]:

@@ -64,7 +64,11 @@ class Toolchain:
         return ("-mcpu=native",) if platform.machine() in ("aarch64", "arm64") else ("-march=native",)
 
 
-CROSS = {"linux-aarch64": "aarch64-linux-gnu-g++", "linux-armv7": "arm-linux-gnueabihf-g++", "linux-x86_64": "x86_64-linux-gnu-g++"}
+CROSS = {
+    "linux-aarch64": "aarch64-linux-gnu-g++",
+    "linux-armv7": "arm-linux-gnueabihf-g++",
+    "linux-x86_64": "x86_64-linux-gnu-g++",
+}
 """Machine to build for -> the compiler that does, as Debian names it."""
 
 
@@ -111,7 +115,9 @@ def _build(entry: Library, tools: Toolchain, folder: Path) -> Path:
     if file.exists() and digest.exists() and digest.read_text(encoding="ascii").strip() == sha256(file):
         return file
     command = [*tools.command, *COMMON, *tools.tuning, str(SOURCES / entry.source), *flags.arguments, "-lpthread"]
-    with aside(file) as part:  # of several processes that build at once, each leaves a good file, and the last one stays
+    with aside(
+        file
+    ) as part:  # of several processes that build at once, each leaves a good file, and the last one stays
         _run([*command, "-o", str(part)])
         made = sha256(part)
     with aside(digest) as part:
@@ -140,7 +146,15 @@ def _key(entry: Library, tools: Toolchain, flags: Flags) -> str:
     digest = hashlib.sha256()
     for name in (entry.source, *HEADERS):
         digest.update((SOURCES / name).read_bytes())
-    about = (*COMMON, *tools.tuning, *flags.arguments, flags.bound_to, tools.machine, _version(tools.command), _processor(tools))
+    about = (
+        *COMMON,
+        *tools.tuning,
+        *flags.arguments,
+        flags.bound_to,
+        tools.machine,
+        _version(tools.command),
+        _processor(tools),
+    )
     digest.update("\0".join(about).encode())
     return digest.hexdigest()[:16]
 

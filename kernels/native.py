@@ -44,11 +44,22 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def label_map(logits: Floats, size: tuple[int, int], align_corners: bool = False, threads: int = 0) -> NDArray[np.uint8]:
+def label_map(
+    logits: Floats, size: tuple[int, int], align_corners: bool = False, threads: int = 0
+) -> NDArray[np.uint8]:
     """As `edgeseg.kernels.label_map`, for float32 or float16."""
     logits = np.ascontiguousarray(logits)
     labels = np.empty((logits.shape[0], *size), np.uint8)
-    call("label_map", TYPES[logits.dtype.name], at(logits), at(labels), *logits.shape, *size, align_corners, threads or default_threads())
+    call(
+        "label_map",
+        TYPES[logits.dtype.name],
+        at(logits),
+        at(labels),
+        *logits.shape,
+        *size,
+        align_corners,
+        threads or default_threads(),
+    )
     return labels
 
 
@@ -62,7 +73,16 @@ def wkv(decay: Floats, bonus: Floats, key: Floats, value: Floats, causal: bool =
     return out
 
 
-def wkv_grad(decay: Floats, bonus: Floats, key: Floats, value: Floats, out: Floats, grad: Floats, causal: bool = False, threads: int = 0) -> tuple[Floats, Floats, Floats, Floats]:
+def wkv_grad(
+    decay: Floats,
+    bonus: Floats,
+    key: Floats,
+    value: Floats,
+    out: Floats,
+    grad: Floats,
+    causal: bool = False,
+    threads: int = 0,
+) -> tuple[Floats, Floats, Floats, Floats]:
     """Gradients of decay, bonus, key and value, for the gradient of `out`."""
     given = [np.ascontiguousarray(each, np.float32) for each in (decay, bonus, key, value, out, grad)]
     made = [np.empty_like(each) for each in given[:4]]
@@ -78,9 +98,17 @@ def selective_scan(u: Floats, delta: Floats, A: Floats, B: Floats, C: Floats, D:
     return out
 
 
-def selective_scan_grad(u: Floats, delta: Floats, A: Floats, B: Floats, C: Floats, D: Floats, grad: Floats, threads: int = 0) -> tuple[Floats, ...]:
+def selective_scan_grad(
+    u: Floats, delta: Floats, A: Floats, B: Floats, C: Floats, D: Floats, grad: Floats, threads: int = 0
+) -> tuple[Floats, ...]:
     """Gradients of all six, for the gradient of the result."""
     given = [np.ascontiguousarray(each, np.float32) for each in (u, delta, A, B, C, D, grad)]
     made = [np.empty_like(each) for each in given[:6]]
-    call("selective_scan_grad", *(at(each) for each in (*given, *made)), *u.shape, A.shape[1], threads or default_threads())
+    call(
+        "selective_scan_grad",
+        *(at(each) for each in (*given, *made)),
+        *u.shape,
+        A.shape[1],
+        threads or default_threads(),
+    )
     return tuple(made)

@@ -87,21 +87,62 @@ def open_artifact(artifact: Artifact, threads: int) -> Session:
     return runtime_of(artifact).open(artifact, threads)
 
 
-OpenGraph: TypeAlias = Callable[[Path, Sequence[str], str, int], Graph]
-"""(file, names of the outputs, precision asked for, threads) to a graph."""
+Ops = Literal["auto", "plugin", "graph"]
+"""How operators of ours are asked to run: as our kernel, as standard operators, or as what can be had."""
+
+PLUGIN, GRAPH = "plugin", "graph"
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A network file to open: the names of its outputs, the precision asked for, and how its operators of ours are to run."""
+
+    file: Path
+    outputs: Sequence[str]
+    precision: str
+    threads: int
+    operators: Sequence[str] = ()
+    ops: Ops = "auto"
+
+    def plugin(self, library: str) -> Path | None:
+        """The library with our kernels, built if need be; None where it is not wanted or, with `auto`, not to be had.
+
+        Raises:
+            EdgesegError: `plugin` was asked for and there is no compiler, or it failed.
+        """
+        from edgeseg.kernels import build
+
+        if not self.operators or self.ops == "graph":
+            return None
+        try:
+            return build.library(library)
+        except EdgesegError:
+            if self.ops == "plugin":
+                raise
+            return None
+
+    def tiers(self, plugin: Path | None) -> dict[str, str]:
+        """For an `Execution`'s settings: how the operators run, where there are any."""
+        return {"ops": GRAPH if plugin is None else PLUGIN} if self.operators else {}
+
+
+OpenGraph: TypeAlias = Callable[[Opening], Graph]
 
 
 def sessions(open_graph: OpenGraph) -> Callable[[Artifact, int], Session]:
     """What opens artifacts in a runtime that knows how to open one file."""
 
     def open_session(artifact: Artifact, threads: int) -> Session:
-        manifest, asked = artifact.manifest, artifact.manifest.precision.asked
+        manifest = artifact.manifest
+
+        def graph(file: Path, outputs: Sequence[str]) -> Graph:
+            ops = manifest.target.get("ops", "auto")
+            return open_graph(Opening(file, outputs, manifest.precision.asked, threads, tuple(manifest.op_tiers), ops))
+
         if manifest.decoder is None:
-            graph = open_graph(artifact.model_file, [manifest.output.name], asked, threads)
-            return ImageSession(graph, manifest.input, manifest.output)
-        encoder = open_graph(artifact.model_file, manifest.decoder.maps, asked, threads)
-        decoder = open_graph(artifact.decoder_file, manifest.decoder.outputs, asked, threads)
-        return PromptSession(encoder, decoder, manifest)
+            return ImageSession(graph(artifact.model_file, [manifest.output.name]), manifest.input, manifest.output)
+        encoder = graph(artifact.model_file, manifest.decoder.maps)
+        return PromptSession(encoder, graph(artifact.decoder_file, manifest.decoder.outputs), manifest)
 
     return open_session
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.runtimes.base import HEAVY, RUNTIMES, Runtime, listing, main_precision, sessions
+from edgeseg.kernels.build import LIBRARIES, Library
+from edgeseg.runtimes.base import HEAVY, RUNTIMES, Opening, Runtime, listing, main_precision, sessions
 from edgeseg.runtimes.record import Execution
+
+LIBRARIES.add("onnxruntime", Library("onnxruntime", "ort.cc"))
 
 PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "uint8": "int8", "int8": "int8"}
 """ONNX Runtime's name of an element type -> ours."""
@@ -25,9 +28,16 @@ class OnnxRuntimeGraph:
     The plain `run` returns the runtime's own buffers; binding inputs and outputs measured no faster.
     """
 
-    def __init__(self, file: Path, outputs: Sequence[str], precision: str, threads: int) -> None:
-        self._file, self._outputs, self._threads = file, list(outputs), threads
-        self._session = _open(file, _options(threads))
+    def __init__(self, opening: Opening) -> None:
+        self._opening, self._plugin = opening, opening.plugin("onnxruntime")
+        self._outputs = list(opening.outputs)
+        self._session = _open(opening.file, self._options())
+
+    def _options(self) -> Any:
+        options = _options(self._opening.threads)
+        if self._plugin is not None:
+            options.register_custom_ops_library(str(self._plugin))
+        return options
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs for one set of inputs."""
@@ -36,7 +46,7 @@ class OnnxRuntimeGraph:
 
     def execution(self, feeds: Mapping[str, NDArray[Any]]) -> Execution:
         """Read back from a profile of one more run: the types and providers of the kernels that really ran."""
-        nodes = _profile(self._file, self._threads, feeds)
+        nodes = _profile(self._opening.file, self._options(), feeds)
         providers = Counter(node["provider"] for node in nodes)
         types = Counter(PRECISIONS.get(kind, kind) for node in nodes if (kind := _arithmetic(node)) is not None)
         settings = {
@@ -46,8 +56,10 @@ class OnnxRuntimeGraph:
             "spinning": "on",
             "providers": ", ".join(self._session.get_providers()),
             "arithmetic": listing(types),
-        }
-        return Execution("onnxruntime", version(), self._threads, main_precision(types), dict(providers), settings)
+        } | self._opening.tiers(self._plugin)
+        return Execution(
+            "onnxruntime", version(), self._opening.threads, main_precision(types), dict(providers), settings
+        )
 
     def close(self) -> None:
         """Let go of the model."""
@@ -76,10 +88,9 @@ def _open(model: Path, options: Any) -> Any:
         raise EdgesegError(f"ONNX Runtime {version()} cannot open {model}: {why}; export again") from error
 
 
-def _profile(model: Path, threads: int, feeds: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+def _profile(model: Path, options: Any, feeds: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
     """What the runtime wrote about each kernel it ran: `provider`, `op_name`, `input_type_shape`."""
     with tempfile.TemporaryDirectory() as folder:
-        options = _options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = _open(model, options)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.runtimes.base import HEAVY, RUNTIMES, Runtime, listing, main_precision, sessions
+from edgeseg.kernels.build import LIBRARIES, Flags, Library
+from edgeseg.runtimes.base import HEAVY, RUNTIMES, Opening, Runtime, listing, main_precision, sessions
 from edgeseg.runtimes.record import Execution
 
 HINTS = {"fp16": "f16", "bf16": "bf16"}
@@ -30,20 +32,24 @@ class OpenVinoGraph:
     Having it write into the caller's own output measured slower than the copy.
     """
 
-    def __init__(self, file: Path, outputs: Sequence[str], precision: str, threads: int) -> None:
+    def __init__(self, opening: Opening) -> None:
         options = {
-            "INFERENCE_PRECISION_HINT": HINTS.get(precision, "f32"),
+            "INFERENCE_PRECISION_HINT": HINTS.get(opening.precision, "f32"),
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_NUM_THREADS": opening.threads,
             "NUM_STREAMS": 1,
         }
+        self._opening, self._plugin = opening, opening.plugin("openvino")
         try:
-            self._model = core().compile_model(file, "CPU", options)
+            model = core().read_model(opening.file)
+            if self._plugin is not None:
+                put_plugins(model, self._plugin)
+            self._model = core().compile_model(model, "CPU", options)
         except RuntimeError as error:
             why = str(error).strip().splitlines()[-1]
-            raise EdgesegError(f"OpenVINO {version()} cannot open {file}: {why}; export again") from error
+            raise EdgesegError(f"OpenVINO {version()} cannot open {opening.file}: {why}; export again") from error
         self._request = self._model.create_infer_request()
-        self._outputs = [self._model.output(name) for name in outputs]
+        self._outputs = [self._model.output(name) for name in opening.outputs]
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs for one set of inputs."""
@@ -61,9 +67,11 @@ class OpenVinoGraph:
             if str(operator["layerType"].astype(str)).lower() in HEAVY
             for kind in [str(operator["runtimePrecision"].astype(str))]
         )
-        settings = {name.lower(): _word(self._model.get_property(name)) for name in READ_BACK} | {
-            "arithmetic": listing(types)
-        }
+        settings = (
+            {name.lower(): _word(self._model.get_property(name)) for name in READ_BACK}
+            | {"arithmetic": listing(types)}
+            | self._opening.tiers(self._plugin)
+        )
         precision = main_precision(types) or settings["inference_precision_hint"]
         devices = self._model.get_property("EXECUTION_DEVICES")
         placed = {devices[0]: len(operators)} if len(devices) == 1 else None
@@ -115,6 +123,57 @@ def core() -> Any:
     with a handler (a worker of a DataLoader that ends is enough) kills the process. Seen with 2026.4.1.
     """
     return openvino().Core()
+
+
+SITES = ["edgeseg", "operators"]
+"""Where in a model's own notes it says which of its values our operators stand between."""
+
+
+def put_plugins(model: Any, library: Path) -> None:
+    """Put our operators into the places that the model notes for them; what stood there falls away.
+
+    The file itself has standard operators only, so that it runs wherever OpenVINO does.
+    """
+    factory = _factory(str(library))
+    values = {name: output for node in model.get_ops() for output in node.outputs() for name in output.get_names()}
+    for site in json.loads(model.get_rt_info(SITES).astype(str)):
+        inputs = [values[name] for name in site["inputs"]]
+        made = factory.create(site["operator"], inputs, site["attributes"]).output(0)
+        old = values[site["output"]]
+        made.set_names(old.get_names())
+        for reader in list(old.get_target_inputs()):
+            reader.replace_source_output(made)
+        values |= dict.fromkeys(made.get_names(), made)
+    model.validate_nodes_and_infer_types()
+
+
+@cache
+def _factory(library: str) -> Any:
+    openvino()
+    factory = need("openvino.utils.node_factory").NodeFactory()
+    factory.add_extension(library)
+    return factory
+
+
+def _flags() -> Flags:
+    root = Path(str(openvino().__file__)).parent
+    libraries = [
+        name
+        for name in ("libopenvino.so", "libopenvino_onnx_frontend.so", "libtbb.so")
+        for name in _named(root / "libs", name)
+    ]
+    return Flags(
+        (f"-isystem{root / 'include'}", f"-L{root / 'libs'}", *(f"-l:{name}" for name in libraries)),
+        openvino().__version__,
+    )
+
+
+def _named(folder: Path, start: str) -> list[str]:
+    """The library of that name, whatever version its name ends with."""
+    return sorted(file.name for file in folder.glob(f"{start}*"))[:1]
+
+
+LIBRARIES.add("openvino", Library("openvino", "openvino.cc", _flags))
 
 
 def version() -> str:

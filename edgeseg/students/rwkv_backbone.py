@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError
-from edgeseg.kernels.wkv import Form, form_for, wkv
+from edgeseg.kernels.wkv import wkv
 from edgeseg.students.layers import LayerNorm2d
 
 DEPTH, TAP = 14, 8
@@ -133,7 +133,6 @@ class SpatialMix(nn.Module):
         self.spatial_mix_v = nn.Parameter((mixed + 0.3 * depth).view(1, 1, -1))
         self.spatial_mix_r = nn.Parameter((channel ** (0.5 * (1 - layer / DEPTH))).view(1, 1, -1))
         self.key, self.value, self.receptance, self.output = (nn.Linear(dim, dim, bias=False) for _ in range(4))
-        self.form: Form = "closed"
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """`[B, T, C]` to the same shape."""
@@ -146,10 +145,8 @@ class SpatialMix(nn.Module):
                 (self.receptance, self.spatial_mix_r),
             )
         )
-        if not torch.compiler.is_exporting() and not self.spatial_decay.is_meta:
-            self.form = form_for(self.spatial_decay)  # an exporter takes the one of the last run
         count = x.shape[1]
-        heard = wkv(self.spatial_decay / count, self.spatial_first / count, k, v, self.form)
+        heard = wkv(self.spatial_decay / count, self.spatial_first / count, k, v)
         result: Tensor = self.output(r.sigmoid() * heard)
         return result
 

@@ -16,7 +16,7 @@ def scan_plain(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Ten
     are carried from chunk to chunk; then each chunk is scanned again from the state it really begins with. Only decays are
     multiplied, never divided by, which is why this is exact for every delta.
     """
-    batch, tokens, channels = u.shape
+    tokens = u.shape[1]
     size = min(CHUNK, tokens)
     count = -(-tokens // size)
     pad = count * size - tokens

@@ -51,9 +51,7 @@ def selective_scan_grad(
     if native is None:
         return _six(torch.func.vjp(scan_plain, *given)[1](grad))
     grads = [torch.empty_like(each, memory_format=torch.contiguous_format) for each in given]
-    native(
-        "selective_scan_grad", *(dense(each) for each in (*given, grad)), *grads, *u.shape, A.shape[1], typed=False
-    )
+    native("selective_scan_grad", *(dense(each) for each in (*given, grad)), *grads, *u.shape, A.shape[1], typed=False)
     return _six(grads)
 
 

@@ -57,7 +57,14 @@ class Case:
 
 
 CASES = tuple(
-    Case(tokens, CHANNELS[(row + column) % 4], keys, decays, batch=2 if tokens < 1000 else 1, causal=(row + column) % 3 == 2)
+    Case(
+        tokens,
+        CHANNELS[(row + column) % 4],
+        keys,
+        decays,
+        batch=2 if tokens < 1000 else 1,
+        causal=(row + column) % 3 == 2,
+    )
     for row, tokens in enumerate(TOKENS)
     for column, (keys, decays) in enumerate(product(KEYS, DECAYS))
 )

@@ -32,7 +32,9 @@ def wkv_plain(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: 
     """`[B, T, C]` as `edgeseg.kernels.wkv`, in the precision of `key`."""
     if form == "pairs":
         return _pairs(decay, bonus, key, value, causal)
-    shifted = (key - key.amax(1, keepdim=True)).exp()  # the largest term of every sum is then near 1, whatever the keys are
+    shifted = (
+        key - key.amax(1, keepdim=True)
+    ).exp()  # the largest term of every sum is then near 1, whatever the keys are
     both = torch.cat([shifted * value, shifted], 2)
     others = (_closed if form == "closed" else _doubling)(torch.cat([decay, decay]), both, causal)
     total = others + both * torch.cat([bonus, bonus]).exp()
