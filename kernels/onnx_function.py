@@ -6,7 +6,7 @@ one runs the body.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -121,18 +121,33 @@ class Body:
 
 
 def single(
-    operator: str, feeds: dict[str, Any], attributes: dict[str, int], opset: int, constant: Sequence[str] = ()
+    operator: str,
+    feeds: Mapping[str, Any],
+    attributes: Mapping[str, int],
+    opset: int,
+    constant: Sequence[str] = (),
+    island: bool = False,
 ) -> Any:
-    """A model of one node with the shapes and types of `feeds`; those named in `constant` are part of the model."""
+    """A model of one node with the shapes and types of `feeds`; those named in `constant` are part of the model.
+
+    island: the node computes in float32 whatever comes and goes, as in a network of half precision.
+    """
     onnx = need("onnx")
-    helper, mapping = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype
+    helper, type_of = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype
     register_schemas()
-    node = helper.make_node(operator, list(feeds), [OUTPUT], domain=DOMAIN, **attributes)
-    given = [helper.make_tensor_value_info(k, mapping(v.dtype), v.shape) for k, v in feeds.items() if k not in constant]
-    first = next(reversed(feeds.values())) if operator == "BiWKV" else next(iter(feeds.values()))
-    kind = onnx.TensorProto.UINT8 if operator == "LabelMap" else mapping(first.dtype)
-    made = helper.make_tensor_value_info(OUTPUT, kind, None)
+    kind = type_of(feeds[SIGNATURES[operator][0][-1] if operator == "BiWKV" else SIGNATURES[operator][0][0]].dtype)
+    float32, cast = onnx.TensorProto.FLOAT, []
+    inputs = list(feeds)
+    if island:
+        inputs = [f"{name}_whole" for name in feeds]
+        cast = [helper.make_node("Cast", [n], [w], to=float32) for n, w in zip(feeds, inputs, strict=True)]
+    made = OUTPUT if not island or operator == "LabelMap" else "whole"
+    nodes = [*cast, helper.make_node(operator, inputs, [made], domain=DOMAIN, **attributes)]
+    if made != OUTPUT:
+        nodes.append(helper.make_node("Cast", [made], [OUTPUT], to=kind))
+    given = [helper.make_tensor_value_info(k, type_of(v.dtype), v.shape) for k, v in feeds.items() if k not in constant]
+    out = helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.UINT8 if operator == "LabelMap" else kind, None)
     fixed = [onnx.numpy_helper.from_array(feeds[name], name) for name in constant]
-    graph = helper.make_graph([node], "single", given, [made], fixed)
+    graph = helper.make_graph(nodes, "single", given, [out], fixed)
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)

@@ -155,6 +155,12 @@ def _factory(library: str) -> Any:
     return factory
 
 
+@cache
+def extend(core: Any, library: Path) -> None:
+    """Let a core read models that have our operators in them."""
+    core.add_extension(str(library))
+
+
 def _flags() -> Flags:
     root = Path(str(openvino().__file__)).parent
     libraries = [

@@ -28,6 +28,10 @@ DIM, MASKS = 256, 3
 RADIUS = 5
 """Radius of the disk that a click is drawn as, in pixels of the network's input."""
 
+CLICK_GAIN = 8.0
+"""How much larger than PyTorch's the first weights of the clicks' channel are. A disk is 80 of 65,000 pixels and no brighter
+than the image around it: without, 400 steps on generated shapes left the masks where they were when the click was moved."""
+
 
 class ConvNorm(nn.Module):
     """A 3x3 convolution, ReLU, and then the norm."""
@@ -195,6 +199,8 @@ class PatchEmbed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.proj = nn.Sequential(nn.Conv2d(5, WIDTHS[0], 2, 2), nn.GroupNorm(1, WIDTHS[0]))
+        with torch.no_grad():
+            self._conv.weight[:, 4].mul_(CLICK_GAIN)
 
     @property
     def _conv(self) -> nn.Conv2d:

@@ -62,3 +62,11 @@ EXPORT void edgeseg_selective_scan(const float* u, const float* delta, const flo
 EXPORT void edgeseg_selective_scan_grad(const float* u, const float* delta, const float* A, const float* B, const float* C, const float* skip, const float* grad, float* gu, float* gdelta, float* gA, float* gB, float* gC, float* gskip, long batch, long tokens, long channels, long states, long threads) {
   edgeseg::selective_scan_grad({u, delta, A, B, C, skip, batch, tokens, channels, states}, grad, {gu, gdelta, gA, gB, gC, gskip}, threads, Each{threads});
 }
+
+// What the memory allows: `ops bench` compares with it.
+EXPORT void edgeseg_copy(const float* from, float* to, long count, long threads) {
+  const long share = 1 << 16;
+  Each{threads}((count + share - 1) / share, [&](long i) {
+    std::memcpy(to + i * share, from + i * share, std::min(share, count - i * share) * sizeof(float));
+  });
+}

@@ -1,0 +1,200 @@
+"""Every way an operator can run on this machine, each opened on a case: what `edgeseg ops test` and `ops bench` go through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import edgeseg.runtimes  # noqa: F401 (each registers the library with its plugin)
+from edgeseg.errors import EdgesegError, need
+from edgeseg.kernels.build import library
+from edgeseg.kernels.label_map import onnx_body as label_map_body
+from edgeseg.kernels.onnx_function import single
+from edgeseg.kernels.operators import Operator
+from edgeseg.kernels.selective_scan import onnx_body as scan_body
+from edgeseg.kernels.wkv import onnx_body as wkv_body
+from edgeseg.registry import Registry
+
+Run = Callable[[], NDArray[Any]]
+"""One execution on the case it was opened for; a new array, or one that the next execution overwrites."""
+
+OPSET = 20
+
+
+@dataclass(frozen=True)
+class Work:
+    """An operator on a case, with inputs rounded to float16 or not, on so many threads."""
+
+    operator: Operator
+    case: Any
+    half: bool = False
+    threads: int = 1
+
+    def feeds(self) -> dict[str, NDArray[Any]]:
+        """The inputs, in their types."""
+        halves = self.operator.halves if self.half else ()
+        return {k: v.astype(np.float16) if k in halves else v for k, v in self.case.feeds().items()}
+
+    def given(self) -> dict[str, NDArray[Any]]:
+        """The inputs that come with every run."""
+        return {name: array for name, array in self.feeds().items() if name not in self.operator.constant}
+
+
+TIERS: Registry[Callable[[Work], Run]] = Registry("tier")
+"""`RUNTIME TIER` -> what opens it; an error says why it is not to be had here."""
+
+
+def tier(name: str) -> Callable[[Callable[[Work], Run]], Callable[[Work], Run]]:
+    """Register under a name."""
+    return lambda opens: TIERS.add(name, opens)
+
+
+@tier("C++")
+def _host(work: Work) -> Run:
+    from edgeseg.kernels import native
+
+    native.host()
+    feeds, case = work.feeds(), work.case
+    if work.operator.name == "label_map":
+        return lambda: native.label_map(feeds["logits"], case.high, case.align_corners, work.threads)
+    if work.operator.name == "wkv":
+        return lambda: native.wkv(*feeds.values(), causal=case.causal, threads=work.threads)
+    return lambda: native.selective_scan(*feeds.values(), threads=work.threads)
+
+
+@tier("PyTorch operator")
+def _torch(work: Work) -> Run:
+    torch = need("torch")
+    from edgeseg.kernels.torch_native import usable
+
+    if not usable():
+        library("host")  # its error says what is missing
+    return _in_torch(work, torch, _operators()[work.operator.name])
+
+
+@tier("PyTorch plain")
+def _plain(work: Work) -> Run:
+    torch = need("torch")
+    from torch.nn.functional import interpolate
+
+    from edgeseg.kernels.selective_scan.forms import scan_plain
+    from edgeseg.kernels.wkv.forms import form_for, wkv_plain
+
+    def wkv(decay: Any, bonus: Any, key: Any, value: Any, causal: bool) -> Any:
+        given = (each.float() for each in (decay, bonus, key, value))
+        return wkv_plain(*given, causal, form_for(decay * key.shape[1])).to(value.dtype)
+
+    def scan(*six: Any) -> Any:
+        return scan_plain(*(each.float() for each in six)).to(six[0].dtype)
+
+    def label_map(logits: Any, height: int, width: int, align: bool) -> Any:
+        full = interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=align)
+        return full.argmax(1).to(torch.uint8)
+
+    return _in_torch(work, torch, {"wkv": wkv, "selective_scan": scan, "label_map": label_map}[work.operator.name])
+
+
+def _operators() -> dict[str, Callable[..., Any]]:
+    from edgeseg.kernels.label_map.torch_op import label_map
+    from edgeseg.kernels.selective_scan.torch_op import selective_scan
+    from edgeseg.kernels.wkv.torch_op import wkv
+
+    def scan(*six: Any) -> Any:
+        return selective_scan(*(each.float() for each in six)).to(six[0].dtype)  # float32 alone
+
+    return {"wkv": wkv, "selective_scan": scan, "label_map": label_map}
+
+
+def _in_torch(work: Work, torch: Any, function: Callable[..., Any]) -> Run:
+    tensors = [torch.from_numpy(array) for array in work.feeds().values()]
+    attributes = [bool(v) if name in ("causal", "align_corners") else v for name, v in work.case.attributes().items()]
+
+    def run() -> NDArray[Any]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(work.threads)
+        with torch.inference_mode():
+            made: NDArray[Any] = function(*tensors, *attributes).numpy()
+        torch.set_num_threads(before)
+        return made
+
+    return run
+
+
+def model(work: Work, wkv: wkv_body.Form, label_map: label_map_body.Form, island: bool) -> Any:
+    """The operator alone as a ModelProto, with its body in the forms named."""
+    operator, case, feeds = work.operator, work.case, work.feeds()
+    made = single(operator.onnx, feeds, case.attributes(), OPSET, operator.constant, island)
+    if operator.name == "wkv":
+        form = wkv_body.form_for(feeds["decay"].astype(np.float64) * case.tokens, wkv)
+        body = wkv_body.body(feeds["key"].shape, case.causal, form, OPSET)
+    elif operator.name == "selective_scan":
+        body = scan_body.body(feeds["u"].shape, case.states, OPSET)
+    else:
+        body = label_map_body.body(feeds["logits"].shape, case.high, case.align_corners, label_map, OPSET)
+    made.functions.append(body)
+    return made
+
+
+def in_onnxruntime(work: Work, made: Any, plugin: bool) -> Run:
+    """A ModelProto in ONNX Runtime."""
+    runtime = need("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = work.threads
+    options.log_severity_level = 3
+    if plugin:
+        options.register_custom_ops_library(str(library("onnxruntime")))
+    session = runtime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    given = work.given()
+    return lambda: session.run(None, given)[0]
+
+
+@tier("ONNX Runtime plugin")
+def _ort_plugin(work: Work) -> Run:
+    island = work.half and work.operator.name == "selective_scan"
+    return in_onnxruntime(work, model(work, "closed", "at_once", island), plugin=True)
+
+
+@tier("ONNX Runtime graph")
+def _ort_graph(work: Work) -> Run:
+    return in_onnxruntime(work, model(work, "closed", "at_once", work.half), plugin=False)
+
+
+def in_openvino(work: Work, made: Any) -> Run:
+    """A ModelProto of standard operators, or of ours with the extension loaded, in OpenVINO."""
+    from edgeseg.runtimes.openvino_model import core
+
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": work.threads,
+        "NUM_STREAMS": 1,
+    }
+    network = core().read_model(made.SerializeToString())
+    try:
+        request = core().compile_model(network, "CPU", options).create_infer_request()
+    except RuntimeError as error:
+        raise EdgesegError(f"OpenVINO: {str(error).strip().splitlines()[-1]}") from error
+    given = work.given()
+    return lambda: np.asarray(request.infer(given, share_inputs=True, share_outputs=True)[0])
+
+
+@tier("OpenVINO plugin")
+def _openvino_plugin(work: Work) -> Run:
+    from edgeseg.runtimes.openvino_model import core, extend
+
+    extend(core(), library("openvino"))
+    island = work.half and work.operator.name == "selective_scan"
+    made = model(work, "chunk", "in_bands", island)
+    del made.functions[:]
+    return in_openvino(work, made)
+
+
+@tier("OpenVINO graph")
+def _openvino_graph(work: Work) -> Run:
+    from edgeseg.export.operators import inlined
+
+    return in_openvino(work, inlined(model(work, "chunk", "in_bands", work.half)))
