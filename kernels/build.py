@@ -22,8 +22,6 @@ from edgeseg.files import aside, sha256
 from edgeseg.registry import Registry
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
-HEADERS = ("vec.h", "label_map.h", "wkv.h", "wkv_grad.h", "selective_scan.h")
-
 COMMON = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wno-psabi")
 INSTALL = "apt-get install g++ (Debian, Ubuntu), xcode-select --install (macOS)"
 
@@ -144,8 +142,8 @@ def _run(command: Sequence[str]) -> None:
 
 def _key(entry: Library, tools: Toolchain, flags: Flags) -> str:
     digest = hashlib.sha256()
-    for name in (entry.source, *HEADERS):
-        digest.update((SOURCES / name).read_bytes())
+    for file in (SOURCES / entry.source, *sorted(SOURCES.glob("*.h")), *sorted(SOURCES.glob("*.cuh"))):
+        digest.update(file.read_bytes())
     about = (
         *COMMON,
         *tools.tuning,

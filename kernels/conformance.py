@@ -54,7 +54,7 @@ def _operator(operator: Operator, cases: Sequence[object], half: bool, notify: C
             if name in missing:
                 continue
             try:
-                made = opened(name, Work(operator, case, half, threads=2))()
+                made = opened(name, Work(operator.name, case, half, threads=2))()
             except EdgesegError as error:
                 missing[name] = str(error)
                 continue

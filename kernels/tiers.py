@@ -14,7 +14,7 @@ from edgeseg.errors import EdgesegError, need
 from edgeseg.kernels.build import library
 from edgeseg.kernels.label_map import onnx_body as label_map_body
 from edgeseg.kernels.onnx_function import single
-from edgeseg.kernels.operators import Operator
+from edgeseg.kernels.operators import OPERATORS, Operator
 from edgeseg.kernels.selective_scan import onnx_body as scan_body
 from edgeseg.kernels.wkv import onnx_body as wkv_body
 from edgeseg.registry import Registry
@@ -27,12 +27,17 @@ OPSET = 20
 
 @dataclass(frozen=True)
 class Work:
-    """An operator on a case, with inputs rounded to float16 or not, on so many threads."""
+    """An operator, by name, on a case, with inputs rounded to float16 or not, on so many threads."""
 
-    operator: Operator
+    name: str
     case: Any
     half: bool = False
     threads: int = 1
+
+    @property
+    def operator(self) -> Operator:
+        """What the name stands for."""
+        return OPERATORS[self.name]
 
     def feeds(self) -> dict[str, NDArray[Any]]:
         """The inputs, in their types."""

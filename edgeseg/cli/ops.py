@@ -20,8 +20,8 @@ Names = Annotated[
 ]
 
 
-@ops.command()
-def test(
+@ops.command("test")
+def conformance(
     names: Names = None,
     tokens: Annotated[int | None, typer.Option(help="Leave longer sequences out; all of them take minutes.")] = None,
     as_json: Json = False,

@@ -22,8 +22,9 @@ namespace edgeseg {
 constexpr long BLOCK = 64;           // tokens whose backward states fit the first cache
 constexpr int WIDE = 4;              // vectors of channels that are worked on together: one's additions hide the others'
 constexpr float LOG2E = 1.44269504f;
-constexpr float STEEPEST = 83.0f;    // decay per token beyond which the next but one is nothing, or all there is
 constexpr float ROOM = 58.0f;        // bits that a state may grow or shrink between two frames
+constexpr float RANGE = 60.0f;       // by how much keys may differ between two frames where only earlier ones are heard
+constexpr float STEEPEST = 400.0f;   // decay per token beyond which the next but one is nothing, or all there is
 constexpr float NOTHING = -1e9f;     // frame of an empty state
 
 // A loop that must be unrolled, or what is indexed by it lives in memory instead of registers.
@@ -43,21 +44,22 @@ struct State {
   }
 };
 
-// What a vector of channels does from token to token.
+// What a vector of channels does from token to token: exp(-w) is (fade + rest) 2^shift. `shift` is 0 where w is gentle.
 struct Rates {
-  Vec fade{}, rest{}, own{};  // exp(-w) and what float32 leaves of it, exp(u)
-  long step = BLOCK;  // tokens that may pass between two frames
+  Vec fade{}, rest{}, shift{}, own{};
+  bool gentle = true;  // a block can be worked on in one frame
 
   void set(const float* decay, const float* bonus, long count) {
     float bits = 0;
+    for (long i = 0; i < count; ++i) bits = std::max(bits, std::fabs(decay[i]) * LOG2E);
+    gentle = bits * BLOCK <= ROOM;
     for (long i = 0; i < LANES; ++i) {
-      const float w = i < count ? std::min(std::max(decay[i], -STEEPEST), STEEPEST) : 0.0f;
-      const double exact = std::exp(-double(w));
+      const double w = i < count ? std::min(std::max(decay[i], -STEEPEST), STEEPEST) : 0.0f;
+      shift[i] = gentle ? 0.0f : float(std::rint(-w * double(LOG2E)));
+      const double exact = std::exp(-w - shift[i] * 0.69314718055994531);
       fade[i] = i < count && std::isnan(decay[i]) ? decay[i] : float(exact), rest[i] = float(exact - fade[i]);
-      own[i] = i < count ? std::exp(std::min(std::max(bonus[i], -80.0f), 80.0f)) : 1.0f;
-      bits = std::max(bits, std::fabs(w) * LOG2E);
+      own[i] = i < count ? std::exp(std::min(std::max(bonus[i], -80.0f), 80.0f)) : 1.0f;  // exp(u)
     }
-    step = bits * BLOCK <= ROOM ? BLOCK : std::max(1L, long(ROOM / bits));
   }
   Vec next(Vec state, Vec x) const { return state * fade + (state * rest + x); }
 };
@@ -98,92 +100,126 @@ inline Vec frame_of(const T* key, long stride, long from, long until, long count
   return whole(most * LOG2E);
 }
 
-struct Frames {  // of some tokens' keys, and of what is right of them
-  Vec keys, right;
-};
-
-// COUNT vectors of channels, all of them FULL or the last one not.
-template <int COUNT, bool FULL, class T>
-void wkv_channels(const float* decay, const float* bonus, const T* key, const T* value, T* out, long tokens, long stride, long channels, bool causal) {
-  Vec E[BLOCK][COUNT], X[BLOCK][COUNT], N[BLOCK][COUNT], D[BLOCK][COUNT];
-  Frames frames[BLOCK][COUNT];
-  Rates rates[COUNT];
-  long step = BLOCK, counts[COUNT];
-  EVERY(g, COUNT) {
-    counts[g] = channels - g * LANES;
-    rates[g].set(decay + g * LANES, bonus + g * LANES, std::min(counts[g], LANES));
-    step = std::min(step, rates[g].step);
+// Whether keys differ so much within a block that earlier ones vanish beside later ones, which `causal` must not hear.
+template <class T>
+inline bool wide(const T* key, long tokens, long stride, long count) {
+  for (long start = 0; start < tokens; start += BLOCK) {
+    Vec low = load_as(key + start * stride, count), high = low;
+    for (long t = start + 1; t < std::min(tokens, start + BLOCK); ++t) {
+      const Vec k = load_as(key + t * stride, count);
+      low = min(k, low), high = max(k, high);
+    }
+    for (long i = 0; i < std::min(count, LANES); ++i) {
+      if (high[i] - low[i] > RANGE) return true;
+    }
   }
+  return false;
+}
+
+// COUNT vectors of channels with gentle decays, all of them FULL or the last one not.
+template <int COUNT, bool FULL, class T>
+void wkv_channels(const Rates* rates, const T* key, const T* value, T* out, long tokens, long stride, long channels, bool causal) {
+  Vec E[BLOCK][COUNT], X[BLOCK][COUNT], N[BLOCK][COUNT], D[BLOCK][COUNT];
+  long counts[COUNT];
   State right[COUNT], left[COUNT];
-  for (int g = 0; g < COUNT; ++g) right[g] = left[g] = State::empty();
+  for (int g = 0; g < COUNT; ++g) {
+    counts[g] = channels - g * LANES;
+    right[g] = left[g] = State::empty();
+  }
   const long blocks = (tokens + BLOCK - 1) / BLOCK;
 
   for (long b = blocks - 1; b > 0 && !causal; --b) {
-    for (long until = std::min(tokens, (b + 1) * BLOCK); until > b * BLOCK; until -= step) {
-      const long from = std::max(b * BLOCK, until - step);
-      EVERY(g, COUNT) {
-        const T *k = key + g * LANES, *v = value + g * LANES;
-        State s = right[g];
-        s.into(max(s.frame, frame_of<FULL>(k, stride, from, until, counts[g])));
-        for (long t = until - 1; t >= from; --t) {
-          const Vec e = exp2(load_as<FULL>(k + t * stride, counts[g]) * LOG2E - s.frame);
-          s.n = rates[g].next(s.n, e * load_as<FULL>(v + t * stride, counts[g]));
-          s.d = rates[g].next(s.d, e);
-        }
-        s.normalise();
-        right[g] = s;
+    const long start = b * BLOCK, end = std::min(tokens, start + BLOCK);
+    EVERY(g, COUNT) {
+      const T *k = key + g * LANES, *v = value + g * LANES;
+      State s = right[g];
+      s.into(max(s.frame, frame_of<FULL>(k, stride, start, end, counts[g])));
+      for (long t = end - 1; t >= start; --t) {
+        const Vec e = exp2(load_as<FULL>(k + t * stride, counts[g]) * LOG2E - s.frame);
+        s.n = rates[g].next(s.n, e * load_as<FULL>(v + t * stride, counts[g]));
+        s.d = rates[g].next(s.d, e);
       }
+      s.normalise();
+      right[g] = s;
     }
-    for (int g = 0; g < COUNT; ++g) keep(out + (b - 1) * BLOCK * stride + g * LANES, stride, right[g], counts[g]);
+    for (int g = 0; g < COUNT; ++g) keep(out + (start - BLOCK) * stride + g * LANES, stride, right[g], counts[g]);
   }
 
   for (long b = 0; b < blocks; ++b) {
     const long start = b * BLOCK, end = std::min(tokens, start + BLOCK);
+    Vec n[COUNT], d[COUNT], keys[COUNT], by[COUNT], own[COUNT], behind[COUNT], ahead[COUNT];
     EVERY(g, COUNT) {
       right[g] = causal || b == blocks - 1 ? State::empty() : kept(out + start * stride + g * LANES, stride, counts[g]);
+      keys[g] = frame_of<FULL>(key + g * LANES, stride, start, end, counts[g]);
+      right[g].into(max(right[g].frame, keys[g]));
+      n[g] = right[g].n, d[g] = right[g].d, by[g] = power(keys[g] - right[g].frame);
     }
-    for (long until = end; until > start; until -= step) {  // from the right, every state kept
-      const long from = std::max(start, until - step);
-      Vec n[COUNT], d[COUNT], frame[COUNT], by[COUNT];
+    for (long t = end - 1; t >= start; --t) {  // from the right, every state kept
       EVERY(g, COUNT) {
-        frame[g] = frames[from - start][g].keys = frame_of<FULL>(key + g * LANES, stride, from, until, counts[g]);
-        right[g].into(max(right[g].frame, frame[g]));
-        n[g] = right[g].n, d[g] = right[g].d, by[g] = power(frame[g] - right[g].frame);
-        frames[from - start][g].right = right[g].frame;
-      }
-      for (long t = until - 1; t >= from; --t) {
-        EVERY(g, COUNT) {
-          const Vec e = exp2(load_as<FULL>(key + t * stride + g * LANES, counts[g]) * LOG2E - frame[g]);
-          const Vec x = e * load_as<FULL>(value + t * stride + g * LANES, counts[g]);
-          E[t - start][g] = e, X[t - start][g] = x, N[t - start][g] = n[g], D[t - start][g] = d[g];
-          if (!causal) n[g] = rates[g].next(n[g], x * by[g]), d[g] = rates[g].next(d[g], e * by[g]);
-        }
-      }
-      EVERY(g, COUNT) {
-        right[g].n = n[g], right[g].d = d[g];
-        if (!causal) right[g].normalise();
+        const Vec e = exp2(load_as<FULL>(key + t * stride + g * LANES, counts[g]) * LOG2E - keys[g]);
+        const Vec x = e * load_as<FULL>(value + t * stride + g * LANES, counts[g]);
+        E[t - start][g] = e, X[t - start][g] = x, N[t - start][g] = n[g], D[t - start][g] = d[g];
+        if (!causal) n[g] = rates[g].next(n[g], x * by[g]), d[g] = rates[g].next(d[g], e * by[g]);
       }
     }
-    for (long span = (end - start - 1) / step; span >= 0; --span) {  // from the left, over the same spans
-      const long from = std::max(start, end - (span + 1) * step), until = end - span * step;
-      Vec n[COUNT], d[COUNT], by[COUNT], own[COUNT], behind[COUNT], ahead[COUNT];
+    EVERY(g, COUNT) {
+      left[g].into(max(left[g].frame, keys[g]));
+      n[g] = left[g].n, d[g] = left[g].d, by[g] = power(keys[g] - left[g].frame);
+      const Vec all = max(left[g].frame, right[g].frame);
+      behind[g] = power(left[g].frame - all), ahead[g] = power(right[g].frame - all), own[g] = rates[g].own * power(keys[g] - all);
+    }
+    for (long t = start; t < end; ++t) {  // from the left
       EVERY(g, COUNT) {
-        const Frames& at = frames[from - start][g];
-        left[g].into(max(left[g].frame, at.keys));
-        n[g] = left[g].n, d[g] = left[g].d, by[g] = power(at.keys - left[g].frame);
-        const Vec all = max(left[g].frame, at.right);
-        behind[g] = power(left[g].frame - all), ahead[g] = power(at.right - all), own[g] = rates[g].own * power(at.keys - all);
+        const Vec e = E[t - start][g], x = X[t - start][g];
+        const Vec num = n[g] * behind[g] + (N[t - start][g] * ahead[g] + own[g] * x);
+        const Vec den = d[g] * behind[g] + (D[t - start][g] * ahead[g] + own[g] * e);
+        store_as<FULL>(out + t * stride + g * LANES, num / den, counts[g]);
+        n[g] = rates[g].next(n[g], x * by[g]), d[g] = rates[g].next(d[g], e * by[g]);
       }
-      for (long t = from; t < until; ++t) {
-        EVERY(g, COUNT) {
-          const Vec e = E[t - start][g], x = X[t - start][g];
-          const Vec num = n[g] * behind[g] + (N[t - start][g] * ahead[g] + own[g] * x);
-          const Vec den = d[g] * behind[g] + (D[t - start][g] * ahead[g] + own[g] * e);
-          store_as<FULL>(out + t * stride + g * LANES, num / den, counts[g]);
-          n[g] = rates[g].next(n[g], x * by[g]), d[g] = rates[g].next(d[g], e * by[g]);
-        }
-      }
-      for (int g = 0; g < COUNT; ++g) left[g].n = n[g], left[g].d = d[g], left[g].normalise();
+    }
+    for (int g = 0; g < COUNT; ++g) left[g].n = n[g], left[g].d = d[g], left[g].normalise();
+  }
+}
+
+// A state, one token further: every token has a frame of its own, so any decay and any keys will do.
+inline void advance(State& s, const Rates& rates, Vec e, Vec x, Vec frame) {
+  s.n = s.n * rates.fade + s.n * rates.rest, s.d = s.d * rates.fade + s.d * rates.rest, s.frame += rates.shift;
+  s.into(max(s.frame, frame));
+  const Vec by = power(frame - s.frame);
+  s.n += x * by, s.d += e * by;
+  s.normalise();
+}
+
+// One vector of channels, the slow way.
+template <class T>
+void wkv_steep(const Rates& rates, const T* key, const T* value, T* out, long tokens, long stride, long count, bool causal) {
+  const auto term = [&](long t, Vec& e, Vec& x, Vec& frame) {
+    const Vec bits = load_as(key + t * stride, count) * LOG2E;
+    frame = whole(bits), e = exp2(bits - frame), x = e * load_as(value + t * stride, count);
+  };
+  Vec e, x, frame;
+  State right[BLOCK], s = State::empty();
+  const long blocks = (tokens + BLOCK - 1) / BLOCK;
+  for (long b = blocks - 1; b > 0 && !causal; --b) {
+    for (long t = std::min(tokens, (b + 1) * BLOCK) - 1; t >= b * BLOCK; --t) term(t, e, x, frame), advance(s, rates, e, x, frame);
+    keep(out + (b - 1) * BLOCK * stride, stride, s, count);
+  }
+  State left = State::empty();
+  for (long b = 0; b < blocks; ++b) {
+    const long start = b * BLOCK, end = std::min(tokens, start + BLOCK);
+    s = causal || b == blocks - 1 ? State::empty() : kept(out + start * stride, stride, count);
+    for (long t = end - 1; t >= start; --t) {
+      right[t - start] = s;
+      if (!causal) term(t, e, x, frame), advance(s, rates, e, x, frame);
+    }
+    for (long t = start; t < end; ++t) {
+      term(t, e, x, frame);
+      const State& r = right[t - start];
+      const Vec all = max(frame, max(left.frame, r.frame));
+      const Vec behind = power(left.frame - all), ahead = power(r.frame - all), own = rates.own * power(frame - all);
+      const Vec num = left.n * behind + (r.n * ahead + own * x), den = left.d * behind + (r.d * ahead + own * e);
+      store_as(out + t * stride, num / den, count);
+      advance(left, rates, e, x, frame);
     }
   }
 }
@@ -194,13 +230,23 @@ void wkv(const float* decay, const float* bonus, const T* key, const T* value, T
   const long group = WIDE * LANES, groups = (channels + group - 1) / group;
   each(batch * groups, [&](long item) {
     const long first = item % groups * group, start = item / groups * tokens * channels;
-    if (first + group <= channels) {
+    Rates rates[WIDE];
+    bool fast = first + group <= channels;
+    for (int g = 0; g < WIDE && first + g * LANES < channels; ++g) {
+      const long c = first + g * LANES, count = std::min(LANES, channels - c);
+      rates[g].set(decay + c, bonus + c, count);
+      rates[g].gentle = rates[g].gentle && !(causal && wide(key + start + c, tokens, channels, count));
+      fast = fast && rates[g].gentle;
+    }
+    if (fast) {
       const long at = start + first;
-      wkv_channels<WIDE, true>(decay + first, bonus + first, key + at, value + at, out + at, tokens, channels, group, causal);
+      wkv_channels<WIDE, true>(rates, key + at, value + at, out + at, tokens, channels, group, causal);
       return;
     }
-    for (long c = first; c < channels; c += LANES) {
-      wkv_channels<1, false>(decay + c, bonus + c, key + start + c, value + start + c, out + start + c, tokens, channels, channels - c, causal);
+    for (int g = 0; g < WIDE && first + g * LANES < channels; ++g) {
+      const long c = first + g * LANES, at = start + c, count = channels - c;
+      if (rates[g].gentle) wkv_channels<1, false>(rates + g, key + at, value + at, out + at, tokens, channels, count, causal);
+      else wkv_steep(rates[g], key + at, value + at, out + at, tokens, channels, count, causal);
     }
   });
 }

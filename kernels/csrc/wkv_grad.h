@@ -8,6 +8,7 @@
 // because K is symmetric. Everything is computed anew from the inputs and y: nothing else is kept from the forward pass.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "wkv.h"
@@ -66,8 +67,8 @@ struct Told {
 
 // D and y's derivatives by decay and bonus, walking as `wkv_channels` does; adds to `gw` and `gu`.
 inline Told weigh(const Rates& rates, const Channel& c, const std::vector<Span>& parts, bool causal, Vec& gw, Vec& gu) {
-  std::vector<Slopes> right(parts.size()), ahead(rates.step);
-  std::vector<Vec> keys(parts.size()), E(rates.step);
+  std::vector<Slopes> right(parts.size()), ahead(parts[0].until);
+  std::vector<Vec> keys(parts.size()), E(parts[0].until);
   Told told{std::vector<Vec>(c.tokens), std::vector<Vec>(c.tokens), std::vector<Vec>(parts.size())};
   Slopes s;
   for (long i = parts.size() - 1; i >= 0; --i) {
@@ -114,7 +115,7 @@ inline void settle(State& s) {
 
 // The same sums over what was told; what a token heard from its left it now says to its left.
 inline void gather(const Rates& rates, const Channel& c, const std::vector<Span>& parts, bool causal, const Told& told) {
-  std::vector<State> right(parts.size()), ahead(rates.step);
+  std::vector<State> right(parts.size()), ahead(parts[0].until);
   State s = State::empty();
   for (long i = parts.size() - 1; i >= 0; --i) {
     right[i] = s;
@@ -147,14 +148,33 @@ inline void gather(const Rates& rates, const Channel& c, const std::vector<Span>
   }
 }
 
+// The rates and how many tokens may pass between two frames. Here exp(-w) is never split: beyond 83 per token its gradient
+// is that of 83, where all but the nearest tokens have vanished, or all but the farthest.
+inline std::pair<Rates, long> rates_and_step(const float* decay, const float* bonus, const float* key, long batch, long tokens, long channels, long count, bool causal) {
+  std::vector<float> bounded(count);
+  float bits = 0;
+  for (long i = 0; i < count; ++i) {
+    bounded[i] = std::min(std::max(decay[i], -83.0f), 83.0f);
+    bits = std::max(bits, std::fabs(bounded[i]) * LOG2E);
+  }
+  Rates rates;
+  rates.set(bounded.data(), bonus, count);
+  for (long i = 0; i < count; ++i) {
+    const double exact = std::exp(-double(bounded[i]));
+    rates.fade[i] = float(exact), rates.rest[i] = float(exact - rates.fade[i]);
+  }
+  long step = bits * BLOCK <= ROOM ? BLOCK : std::max(1L, long(ROOM / bits));
+  for (long b = 0; b < batch && causal && step > 1; ++b) step = wide(key + b * tokens * channels, tokens, channels, count) ? 1 : step;
+  return {rates, step};
+}
+
 // grad [B, T, C] of out to gw [C], gu [C], gk [B, T, C], gv [B, T, C].
 template <class Each>
 void wkv_grad(const float* decay, const float* bonus, const float* key, const float* value, const float* out, const float* grad, float* gw, float* gu, float* gk, float* gv, long batch, long tokens, long channels, bool causal, const Each& each) {
   each((channels + LANES - 1) / LANES, [&](long item) {
     const long c = item * LANES, count = std::min(LANES, channels - c);
-    Rates rates;
-    rates.set(decay + c, bonus + c, count);
-    const std::vector<Span> parts = spans(tokens, rates.step);
+    const auto [rates, step] = rates_and_step(decay + c, bonus + c, key + c, batch, tokens, channels, count, causal);
+    const std::vector<Span> parts = spans(tokens, step);
     Vec w{}, u{};
     for (long b = 0; b < batch; ++b) {
       const long at = b * tokens * channels + c;

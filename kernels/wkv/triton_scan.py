@@ -21,10 +21,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHUNK = 32
-"""Tokens of a chunk: two or three values of each fit the registers, and what chunks tell each other is 1/32 of the rest."""
+CHUNK, GRAD_CHUNK = 32, 16
+"""Tokens of a chunk. The longer it is the less chunks have to tell each other; the gradients need more registers a token."""
 
-OPTIONS = {"L": CHUNK, "CB": 32, "num_warps": 1, "enable_fp_fusion": True}
+OPTIONS = {"CB": 32, "num_warps": 1, "enable_fp_fusion": True}
 """Of every launch. One warp has 32 channels, so that small images fill a GPU too; a row of them is one transaction."""
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -32,6 +32,7 @@ LOG2E_REST = tl.constexpr(1.925963033500e-8)  # what float32 leaves of it
 NOTHING = tl.constexpr(-1e9)  # frame of an empty sum
 ROOM = tl.constexpr(40.0)  # bits; gy / D may grow by as much again, and float32 ends at 127
 GROUP = tl.constexpr(8)  # chunks that `carry` reads at once: one wait for memory instead of eight
+ROWS = tl.constexpr(16)  # tokens whose pairs with one other are held at once
 
 
 @triton.jit
@@ -56,9 +57,9 @@ def _weight(bits, passed, whole, rest, frame):
 
 @triton.jit
 def _fade(decay):
-    """exp(-decay) of |decay| < 1 to the last bit, as it is multiplied L times: the exp2 of a GPU is not that exact."""
+    """exp(-decay) of |decay| < 2 to the last bit, as it is multiplied L times: the exp2 of a GPU is not that exact."""
     fade = decay * 0 + 1
-    for n in tl.static_range(12, 0, -1):
+    for n in tl.static_range(18, 0, -1):
         fade = 1 - decay * (1 / n) * fade
     return fade
 
@@ -78,23 +79,44 @@ def _place(CB: tl.constexpr, BACKWARDS: tl.constexpr):
 
 
 @triton.jit
-def _row_of(side, b, chunk, chunks, channels, PARTS: tl.constexpr):
-    return ((side * tl.num_programs(2) + b).to(tl.int64) * chunks + chunk) * PARTS * channels
+def _start(c, chunk, b, tokens, channels, L: tl.constexpr):
+    """Where a chunk begins `[CB]`, and how many tokens are left there: none past the last channel."""
+    at = b.to(tl.int64) * tokens * channels + chunk * L * channels + c
+    return at, tl.where(c < channels, tokens - chunk * L, 0)
 
 
 @triton.jit
-def _read(STATES, row, c, channels, ok, PARTS: tl.constexpr):
+def _row(X, j, channels, left, other):
+    """Token j after X `[CB]`, in float32."""
+    return tl.load(X + j * channels, mask=left > j, other=other).to(tl.float32)
+
+
+@triton.jit
+def _tile(X, first, channels, left, other, ROWS: tl.constexpr):
+    """The tokens from `first` after X, `[ROWS, CB]` in float32."""
+    j = first + tl.arange(0, ROWS)[:, None]
+    return tl.load(X[None, :] + j * channels, mask=left[None, :] > j, other=other).to(tl.float32)
+
+
+@triton.jit
+def _states(STATES, side, b, chunk, chunks, c, channels, PARTS: tl.constexpr):
+    """Where the sums of a chunk are `[CB]`."""
+    return STATES + ((side * tl.num_programs(2) + b).to(tl.int64) * chunks + chunk) * PARTS * channels + c
+
+
+@triton.jit
+def _read(X, channels, ok, PARTS: tl.constexpr):
     """frame, n, d and so on, each `[CB]`."""
-    parts = (tl.load(STATES + row + c, mask=ok, other=NOTHING),)
+    parts = (tl.load(X, mask=ok, other=NOTHING),)
     for part in tl.static_range(1, PARTS):
-        parts = parts + (tl.load(STATES + row + part * channels + c, mask=ok, other=0.0),)
+        parts = parts + (tl.load(X + part * channels, mask=ok, other=0.0),)
     return parts
 
 
 @triton.jit
-def _write(STATES, row, c, channels, ok, parts, PARTS: tl.constexpr):
+def _write(X, channels, ok, parts, PARTS: tl.constexpr):
     for part in tl.static_range(PARTS):
-        tl.store(STATES + row + part * channels + c, parts[part], mask=ok)
+        tl.store(X + part * channels, parts[part], mask=ok)
 
 
 @triton.jit
@@ -107,31 +129,16 @@ def _empty(c, PARTS: tl.constexpr):
 
 
 @triton.jit
-def _around(STATES, b, chunk, chunks, c, channels, ok, PARTS: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr):
-    """What reaches a chunk from before and from after it, where that is anything; the sides that are stored are counted."""
+def _around(STATES, b, chunk, c, channels, PARTS: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr):
+    """What reaches a chunk from before and from after it; nothing from a side that is not there."""
+    chunks, ok = tl.num_programs(1), c < channels
     before, after = _empty(c, PARTS), _empty(c, PARTS)
     if BEFORE:
-        before = _read(STATES, _row_of(0, b, chunk, chunks, channels, PARTS), c, channels, ok, PARTS)
+        before = _read(_states(STATES, 0, b, chunk, chunks, c, channels, PARTS), channels, ok, PARTS)
     if AFTER:
         side: tl.constexpr = 1 if BEFORE else 0
-        after = _read(STATES, _row_of(side, b, chunk, chunks, channels, PARTS), c, channels, ok, PARTS)
+        after = _read(_states(STATES, side, b, chunk, chunks, c, channels, PARTS), channels, ok, PARTS)
     return before, after
-
-
-@triton.jit
-def _row(X, j, place, other):
-    """Token j of the chunk, `[CB]` in float32, where it is in the sequence; and where that is."""
-    start, left, channels = place
-    at = start + j * channels
-    return tl.load(X + at, mask=left > j, other=other).to(tl.float32), at, left > j
-
-
-@triton.jit
-def _tile(X, chunk, tokens, c, channels, ok, other, L: tl.constexpr):
-    """The chunk, `[L, CB]` in float32."""
-    at = (chunk * L + tl.arange(0, L))[:, None] * channels + c[None, :]
-    inside = ok[None, :] & (at < tokens * channels)
-    return tl.load(X + at, mask=inside, other=other).to(tl.float32)
 
 
 @triton.jit
@@ -149,11 +156,10 @@ def fold(
 ):
     """Each chunk as seen from the token after it, which is what side 0 carries on, and from the one before it."""
     c, chunk, b = _place(CB, False)
-    ok = c < channels
-    start = b.to(tl.int64) * tokens * channels
-    bits = _tile(KEY + start, chunk, tokens, c, channels, ok, float("-inf"), L) * LOG2E
-    value = _tile(VALUE + start, chunk, tokens, c, channels, ok, 0.0, L)
-    whole, rest = _per_token(tl.load(DECAY + c, mask=ok, other=0.0))
+    at, left = _start(c, chunk, b, tokens, channels, L)
+    bits = _tile(KEY + at, 0, channels, left, float("-inf"), L) * LOG2E
+    value = _tile(VALUE + at, 0, channels, left, 0.0, L)
+    whole, rest = _per_token(tl.load(DECAY + c, mask=c < channels, other=0.0))
     j = tl.arange(0, L)[:, None]
     for side in tl.static_range(SIDES):
         passed = (j if side else L - 1 - j).to(tl.float32)
@@ -162,8 +168,8 @@ def fold(
         parts = (frame, tl.sum(weight * value, 0), tl.sum(weight, 0))
         if PARTS == 5:
             parts = parts + (tl.sum(weight * value * passed, 0), tl.sum(weight * passed, 0))
-        row = _row_of(side, b, chunk, tl.num_programs(1), channels, PARTS)
-        _write(STATES, row, c, channels, ok, parts, PARTS)
+        state = _states(STATES, side, b, chunk, tl.num_programs(1), c, channels, PARTS)
+        _write(state, channels, c < channels, parts, PARTS)
 
 
 @triton.jit
@@ -189,15 +195,14 @@ def carry(
     backwards = stored + FIRST
     state = _empty(c, PARTS)
     for first in range(0, chunks, GROUP):
-        sums, rows, theres = (), (), ()
+        places, masks, sums = (), (), ()
         for i in tl.static_range(GROUP):
             chunk = first + i + backwards * (chunks - 1 - 2 * (first + i))
-            there = ok & (c * 0 + first + i < chunks)
-            row = _row_of(stored, b, chunk, chunks, channels, PARTS)
-            sums = sums + (_read(STATES, row, c, channels, there, PARTS),)
-            rows, theres = rows + (row,), theres + (there,)
+            places = places + (_states(STATES, stored, b, chunk, chunks, c, channels, PARTS),)
+            masks = masks + (tl.where(ok, chunks - first, 0) > i,)
+            sums = sums + (_read(places[i], channels, masks[i], PARTS),)
         for i in tl.static_range(GROUP):
-            _write(STATES, rows[i], c, channels, theres[i], state, PARTS)
+            _write(places[i], channels, masks[i], state, PARTS)
             frame = tl.maximum(state[0] - whole, sums[i][0])
             mine, its = tl.exp2(state[0] - whole - frame), tl.exp2(sums[i][0] - frame)
             high, low = fade * mine, fade_rest * mine
@@ -219,11 +224,11 @@ def carry(
 
 
 @triton.jit
-def _weights(KEY, decay, bonus, place, before, after, L: tl.constexpr):
+def _weights(KEY, decay, bonus, channels, left, before, after, L: tl.constexpr):
     """A chunk's frame, which is a whole number so that changing to it is exact; exp(-decay), exp(bonus), each exp(key)."""
     bits = ()
     for j in tl.static_range(L):
-        bits = bits + (_row(KEY, j, place, float("-inf"))[0] * LOG2E,)
+        bits = bits + (_row(KEY, j, channels, left, float("-inf")) * LOG2E,)
     most = bits[0]
     for j in tl.static_range(1, L):
         most = tl.maximum(most, bits[j])
@@ -248,18 +253,20 @@ def _far_into(frame, state):
 
 
 @triton.jit
-def _pairs(bits, t, whole, rest, own, before, after, CAUSAL: tl.constexpr, L: tl.constexpr):
-    """The frame of token t, its weights of the tokens of the chunk `[L, CB]`, of what comes before and of what comes after."""
-    j = tl.arange(0, L)[:, None]
-    heard = tl.where(j == t, bits + own[None, :], bits)
+def _heard(bits, first, t, bonus, CAUSAL: tl.constexpr):
+    """Of the tokens from `first` on `[rows, CB]`, as t hears them: the weights in bits, and how many decays they have passed."""
+    j = first + tl.arange(0, bits.shape[0])[:, None]
+    heard = tl.where(j == t, bits + (bonus * LOG2E)[None, :], bits)
     if CAUSAL:
         heard = tl.where(j > t, float("-inf"), heard)
-    passed = tl.where(j == t, 0, tl.abs(j - t) - 1).to(tl.float32)
+    return heard, tl.where(j == t, 0, tl.abs(j - t) - 1).to(tl.float32)
+
+
+@triton.jit
+def _reach(t, whole, rest, before, after, L: tl.constexpr):
+    """Of what comes before and after a chunk, as its token t hears it: the passed decays of both, and the larger frame."""
     left, right, both = t * 1.0, (L - 1 - t) * 1.0, whole + rest
-    around = tl.maximum(before[0] - left * both, after[0] - right * both)
-    frame = tl.floor(tl.maximum(_clip(tl.max(heard - passed * both[None, :], 0), -NOTHING), around))
-    weight = _weight(heard, passed, whole[None, :], rest[None, :], frame[None, :])
-    return frame, weight, _weight(before[0], left, whole, rest, frame), _weight(after[0], right, whole, rest, frame)
+    return left, right, tl.floor(tl.maximum(before[0] - left * both, after[0] - right * both))
 
 
 @triton.jit
@@ -268,25 +275,23 @@ def mean(
 ):
     """The result."""
     c, chunk, b = _place(CB, True)
-    ok = c < channels
-    decay, bonus = tl.load(DECAY + c, mask=ok, other=0.0), tl.load(BONUS + c, mask=ok, other=0.0)
-    before, after = _around(STATES, b, chunk, tl.num_programs(1), c, channels, ok, 3, True, not CAUSAL)
-    at = b.to(tl.int64) * tokens * channels
+    at, left = _start(c, chunk, b, tokens, channels, L)
+    decay = tl.load(DECAY + c, mask=c < channels, other=0.0)
+    bonus = tl.load(BONUS + c, mask=c < channels, other=0.0)
+    before, after = _around(STATES, b, chunk, c, channels, 3, True, not CAUSAL)
     if _steep(decay, L):
-        bits = _tile(KEY + at, chunk, tokens, c, channels, ok, float("-inf"), L) * LOG2E
-        value = _tile(VALUE + at, chunk, tokens, c, channels, ok, 0.0, L)
-        _mean_by_pairs(decay, bonus, bits, value, OUT + at, before, after, chunk, tokens, c, channels, ok, CAUSAL, L)
+        count = tl.minimum(L, tokens - chunk * L)
+        _mean_by_pairs(decay, bonus, KEY + at, VALUE + at, OUT + at, before, after, count, channels, left, CAUSAL, L)
     else:
-        place = (chunk * L * channels + c, tl.where(ok, tokens - chunk * L, 0), channels)
-        _mean_of_chunk(decay, bonus, KEY + at, VALUE + at, OUT + at, before, after, place, CAUSAL, L)
+        _mean_of_chunk(decay, bonus, KEY + at, VALUE + at, OUT + at, before, after, channels, left, CAUSAL, L)
 
 
 @triton.jit
-def _mean_of_chunk(decay, bonus, KEY, VALUE, OUT, before, after, place, CAUSAL: tl.constexpr, L: tl.constexpr):
+def _mean_of_chunk(decay, bonus, KEY, VALUE, OUT, before, after, channels, left, CAUSAL: tl.constexpr, L: tl.constexpr):
     values = ()
     for j in tl.static_range(L):
-        values = values + (_row(VALUE, j, place, 0.0)[0],)
-    frame, fade, own, e = _weights(KEY, decay, bonus, place, before, after, L)
+        values = values + (_row(VALUE, j, channels, left, 0.0),)
+    frame, fade, own, e = _weights(KEY, decay, bonus, channels, left, before, after, L)
     n, d = _into(frame, after)
     ns, ds = (), ()  # from the last token to the first
     for j in tl.static_range(L - 1, -1, -1):
@@ -297,21 +302,43 @@ def _mean_of_chunk(decay, bonus, KEY, VALUE, OUT, before, after, place, CAUSAL: 
     for j in tl.static_range(L):
         x = e[j] * values[j]
         out = (n + (ns[L - 1 - j] + own * x)) / (d + (ds[L - 1 - j] + own * e[j]))
-        start, left, channels = place
-        tl.store(OUT + start + j * channels, out.to(OUT.dtype.element_ty), mask=left > j)
+        tl.store(OUT + j * channels, out.to(OUT.dtype.element_ty), mask=left > j)
         n, d = n * fade + x, d * fade + e[j]
 
 
 @triton.jit
 def _mean_by_pairs(
-    decay, bonus, bits, value, OUT, before, after, chunk, tokens, c, channels, ok, CAUSAL: tl.constexpr, L: tl.constexpr
+    decay, bonus, KEY, VALUE, OUT, before, after, count, channels, left, CAUSAL: tl.constexpr, L: tl.constexpr
 ):
     whole, rest = _per_token(decay)
-    for t in range(tl.minimum(L, tokens - chunk * L)):
-        _, weight, left, right = _pairs(bits, t, whole, rest, bonus * LOG2E, before, after, CAUSAL, L)
-        n = tl.sum(weight * value, 0) + (before[1] * left + after[1] * right)
-        d = tl.sum(weight, 0) + (before[2] * left + after[2] * right)
-        tl.store(OUT + (chunk * L + t) * channels + c, (n / d).to(OUT.dtype.element_ty), mask=ok)
+    for t in range(count):
+        on_left, on_right, frame = _reach(t, whole, rest, before, after, L)
+        heard_left = _weight(before[0], on_left, whole, rest, frame)
+        heard_right = _weight(after[0], on_right, whole, rest, frame)
+        n = before[1] * heard_left + after[1] * heard_right
+        d = before[2] * heard_left + after[2] * heard_right
+        for first in range(0, L, ROWS):  # the frame rises to the largest weight so far
+            bits = _tile(KEY, first, channels, left, float("-inf"), ROWS) * LOG2E
+            heard, passed = _heard(bits, first, t, bonus, CAUSAL)
+            most = _clip(tl.max(heard - passed * (whole + rest)[None, :], 0), -NOTHING)
+            higher = tl.maximum(frame, tl.floor(most))
+            weight = _weight(heard, passed, whole[None, :], rest[None, :], higher[None, :])
+            by = tl.exp2(frame - higher)
+            n = n * by + tl.sum(weight * _tile(VALUE, first, channels, left, 0.0, ROWS), 0)
+            d = d * by + tl.sum(weight, 0)
+            frame = higher
+        tl.store(OUT + t * channels, (n / d).to(OUT.dtype.element_ty), mask=left > t)
+
+
+@triton.jit
+def _pairs(bits, t, whole, rest, bonus, before, after, CAUSAL: tl.constexpr, L: tl.constexpr):
+    """The frame of token t, its weights of the tokens of the chunk `[L, CB]`, of what comes before and of what comes after."""
+    left, right, frame = _reach(t, whole, rest, before, after, L)
+    heard, passed = _heard(bits, 0, t, bonus, CAUSAL)
+    most = _clip(tl.max(heard - passed * (whole + rest)[None, :], 0), -NOTHING)
+    frame = tl.maximum(frame, tl.floor(most))
+    weight = _weight(heard, passed, whole[None, :], rest[None, :], frame[None, :])
+    return frame, weight, _weight(before[0], left, whole, rest, frame), _weight(after[0], right, whole, rest, frame)
 
 
 @triton.jit
@@ -333,49 +360,61 @@ def weigh(
 ):
     """The chunk's share of the gradients of decay and bonus, `GRADS [2, B, chunks, C]`, and of P and Q, `TOLD`."""
     c, chunk, b = _place(CB, True)
-    chunks = tl.num_programs(1)
-    ok = c < channels
+    chunks, ok = tl.num_programs(1), c < channels
+    at, left = _start(c, chunk, b, tokens, channels, L)
     decay, bonus = tl.load(DECAY + c, mask=ok, other=0.0), tl.load(BONUS + c, mask=ok, other=0.0)
-    before, after = _around(STATES, b, chunk, chunks, c, channels, ok, 5, True, not CAUSAL)
-    at = b.to(tl.int64) * tokens * channels
-    place = (chunk * L * channels + c, tl.where(ok, tokens - chunk * L, 0), channels)
+    before, after = _around(STATES, b, chunk, c, channels, 5, True, not CAUSAL)
     if _steep(decay, L):
-        bits = _tile(KEY + at, chunk, tokens, c, channels, ok, float("-inf"), L) * LOG2E
-        value = _tile(VALUE + at, chunk, tokens, c, channels, ok, 0.0, L)
+        bits = _tile(KEY + at, 0, channels, left, float("-inf"), L) * LOG2E
+        value = _tile(VALUE + at, 0, channels, left, 0.0, L)
         count = tl.minimum(L, tokens - chunk * L)
         gw, gu, ahead, back = _weigh_by_pairs(
-            decay, bonus, bits, value, RESULT + at, GRAD + at, before, after, place, count, CAUSAL, L
+            decay, bonus, bits, value, RESULT + at, GRAD + at, before, after, count, channels, left, CAUSAL, L
         )
     else:
         gw, gu, ahead, back = _weigh_chunk(
-            decay, bonus, KEY + at, VALUE + at, RESULT + at, GRAD + at, before, after, place, CAUSAL, L
+            decay, bonus, KEY + at, VALUE + at, RESULT + at, GRAD + at, before, after, channels, left, CAUSAL, L
         )
-    if not CAUSAL:  # else nobody hears what comes after him, so nothing is told ahead
-        _write(TOLD, _row_of(0, b, chunk, chunks, channels, 3), c, channels, ok, ahead, 3)
-    _write(TOLD, _row_of(0 if CAUSAL else 1, b, chunk, chunks, channels, 3), c, channels, ok, back, 3)
-    tl.store(GRADS + _row_of(0, b, chunk, chunks, channels, 1) + c, gw, mask=ok)
-    tl.store(GRADS + _row_of(1, b, chunk, chunks, channels, 1) + c, gu, mask=ok)
+    if CAUSAL:  # nobody hears what comes after him, so nothing is told ahead
+        _write(_states(TOLD, 0, b, chunk, chunks, c, channels, 3), channels, ok, back, 3)
+    else:
+        _write(_states(TOLD, 0, b, chunk, chunks, c, channels, 3), channels, ok, ahead, 3)
+        _write(_states(TOLD, 1, b, chunk, chunks, c, channels, 3), channels, ok, back, 3)
+    tl.store(_states(GRADS, 0, b, chunk, chunks, c, channels, 1), gw, mask=ok)
+    tl.store(_states(GRADS, 1, b, chunk, chunks, c, channels, 1), gu, mask=ok)
 
 
 @triton.jit
-def _weigh_chunk(decay, bonus, KEY, VALUE, RESULT, GRAD, before, after, place, CAUSAL: tl.constexpr, L: tl.constexpr):
-    frame, fade, own, e = _weights(KEY, decay, bonus, place, before, after, L)
+def _weigh_chunk(
+    decay,
+    bonus,
+    KEY,
+    VALUE,
+    RESULT,
+    GRAD,
+    before,
+    after,
+    channels,
+    left,
+    CAUSAL: tl.constexpr,
+    L: tl.constexpr,
+):
+    frame, fade, own, e = _weights(KEY, decay, bonus, channels, left, before, after, L)
     n, d = _into(frame, after)
     far_n, far_d = _far_into(frame, after)
     ds, fars = (), ()  # from the last token to the first: D, and the derivative of N - y D
     for j in tl.static_range(L - 1, -1, -1):
-        y = _row(RESULT, j, place, 0.0)[0]
-        ds, fars = ds + (d,), fars + (far_n - y * far_d,)
+        ds, fars = ds + (d,), fars + (far_n - _row(RESULT, j, channels, left, 0.0) * far_d,)
         if not CAUSAL:
             far_n, far_d = (far_n + n) * fade, (far_d + d) * fade
-            n, d = n * fade + e[j] * _row(VALUE, j, place, 0.0)[0], d * fade + e[j]
+            n, d = n * fade + e[j] * _row(VALUE, j, channels, left, 0.0), d * fade + e[j]
     n, d = _into(frame, before)
     far_n, far_d = _far_into(frame, before)
     zero = decay * 0
     gw, gu, ahead_p, ahead_q, back_p, back_q, passed = zero, zero, zero, zero, zero, zero, zero + 1
     for j in tl.static_range(L):
-        value, y, g = _row(VALUE, j, place, 0.0)[0], _row(RESULT, j, place, 0.0)[0], _row(GRAD, j, place, 0.0)[0]
-        p = g / (d + (ds[L - 1 - j] + own * e[j]))
+        value, y = _row(VALUE, j, channels, left, 0.0), _row(RESULT, j, channels, left, 0.0)
+        p = _row(GRAD, j, channels, left, 0.0) / (d + (ds[L - 1 - j] + own * e[j]))
         gu += p * own * e[j] * (value - y)
         gw -= p * ((far_n - y * far_d) + fars[L - 1 - j])
         ahead_p, ahead_q = ahead_p * fade + p, ahead_q * fade + p * y
@@ -395,21 +434,34 @@ def _plus(state, level, p, q):
 
 @triton.jit
 def _weigh_by_pairs(
-    decay, bonus, bits, value, RESULT, GRAD, before, after, place, count, CAUSAL: tl.constexpr, L: tl.constexpr
+    decay,
+    bonus,
+    bits,
+    value,
+    RESULT,
+    GRAD,
+    before,
+    after,
+    count,
+    channels,
+    left,
+    CAUSAL: tl.constexpr,
+    L: tl.constexpr,
 ):
     whole, rest = _per_token(decay)
     j = tl.arange(0, L)[:, None]
     gw, gu = decay * 0, decay * 0
     ahead, back = _empty(decay, 3), _empty(decay, 3)
     for t in range(count):
-        frame, weight, left, right = _pairs(bits, t, whole, rest, bonus * LOG2E, before, after, CAUSAL, L)
-        y = _row(RESULT, t, place, 0.0)[0]
-        p = _row(GRAD, t, place, 0.0)[0] / (tl.sum(weight, 0) + (before[2] * left + after[2] * right))
+        frame, weight, on_left, on_right = _pairs(bits, t, whole, rest, bonus, before, after, CAUSAL, L)
+        y = _row(RESULT, t, channels, left, 0.0)
+        d = tl.sum(weight, 0) + (before[2] * on_left + after[2] * on_right)
+        p = _row(GRAD, t, channels, left, 0.0) / d
         share = weight * (value - y[None, :])
         gu += p * tl.sum(tl.where(j == t, share, 0.0), 0)
         far = tl.sum(tl.where(j == t, 0.0, share * (tl.abs(j - t) - 1)), 0)
-        far += left * ((before[3] - y * before[4]) + t * (before[1] - y * before[2]))
-        far += right * ((after[3] - y * after[4]) + (L - 1 - t) * (after[1] - y * after[2]))
+        far += on_left * ((before[3] - y * before[4]) + t * (before[1] - y * before[2]))
+        far += on_right * ((after[3] - y * after[4]) + (L - 1 - t) * (after[1] - y * after[2]))
         gw -= p * far
         ahead = _plus(ahead, -frame - (L - 1 - t) * (whole + rest), p, p * y)
         back = _plus(back, -frame - t * (whole + rest), p, p * y)
@@ -436,35 +488,22 @@ def gather(
 ):
     """The gradients of key and value."""
     c, chunk, b = _place(CB, False)
-    chunks = tl.num_programs(1)
-    ok = c < channels
-    decay, bonus = tl.load(DECAY + c, mask=ok, other=0.0), tl.load(BONUS + c, mask=ok, other=0.0)
-    before, after = _around(STATES, b, chunk, chunks, c, channels, ok, 5, True, not CAUSAL)
-    ahead, back = _around(TOLD, b, chunk, chunks, c, channels, ok, 3, not CAUSAL, True)
-    at = b.to(tl.int64) * tokens * channels
-    place = (chunk * L * channels + c, tl.where(ok, tokens - chunk * L, 0), channels)
+    at, left = _start(c, chunk, b, tokens, channels, L)
+    decay = tl.load(DECAY + c, mask=c < channels, other=0.0)
+    bonus = tl.load(BONUS + c, mask=c < channels, other=0.0)
+    before, after = _around(STATES, b, chunk, c, channels, 5, True, not CAUSAL)
+    ahead, back = _around(TOLD, b, chunk, c, channels, 3, not CAUSAL, True)
     if _steep(decay, L):
-        bits = _tile(KEY + at, chunk, tokens, c, channels, ok, float("-inf"), L) * LOG2E
+        bits = _tile(KEY + at, 0, channels, left, float("-inf"), L) * LOG2E
+        count = tl.minimum(L, tokens - chunk * L)
         p, q = _gather_by_pairs(
-            decay,
-            bonus,
-            bits,
-            RESULT + at,
-            GRAD + at,
-            before,
-            after,
-            ahead,
-            back,
-            place,
-            tl.minimum(L, tokens - chunk * L),
-            CAUSAL,
-            L,
+            decay, bonus, bits, RESULT + at, GRAD + at, before, after, ahead, back, count, channels, left, CAUSAL, L
         )
-        value = _tile(VALUE + at, chunk, tokens, c, channels, ok, 0.0, L)
-        here = (chunk * L + tl.arange(0, L))[:, None] * channels + c[None, :]
-        inside = ok[None, :] & (here < tokens * channels)
-        tl.store(GVALUE + at + here, p.to(GVALUE.dtype.element_ty), mask=inside)
-        tl.store(GKEY + at + here, (value * p - q).to(GKEY.dtype.element_ty), mask=inside)
+        j = tl.arange(0, L)[:, None]
+        here, inside = at[None, :] + j * channels, left[None, :] > j
+        tl.store(GVALUE + here, p.to(GVALUE.dtype.element_ty), mask=inside)
+        value = _tile(VALUE + at, 0, channels, left, 0.0, L)
+        tl.store(GKEY + here, (value * p - q).to(GKEY.dtype.element_ty), mask=inside)
     else:
         _gather_chunk(
             decay,
@@ -479,7 +518,8 @@ def gather(
             after,
             ahead,
             back,
-            place,
+            channels,
+            left,
             CAUSAL,
             L,
         )
@@ -499,11 +539,12 @@ def _gather_chunk(
     after,
     ahead,
     back,
-    place,
+    channels,
+    left,
     CAUSAL: tl.constexpr,
     L: tl.constexpr,
 ):
-    frame, fade, own, e = _weights(KEY, decay, bonus, place, before, after, L)
+    frame, fade, own, e = _weights(KEY, decay, bonus, channels, left, before, after, L)
     _, d = _into(frame, after)
     ds = ()  # from the last token to the first
     for j in tl.static_range(L - 1, -1, -1):
@@ -515,25 +556,24 @@ def _gather_chunk(
     _, d = _into(frame, before)
     p = ()
     for j in tl.static_range(L):
-        p = p + (_row(GRAD, j, place, 0.0)[0] * by / (d + (ds[L - 1 - j] + own * e[j])),)
+        p = p + (_row(GRAD, j, channels, left, 0.0) * by / (d + (ds[L - 1 - j] + own * e[j])),)
         d = d * fade + e[j]
     sum_p, sum_q = _into(told, back)
     ps, qs = (), ()  # from the last token to the first
     for j in tl.static_range(L - 1, -1, -1):
-        q = p[j] * _row(RESULT, j, place, 0.0)[0]
+        q = p[j] * _row(RESULT, j, channels, left, 0.0)
         ps, qs = ps + (sum_p + own * p[j],), qs + (sum_q + own * q,)
         sum_p, sum_q = sum_p * fade + p[j], sum_q * fade + q
     sum_p, sum_q = _into(told, ahead)
     for j in tl.static_range(L):
-        key, at, inside = _row(KEY, j, place, float("-inf"))
-        weight = tl.exp2(key * LOG2E + told)
+        weight = tl.exp2(_row(KEY, j, channels, left, float("-inf")) * LOG2E + told)
         all_p, all_q = ps[L - 1 - j], qs[L - 1 - j]
         if not CAUSAL:
             all_p, all_q = all_p + sum_p, all_q + sum_q
-            sum_p, sum_q = sum_p * fade + p[j], sum_q * fade + p[j] * _row(RESULT, j, place, 0.0)[0]
-        gk = weight * (_row(VALUE, j, place, 0.0)[0] * all_p - all_q)
-        tl.store(GVALUE + at, (weight * all_p).to(GVALUE.dtype.element_ty), mask=inside)
-        tl.store(GKEY + at, gk.to(GKEY.dtype.element_ty), mask=inside)
+            sum_p, sum_q = sum_p * fade + p[j], sum_q * fade + p[j] * _row(RESULT, j, channels, left, 0.0)
+        gk = weight * (_row(VALUE, j, channels, left, 0.0) * all_p - all_q)
+        tl.store(GVALUE + j * channels, (weight * all_p).to(GVALUE.dtype.element_ty), mask=left > j)
+        tl.store(GKEY + j * channels, gk.to(GKEY.dtype.element_ty), mask=left > j)
 
 
 @triton.jit
@@ -547,33 +587,37 @@ def _gather_by_pairs(
     after,
     ahead,
     back,
-    place,
     count,
+    channels,
+    left,
     CAUSAL: tl.constexpr,
     L: tl.constexpr,
 ):
-    """exp(key) P and exp(key) Q of a chunk. Within it they are sums of shares of the whole, which need no frame."""
+    """exp(key) P and exp(key) Q `[L, CB]`. Within the chunk they are sums of shares of the whole, which need no frame."""
     whole, rest = _per_token(decay)
-    j = tl.arange(0, L)[:, None]
-    far = _weight(ahead[0][None, :] + bits, j.to(tl.float32), whole[None, :], rest[None, :], 0.0)
-    near = _weight(back[0][None, :] + bits, (L - 1 - j).to(tl.float32), whole[None, :], rest[None, :], 0.0)
-    p = far * ahead[1][None, :] + near * back[1][None, :]
-    q = far * ahead[2][None, :] + near * back[2][None, :]
+    j = tl.arange(0, L)[:, None].to(tl.float32)
+    told_ahead = _weight(ahead[0][None, :] + bits, j, whole[None, :], rest[None, :], 0.0)
+    told_back = _weight(back[0][None, :] + bits, L - 1 - j, whole[None, :], rest[None, :], 0.0)
+    p = told_ahead * ahead[1][None, :] + told_back * back[1][None, :]
+    q = told_ahead * ahead[2][None, :] + told_back * back[2][None, :]
     for t in range(count):
-        _, weight, left, right = _pairs(bits, t, whole, rest, bonus * LOG2E, before, after, CAUSAL, L)
-        g = _row(GRAD, t, place, 0.0)[0] / (tl.sum(weight, 0) + (before[2] * left + after[2] * right))
+        _, weight, on_left, on_right = _pairs(bits, t, whole, rest, bonus, before, after, CAUSAL, L)
+        d = tl.sum(weight, 0) + (before[2] * on_left + after[2] * on_right)
+        g = _row(GRAD, t, channels, left, 0.0) / d
         p += weight * g[None, :]
-        q += weight * (g * _row(RESULT, t, place, 0.0)[0])[None, :]
+        q += weight * (g * _row(RESULT, t, channels, left, 0.0))[None, :]
     return p, q
 
 
-def _sums(decay: Tensor, key: Tensor, value: Tensor, parts: int, sides: int) -> Tensor:
+def _sums(decay: Tensor, key: Tensor, value: Tensor, parts: int, sides: int, chunk: int) -> Tensor:
     """What reaches each chunk from before it and, with two sides, from after it: `[sides, B, chunks, parts, C]`."""
     batch, tokens, channels = key.shape
-    chunks, blocks = triton.cdiv(tokens, CHUNK), triton.cdiv(channels, OPTIONS["CB"])
+    chunks, blocks = triton.cdiv(tokens, chunk), triton.cdiv(channels, OPTIONS["CB"])
     states = key.new_empty(sides, batch, chunks, parts, channels, dtype=torch.float32)
-    fold[blocks, chunks, batch](decay, key, value, states, tokens, channels, PARTS=parts, SIDES=sides, **OPTIONS)
-    carry[blocks, sides, batch](decay, states, chunks, channels, PARTS=parts, FIRST=0, SIGNED=False, **OPTIONS)
+    fold[blocks, chunks, batch](
+        decay, key, value, states, tokens, channels, PARTS=parts, SIDES=sides, L=chunk, **OPTIONS
+    )
+    carry[blocks, sides, batch](decay, states, chunks, channels, PARTS=parts, FIRST=0, SIGNED=False, L=chunk, **OPTIONS)
     return states
 
 
@@ -585,29 +629,31 @@ def wkv_cuda(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: b
     if not out.numel():
         return out
     with torch.cuda.device_of(k):
-        states = _sums(w, k, v, 3, 1 if causal else 2)
+        states = _sums(w, k, v, 3, 1 if causal else 2, CHUNK)
         grid = triton.cdiv(channels, OPTIONS["CB"]), triton.cdiv(tokens, CHUNK), batch
-        mean[grid](w, u, k, v, states, out, tokens, channels, CAUSAL=causal, **OPTIONS)
+        mean[grid](w, u, k, v, states, out, tokens, channels, CAUSAL=causal, L=CHUNK, **OPTIONS)
     return out
 
 
 def wkv_grad_cuda(
     decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, out: Tensor, grad: Tensor, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of decay, bonus, key and value for `grad`, that of `out`. Five launches and two sums over chunks."""
+    """The gradients of decay, bonus, key and value for `grad`, that of `out`. Five launches, and a sum over chunks."""
     w, u, k, v, y, g = (each.contiguous() for each in (decay, bonus, key, value, out, grad))
     batch, tokens, channels = k.shape
     gk, gv = torch.empty_like(k), torch.empty_like(v)
     if not gk.numel():
         return torch.zeros_like(w), torch.zeros_like(u), gk, gv
-    chunks, blocks, sides = triton.cdiv(tokens, CHUNK), triton.cdiv(channels, OPTIONS["CB"]), 1 if causal else 2
+    chunks, blocks, sides = triton.cdiv(tokens, GRAD_CHUNK), triton.cdiv(channels, OPTIONS["CB"]), 1 if causal else 2
     shares, told = w.new_empty(2, batch * chunks, channels), w.new_empty(sides, batch, chunks, 3, channels)
+    grid, size = (blocks, chunks, batch), {"tokens": tokens, "channels": channels, "CAUSAL": causal, "L": GRAD_CHUNK}
+    first = 1 if causal else 0  # what is told goes the other way than what is heard
     with torch.cuda.device_of(k):
-        states = _sums(w, k, v, 5, sides)
-        grid, size = (blocks, chunks, batch), {"tokens": tokens, "channels": channels, "CAUSAL": causal, **OPTIONS}
-        weigh[grid](w, u, k, v, y, g, states, told, shares, **size)
-        first = 1 if causal else 0  # what is told goes the other way than what is heard
-        carry[blocks, sides, batch](w, told, chunks, channels, PARTS=3, FIRST=first, SIGNED=True, **OPTIONS)
-        gather[grid](w, u, k, v, y, g, states, told, gk, gv, **size)
+        states = _sums(w, k, v, 5, sides, GRAD_CHUNK)
+        weigh[grid](w, u, k, v, y, g, states, told, shares, **size, **OPTIONS)
+        carry[blocks, sides, batch](
+            w, told, chunks, channels, PARTS=3, FIRST=first, SIGNED=True, L=GRAD_CHUNK, **OPTIONS
+        )
+        gather[grid](w, u, k, v, y, g, states, told, gk, gv, **size, **OPTIONS)
     gw, gu = shares.sum(1)
     return gw, gu, gk, gv
