@@ -24,7 +24,7 @@ class Finding:
 
 def examine(self_test: bool, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
     """Every finding; with `self_test` a small student is exported to each target and its masks compared."""
-    checks = [*_runtimes(self_test), _label_map, _device, _browser]
+    checks = [*_runtimes(self_test), *_operators(), _device, _browser]
     found = []
     for index, check in enumerate(checks, 1):
         found.append(check())
@@ -77,21 +77,30 @@ def _try(target: str) -> str:
     return f"self-test: {100 * hop.same_label:.3f} % of the labels as in PyTorch, executed in {manifest.precision.executed}"
 
 
-def _label_map() -> Finding:
-    import numpy as np
-    import torch
+def _operators() -> Iterator[Callable[[], Finding]]:
+    from functools import partial
 
-    from edgeseg.kernels.label_map import label_map
-    from edgeseg.kernels.label_map.cases import CASES
-    from edgeseg.kernels.label_map.reference import label_map_reference
+    from edgeseg.kernels.operators import OPERATORS
 
-    for index, case in enumerate(CASES):
-        logits = np.random.default_rng(index).normal(size=(case.batch, case.classes, *case.low)).astype(np.float32)
-        wanted, margin = label_map_reference(logits, case.high, case.align_corners)
-        got = label_map(torch.from_numpy(logits), case.high, case.align_corners).numpy()
-        if not ((got == wanted) | (margin < case.margin)).all():
-            return Finding("operator", "label_map", "broken", None, f"graph tier differs from the reference on {case}")
-    return Finding("operator", "label_map", "ok", None, f"graph tier, {len(CASES)} cases as the reference")
+    for name in OPERATORS:
+        yield partial(_operator, name)
+
+
+def _operator(name: str) -> Finding:
+    """Every tier on two short cases; `edgeseg ops test` tries all."""
+    from edgeseg.kernels.conformance import examine
+
+    rows = list(examine([name], most_tokens=2, most_cases=2, halves=[False]))
+    said = {state: [row.tier for row in rows if row.state == state] for state in ("ok", "failed", "missing")}
+    detail = f"as the reference: {', '.join(said['ok'])}"
+    if said["failed"]:
+        return Finding("operator", name, "broken", None, f"not as the reference: {', '.join(said['failed'])}; {detail}")
+    if said["missing"]:
+        why = next(row.detail for row in rows if row.state == "missing")
+        return Finding(
+            "operator", name, "missing", None, f"{detail}; not to be had: {', '.join(said['missing'])} ({why})"
+        )
+    return Finding("operator", name, "ok", None, detail)
 
 
 def _device() -> Finding:

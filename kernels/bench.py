@@ -137,7 +137,7 @@ def _growth(work: Work, way: str) -> float | None:
         except (EdgesegError, RuntimeError, MemoryError):
             return None
         seconds = []
-        for _ in range(LEAST):
+        for _ in range(3 * LEAST):
             started = time.perf_counter()
             run()
             seconds.append(time.perf_counter() - started)

@@ -33,14 +33,18 @@ class Row:
 
 
 def examine(
-    names: Sequence[str] = (), most_tokens: int | None = None, notify: Callable[[str], None] = lambda line: None
+    names: Sequence[str] = (),
+    most_tokens: int | None = None,
+    most_cases: int | None = None,
+    halves: Sequence[bool] = (False, True),
+    notify: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Row]:
     """A row for every operator, tier and precision; `most_tokens` leaves longer sequences out."""
     for name in names or OPERATORS:
         operator = OPERATORS[name]
         cases = [c for c in operator.cases if most_tokens is None or getattr(c, "tokens", 0) <= most_tokens]
-        for half in (False, True):
-            yield from _operator(operator, cases, half, notify)
+        for half in halves:
+            yield from _operator(operator, cases[:most_cases], half, notify)
 
 
 def _operator(operator: Operator, cases: Sequence[object], half: bool, notify: Callable[[str], None]) -> Iterator[Row]:

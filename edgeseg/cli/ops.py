@@ -34,7 +34,7 @@ def conformance(
     from edgeseg.kernels.conformance import examine
 
     with talk.status("testing") as status:
-        rows = list(examine(names or (), tokens, status.update))
+        rows = list(examine(names or (), tokens, notify=status.update))
     colour = {"ok": "green", "missing": "yellow", "failed": "red"}
     cells = [
         [

@@ -29,8 +29,9 @@ inline void rates_of(const Scan& scan, long c, long count, Vec* to) {
   }
 }
 
-// STATES is `scan.states` where it is known when this is compiled, else 0. `states [N]` is where the sequence begins.
-template <int STATES>
+// STATES is `scan.states` where it is known when this is compiled, else 0; FADING says that no rate is above 0. `states [N]`
+// is where the sequence begins.
+template <int STATES, bool FADING>
 inline void scan_channels(const Scan& scan, const Vec* A, Vec* states, const float* u, const float* delta, const float* B, const float* C, float* y, long tokens, Vec skip, long count) {
   const long N = STATES ? STATES : scan.states;
   Vec own[STATES ? STATES : 1];
@@ -40,7 +41,7 @@ inline void scan_channels(const Scan& scan, const Vec* A, Vec* states, const flo
     const Vec x = load_as(u + t * scan.channels, count), d = load_as(delta + t * scan.channels, count), dx = d * x;
     Vec sum[2] = {skip * x, Vec{}};  // two sums, so that one addition need not wait for the other
     for (long n = 0; n < N; ++n) {
-      h[n] = exp2(d * A[n]) * h[n] + dx * B[t * N + n];
+      h[n] = (FADING ? exp2_small(d * A[n]) : exp2(d * A[n])) * h[n] + dx * B[t * N + n];
       sum[n & 1] += h[n] * C[t * N + n];
     }
     if (y) store_as(y + t * scan.channels, sum[0] + sum[1], count);
@@ -49,7 +50,12 @@ inline void scan_channels(const Scan& scan, const Vec* A, Vec* states, const flo
 }
 
 inline void scan_some(const Scan& scan, const Vec* A, Vec* states, const float* u, const float* delta, const float* B, const float* C, float* y, long tokens, Vec skip, long count) {
-  const auto run = scan.states == 16 ? scan_channels<16> : scan.states == 1 ? scan_channels<1> : scan_channels<0>;
+  bool fading = true;  // deltas are not negative
+  for (long n = 0; n < scan.states; ++n) {
+    for (long i = 0; i < LANES; ++i) fading = fading && A[n][i] <= 0.0f;
+  }
+  const auto known = scan.states == 16 ? scan_channels<16, true> : scan.states == 1 ? scan_channels<1, true> : scan_channels<0, true>;
+  const auto run = fading ? known : scan_channels<0, false>;
   run(scan, A, states, u, delta, B, C, y, tokens, skip, count);
 }
 

@@ -92,9 +92,9 @@ inline void store_as(T* to, Vec v, long count) {
   store_as(to, v, FULL ? LANES : count);
 }
 
-// 2^x to 2e-7, for x from -126 to 127, and that of the nearer end beyond; NaN stays NaN.
-inline Vec exp2(Vec x) {
-  const Vec in = min(fill(127.0f), max(fill(-126.0f), x));
+// 2^x to 2e-7, for x from -126 on, and 2^-126 below; NaN stays NaN. Beyond 127 there is no telling what comes out.
+inline Vec exp2_small(Vec x) {
+  const Vec in = max(fill(-126.0f), x);
   const Vec shifted = in + 12582912.0f;  // 1.5 * 2^23: the integer is then in the low bits
   const Vec f = in - (shifted - 12582912.0f);
   Vec p = fill(1.3264707522e-3f);  // least largest relative error of degree 5 on -1/2..1/2: 9e-8
@@ -105,6 +105,8 @@ inline Vec exp2(Vec x) {
   p = p * f + 1.0f;
   return (Vec)((Int)p + ((Int)shifted << 23));
 }
+
+inline Vec exp2(Vec x) { return exp2_small(min(fill(127.0f), x)); }
 
 // 2^x for whole numbers x; smaller than 2^-126 is 0.
 inline Vec power(Vec x) {

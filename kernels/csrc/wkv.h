@@ -135,7 +135,7 @@ void wkv_channels(const Rates* rates, const T* key, const T* value, T* out, long
       State s = right[g];
       s.into(max(s.frame, frame_of<FULL>(k, stride, start, end, counts[g])));
       for (long t = end - 1; t >= start; --t) {
-        const Vec e = exp2(load_as<FULL>(k + t * stride, counts[g]) * LOG2E - s.frame);
+        const Vec e = exp2_small(load_as<FULL>(k + t * stride, counts[g]) * LOG2E - s.frame);
         s.n = rates[g].next(s.n, e * load_as<FULL>(v + t * stride, counts[g]));
         s.d = rates[g].next(s.d, e);
       }
@@ -156,7 +156,7 @@ void wkv_channels(const Rates* rates, const T* key, const T* value, T* out, long
     }
     for (long t = end - 1; t >= start; --t) {  // from the right, every state kept
       EVERY(g, COUNT) {
-        const Vec e = exp2(load_as<FULL>(key + t * stride + g * LANES, counts[g]) * LOG2E - keys[g]);
+        const Vec e = exp2_small(load_as<FULL>(key + t * stride + g * LANES, counts[g]) * LOG2E - keys[g]);
         const Vec x = e * load_as<FULL>(value + t * stride + g * LANES, counts[g]);
         E[t - start][g] = e, X[t - start][g] = x, N[t - start][g] = n[g], D[t - start][g] = d[g];
         if (!causal) n[g] = rates[g].next(n[g], x * by[g]), d[g] = rates[g].next(d[g], e * by[g]);
@@ -195,7 +195,7 @@ template <class T>
 void wkv_steep(const Rates& rates, const T* key, const T* value, T* out, long tokens, long stride, long count, bool causal) {
   const auto term = [&](long t, Vec& e, Vec& x, Vec& frame) {
     const Vec bits = load_as(key + t * stride, count) * LOG2E;
-    frame = whole(bits), e = exp2(bits - frame), x = e * load_as(value + t * stride, count);
+    frame = whole(bits), e = exp2_small(bits - frame), x = e * load_as(value + t * stride, count);
   };
   Vec e, x, frame;
   State right[BLOCK], s = State::empty();

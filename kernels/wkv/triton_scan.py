@@ -141,7 +141,7 @@ def _around(STATES, b, chunk, c, channels, PARTS: tl.constexpr, BEFORE: tl.const
     return before, after
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def fold(
     DECAY,
     KEY,
@@ -172,7 +172,7 @@ def fold(
         _write(state, channels, c < channels, parts, PARTS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks"])
 def carry(
     DECAY,
     STATES,
@@ -269,7 +269,7 @@ def _reach(t, whole, rest, before, after, L: tl.constexpr):
     return left, right, tl.floor(tl.maximum(before[0] - left * both, after[0] - right * both))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def mean(
     DECAY, BONUS, KEY, VALUE, STATES, OUT, tokens, channels, CAUSAL: tl.constexpr, L: tl.constexpr, CB: tl.constexpr
 ):
@@ -341,7 +341,7 @@ def _pairs(bits, t, whole, rest, bonus, before, after, CAUSAL: tl.constexpr, L: 
     return frame, weight, _weight(before[0], left, whole, rest, frame), _weight(after[0], right, whole, rest, frame)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def weigh(
     DECAY,
     BONUS,
@@ -468,7 +468,7 @@ def _weigh_by_pairs(
     return gw, gu, ahead, back
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def gather(
     DECAY,
     BONUS,
