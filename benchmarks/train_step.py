@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from benchmarks.ratio import Finding, Logs, burst, finding, fresh, in_turns
 from edgeseg.errors import ParityFailed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from edgeseg.train.loop import Trainer
     from edgeseg.train.recipe import Recipe
 
@@ -51,15 +53,19 @@ class Work:
 
     @property
     def data(self) -> str:
-        """Generated scenes."""
+        """Generated scenes, or shapes for a promptable student."""
+        from edgeseg.students.student import parameters
+
         height, width = self.size
-        return f"synthetic:size={height}x{width},train={self.images},val=1,test=1"
+        kind = "synthetic" if "classes" in parameters(self.student) else "synthetic_objects"
+        return f"{kind}:size={height}x{width},train={self.images},val=1,test=1"
 
     def recipe(self) -> Recipe:
         """The default recipe, at its full rate from the first step and with no end in sight."""
-        from edgeseg.train.recipe import Recipe
+        from edgeseg.train.recipe import Prompts, Recipe
 
         return Recipe(
+            prompts=Prompts(objects=2, rounds=2),
             epochs=100_000,
             batch=self.batch,
             size=self.size,
@@ -89,28 +95,74 @@ def bare_step(work: Work) -> Step:
 
     from edgeseg.data import load_data
     from edgeseg.data.loader import Batches
-    from edgeseg.students import upsample
     from edgeseg.train.loop import build_student, make_optimizer
+    from edgeseg.train.task import TASKS
 
     data, recipe = load_data(work.data), work.recipe()
-    batches = Batches(data.split(data.fit), recipe.augment_for(work.size), work.batch, recipe.seed, workers=0)
+    mixing = TASKS[data.task].mixing(recipe)
+    batches = Batches(
+        data.split(data.fit),
+        recipe.augment_for(work.size, data.task),
+        work.batch,
+        recipe.seed,
+        workers=0,
+        mixing=mixing,
+    )
     images, labels = next(batches.epoch(0))
     torch.manual_seed(recipe.seed)
     student = build_student(work.student, data).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = make_optimizer(student, recipe.optimizer)
+    loss_of = semantic_loss if data.task == "semantic" else prompted_loss
+    count = 0
 
     def step() -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=work.precision == "bf16"):
-            main, *others = student.training_logits(student.normalise(images))
-        loss = recipe.loss(upsample(main.float().contiguous(), work.size), labels, None)
-        for other in others:
-            loss = loss + recipe.auxiliary * recipe.loss(upsample(other.float().contiguous(), work.size), labels, None)
+        nonlocal count
+        loss = loss_of(work, recipe, student, images, labels, count)
+        count += 1
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        return float(loss.item())
 
     return step
+
+
+def semantic_loss(work: Work, recipe: Recipe, student: Any, images: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Of the main head and a share of the auxiliary ones."""
+    import torch
+
+    from edgeseg.students import upsample
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=work.precision == "bf16"):
+        main, *others = student.training_logits(student.normalise(images))
+    loss = recipe.loss(upsample(main.float().contiguous(), work.size), labels, None)
+    for other in others:
+        loss = loss + recipe.auxiliary * recipe.loss(upsample(other.float().contiguous(), work.size), labels, None)
+    return loss
+
+
+def prompted_loss(work: Work, recipe: Recipe, student: Any, images: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Of every round of prompts, the student's answers corrected in between."""
+    import torch
+
+    from edgeseg.prompts import targets
+    from edgeseg.students.promptable import best_mask, spread
+    from edgeseg.train.promptable import begin, correct
+
+    asked, rng = recipe.prompts, np.random.default_rng((recipe.seed, count, 0))
+    wanted = targets(labels.numpy(), asked.objects, rng, asked.merge, asked.min_pixels)
+    points, signs = (torch.from_numpy(each) for each in begin(wanted, asked.box, rng))
+    truth, total, before = torch.from_numpy(wanted), torch.zeros(()), None
+    with torch.autocast("cpu", torch.bfloat16, enabled=work.precision == "bf16"):
+        features = student.encode(student.normalise(images))
+        maps = spread(features.maps, len(points))
+        for turn in range(asked.rounds):
+            masks, quality = student.low_masks(maps, features.size, points, signs, before)
+            total = total + asked.loss(student.enlarge(masks.float(), work.size), quality.float(), truth)
+            if turn + 1 < asked.rounds:
+                before = best_mask(masks, quality).detach()
+                points, signs = correct(wanted, student.enlarge(before, features.size), points, signs)
+    return total / asked.rounds
 
 
 def agree(work: Work) -> None:
@@ -120,11 +172,19 @@ def agree(work: Work) -> None:
         ParityFailed: they differ, so at least one of the two computes something else.
     """
     unclipped = replace(work, clip=None)
-    ours, bare = ([step(), step()] for step in (edgeseg_step(unclipped), bare_step(unclipped)))
+    ours, bare = ([_seeded(step, turn) for turn in range(2)] for step in (edgeseg_step(unclipped), bare_step(unclipped)))
     if not np.allclose(ours, bare, rtol=SAME_LOSS, atol=0):
         raise ParityFailed(
             f"train_step in {work.precision}: the losses are {ours}, by hand {bare}; no speed to compare"
         )
+
+
+def _seeded(step: Step, turn: int) -> float:
+    """A step whose dropout is the same on both sides."""
+    import torch
+
+    torch.manual_seed(turn)
+    return step()
 
 
 def one_process(work: Work, pairs: int) -> Logs:
@@ -162,14 +222,35 @@ def _timed() -> float:
     return burst(_running[0])()
 
 
+FAMILIES = (
+    "lraspp_mobilenet_v3_large",
+    "pp_mobileseg_tiny",
+    "ffnet40s",
+    "rwkv_seg_tiny",
+    "rwkv_sam_tiny",
+    "squeeze_sam",
+)
+"""One student of each of the other families; a step of theirs is timed in one process only."""
+
+
 def findings(
-    works: tuple[Work, ...] = (Work("bf16"), Work("fp32")), pairs: int = PAIRS, rounds: int = ROUNDS
+    works: tuple[Work, ...] = (Work("bf16"), Work("fp32")),
+    others: tuple[Work, ...] = tuple(Work("fp32", name, batch=4, size=(256, 256), images=4) for name in FAMILIES),
+    pairs: int = PAIRS,
+    rounds: int = ROUNDS,
 ) -> list[Finding]:
     """Both ways for every kind of work; `rounds` fresh starts of the second."""
     found = []
     for work in works:
-        name = f"training step, {work.student} {work.precision} {work.batch}x{work.size[0]}x{work.size[1]}"
         shared = [fresh(one_process, work, pairs)]
         apart = [own_processes(work, max(1, pairs // rounds)) for _ in range(rounds)]
-        found += [finding(f"{name}, one process", shared, LIMIT), finding(f"{name}, own processes", apart, LIMIT)]
+        found.append(finding(f"{called(work)}, one process", shared, LIMIT))
+        found.append(finding(f"{called(work)}, own processes", apart, LIMIT))
+    for work in others:
+        found.append(finding(f"{called(work)}, one process", [fresh(one_process, work, pairs)], LIMIT))
     return found
+
+
+def called(work: Work) -> str:
+    """What is timed."""
+    return f"training step, {work.student} {work.precision} {work.batch}x{work.size[0]}x{work.size[1]}"

@@ -85,9 +85,8 @@ def kernels() -> Iterator[Kernel]:
     """All kernels in all forms that are launched."""
     size: dict[str, Any] = {"CB": wkv.OPTIONS["CB"]}
     here, back = size | {"L": wkv.CHUNK}, size | {"L": wkv.GRAD_CHUNK}
-    for element, causal, aligned in product(("fp32", "fp16", "bf16"), (False, True), (True, False)):
-        if not aligned and element != "fp32":
-            continue
+    forms = [*product(("fp32", "fp16", "bf16"), (False, True), (True,)), ("fp32", False, False)]
+    for element, causal, aligned in forms:
         sides = 1 if causal else 2
         yield Kernel(wkv.fold, here | {"PARTS": 3, "SIDES": sides}, element, aligned)
         yield Kernel(wkv.fold, back | {"PARTS": 5, "SIDES": sides}, element, aligned)
@@ -98,7 +97,7 @@ def kernels() -> Iterator[Kernel]:
     for first in (0, 1):
         yield Kernel(wkv.carry, back | {"PARTS": 3, "FIRST": first, "SIGNED": True})
     size = {"DB": scan.OPTIONS["DB"]}
-    for block, aligned in product((1, 2, 4, 8, scan.STATES), (True, False)):
+    for block, aligned in ((1, True), (8, True), (scan.STATES, True), (scan.STATES, False)):
         many = block == scan.STATES
         for going_back in (False, True):
             yield Kernel(scan.fold, size | {"BACK": going_back, "NB": block}, aligned=aligned)

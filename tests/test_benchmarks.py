@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from benchmarks import artifact_latency, loader, measuring_overhead, run, startup, train_step
+from benchmarks import artifact_latency, loader, measuring_overhead, prompts, run, startup, train_step
 from benchmarks.ratio import Finding, burst, finding, in_turns
 from benchmarks.train_step import Work
 from edgeseg import schema
@@ -100,9 +100,27 @@ def test_training_steps_that_differ_have_no_speed(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow
 def test_train_step() -> None:
-    found = train_step.findings((TINY,), pairs=2, rounds=1)
-    sane(found, names=2)
-    assert [one.name.rsplit(", ", 1)[1] for one in found] == ["one process", "own processes"]
+    prompted = Work("fp32", "rwkv_sam_tiny", batch=2, size=(64, 64), images=4)
+    found = train_step.findings((TINY,), (prompted,), pairs=2, rounds=1)
+    sane(found, names=3)
+    assert [one.name.rsplit(", ", 1)[1] for one in found] == ["one process", "own processes", "one process"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", train_step.FAMILIES)
+def test_every_family_learns_the_same_by_hand(name: str) -> None:
+    side = 256 if name == "squeeze_sam" else 64
+    train_step.agree(Work("fp32", name, batch=2, size=(side, side), images=4))
+
+
+@pytest.mark.slow
+def test_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "PROMPTS", 3)
+    monkeypatch.setattr(prompts, "PAIRS", 2)
+    monkeypatch.setattr(prompts, "SIDE", 64)
+    monkeypatch.setattr(prompts, "fresh", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(prompts, "STUDENTS", prompts.STUDENTS[:1])
+    sane(prompts.findings(), names=2)
 
 
 @pytest.mark.slow

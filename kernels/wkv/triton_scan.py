@@ -50,9 +50,9 @@ def _per_token(decay):
 
 
 @triton.jit
-def _weight(bits, passed, whole, rest, frame):
-    """2^(bits - passed decays - frame). The large numbers meet first, so that what is left of them has all its digits."""
-    return tl.exp2((bits - (passed * whole + frame)) - passed * rest)
+def _weight(x, unit, passed, whole, rest, frame):
+    """2^(x unit - passed decays - frame). The large numbers meet first, so that what is left of them has all its digits."""
+    return tl.exp2(tl.fma(x, unit, -(passed * whole + frame)) - passed * rest)
 
 
 @triton.jit
@@ -157,14 +157,14 @@ def fold(
     """Each chunk as seen from the token after it, which is what side 0 carries on, and from the one before it."""
     c, chunk, b = _place(CB, False)
     at, left = _start(c, chunk, b, tokens, channels, L)
-    bits = _tile(KEY + at, 0, channels, left, float("-inf"), L) * LOG2E
+    key = _tile(KEY + at, 0, channels, left, float("-inf"), L)
     value = _tile(VALUE + at, 0, channels, left, 0.0, L)
     whole, rest = _per_token(tl.load(DECAY + c, mask=c < channels, other=0.0))
     j = tl.arange(0, L)[:, None]
     for side in tl.static_range(SIDES):
         passed = (j if side else L - 1 - j).to(tl.float32)
-        frame = tl.floor(_clip(tl.max(bits - passed * (whole + rest)[None, :], 0), -NOTHING))
-        weight = _weight(bits, passed, whole[None, :], rest[None, :], frame[None, :])
+        frame = tl.floor(_clip(tl.max(key * LOG2E - passed * (whole + rest)[None, :], 0), -NOTHING))
+        weight = _weight(key, LOG2E, passed, whole[None, :], rest[None, :], frame[None, :])
         parts = (frame, tl.sum(weight * value, 0), tl.sum(weight, 0))
         if PARTS == 5:
             parts = parts + (tl.sum(weight * value * passed, 0), tl.sum(weight * passed, 0))
@@ -226,16 +226,16 @@ def carry(
 @triton.jit
 def _weights(KEY, decay, bonus, channels, left, before, after, L: tl.constexpr):
     """A chunk's frame, which is a whole number so that changing to it is exact; exp(-decay), exp(bonus), each exp(key)."""
-    bits = ()
+    keys = ()
     for j in tl.static_range(L):
-        bits = bits + (_row(KEY, j, channels, left, float("-inf")) * LOG2E,)
-    most = bits[0]
+        keys = keys + (_row(KEY, j, channels, left, float("-inf")),)
+    most = keys[0]
     for j in tl.static_range(1, L):
-        most = tl.maximum(most, bits[j])
-    frame = tl.maximum(tl.floor(_clip(most, -NOTHING)), tl.maximum(before[0], after[0]))
+        most = tl.maximum(most, keys[j])
+    frame = tl.maximum(tl.floor(_clip(most * LOG2E, -NOTHING)), tl.maximum(before[0], after[0]))
     e = ()
     for j in tl.static_range(L):
-        e = e + (tl.exp2(bits[j] - frame),)
+        e = e + (tl.exp2(tl.fma(keys[j], LOG2E, -frame)),)
     return frame, _fade(decay), tl.exp(_clip(bonus, 80.0)), e
 
 
@@ -253,10 +253,10 @@ def _far_into(frame, state):
 
 
 @triton.jit
-def _heard(bits, first, t, bonus, CAUSAL: tl.constexpr):
-    """Of the tokens from `first` on `[rows, CB]`, as t hears them: the weights in bits, and how many decays they have passed."""
-    j = first + tl.arange(0, bits.shape[0])[:, None]
-    heard = tl.where(j == t, bits + (bonus * LOG2E)[None, :], bits)
+def _heard(key, first, t, bonus, CAUSAL: tl.constexpr):
+    """Of the tokens from `first` on `[rows, CB]`, as t hears them: keys, and how many decays they have passed."""
+    j = first + tl.arange(0, key.shape[0])[:, None]
+    heard = tl.where(j == t, key + bonus[None, :], key)
     if CAUSAL:
         heard = tl.where(j > t, float("-inf"), heard)
     return heard, tl.where(j == t, 0, tl.abs(j - t) - 1).to(tl.float32)
@@ -313,16 +313,16 @@ def _mean_by_pairs(
     whole, rest = _per_token(decay)
     for t in range(count):
         on_left, on_right, frame = _reach(t, whole, rest, before, after, L)
-        heard_left = _weight(before[0], on_left, whole, rest, frame)
-        heard_right = _weight(after[0], on_right, whole, rest, frame)
+        heard_left = _weight(before[0], 1.0, on_left, whole, rest, frame)
+        heard_right = _weight(after[0], 1.0, on_right, whole, rest, frame)
         n = before[1] * heard_left + after[1] * heard_right
         d = before[2] * heard_left + after[2] * heard_right
         for first in range(0, L, ROWS):  # the frame rises to the largest weight so far
-            bits = _tile(KEY, first, channels, left, float("-inf"), ROWS) * LOG2E
-            heard, passed = _heard(bits, first, t, bonus, CAUSAL)
-            most = _clip(tl.max(heard - passed * (whole + rest)[None, :], 0), -NOTHING)
+            key = _tile(KEY, first, channels, left, float("-inf"), ROWS)
+            heard, passed = _heard(key, first, t, bonus, CAUSAL)
+            most = _clip(tl.max(heard * LOG2E - passed * (whole + rest)[None, :], 0), -NOTHING)
             higher = tl.maximum(frame, tl.floor(most))
-            weight = _weight(heard, passed, whole[None, :], rest[None, :], higher[None, :])
+            weight = _weight(heard, LOG2E, passed, whole[None, :], rest[None, :], higher[None, :])
             by = tl.exp2(frame - higher)
             n = n * by + tl.sum(weight * _tile(VALUE, first, channels, left, 0.0, ROWS), 0)
             d = d * by + tl.sum(weight, 0)
@@ -331,14 +331,15 @@ def _mean_by_pairs(
 
 
 @triton.jit
-def _pairs(bits, t, whole, rest, bonus, before, after, CAUSAL: tl.constexpr, L: tl.constexpr):
+def _pairs(key, t, whole, rest, bonus, before, after, CAUSAL: tl.constexpr, L: tl.constexpr):
     """The frame of token t, its weights of the tokens of the chunk `[L, CB]`, of what comes before and of what comes after."""
     left, right, frame = _reach(t, whole, rest, before, after, L)
-    heard, passed = _heard(bits, 0, t, bonus, CAUSAL)
-    most = _clip(tl.max(heard - passed * (whole + rest)[None, :], 0), -NOTHING)
+    heard, passed = _heard(key, 0, t, bonus, CAUSAL)
+    most = _clip(tl.max(heard * LOG2E - passed * (whole + rest)[None, :], 0), -NOTHING)
     frame = tl.maximum(frame, tl.floor(most))
-    weight = _weight(heard, passed, whole[None, :], rest[None, :], frame[None, :])
-    return frame, weight, _weight(before[0], left, whole, rest, frame), _weight(after[0], right, whole, rest, frame)
+    weight = _weight(heard, LOG2E, passed, whole[None, :], rest[None, :], frame[None, :])
+    heard_left = _weight(before[0], 1.0, left, whole, rest, frame)
+    return frame, weight, heard_left, _weight(after[0], 1.0, right, whole, rest, frame)
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -365,11 +366,11 @@ def weigh(
     decay, bonus = tl.load(DECAY + c, mask=ok, other=0.0), tl.load(BONUS + c, mask=ok, other=0.0)
     before, after = _around(STATES, b, chunk, c, channels, 5, True, not CAUSAL)
     if _steep(decay, L):
-        bits = _tile(KEY + at, 0, channels, left, float("-inf"), L) * LOG2E
+        key = _tile(KEY + at, 0, channels, left, float("-inf"), L)
         value = _tile(VALUE + at, 0, channels, left, 0.0, L)
         count = tl.minimum(L, tokens - chunk * L)
         gw, gu, ahead, back = _weigh_by_pairs(
-            decay, bonus, bits, value, RESULT + at, GRAD + at, before, after, count, channels, left, CAUSAL, L
+            decay, bonus, key, value, RESULT + at, GRAD + at, before, after, count, channels, left, CAUSAL, L
         )
     else:
         gw, gu, ahead, back = _weigh_chunk(
@@ -436,7 +437,7 @@ def _plus(state, level, p, q):
 def _weigh_by_pairs(
     decay,
     bonus,
-    bits,
+    key,
     value,
     RESULT,
     GRAD,
@@ -453,7 +454,7 @@ def _weigh_by_pairs(
     gw, gu = decay * 0, decay * 0
     ahead, back = _empty(decay, 3), _empty(decay, 3)
     for t in range(count):
-        frame, weight, on_left, on_right = _pairs(bits, t, whole, rest, bonus, before, after, CAUSAL, L)
+        frame, weight, on_left, on_right = _pairs(key, t, whole, rest, bonus, before, after, CAUSAL, L)
         y = _row(RESULT, t, channels, left, 0.0)
         d = tl.sum(weight, 0) + (before[2] * on_left + after[2] * on_right)
         p = _row(GRAD, t, channels, left, 0.0) / d
@@ -494,10 +495,10 @@ def gather(
     before, after = _around(STATES, b, chunk, c, channels, 5, True, not CAUSAL)
     ahead, back = _around(TOLD, b, chunk, c, channels, 3, not CAUSAL, True)
     if _steep(decay, L):
-        bits = _tile(KEY + at, 0, channels, left, float("-inf"), L) * LOG2E
+        key = _tile(KEY + at, 0, channels, left, float("-inf"), L)
         count = tl.minimum(L, tokens - chunk * L)
         p, q = _gather_by_pairs(
-            decay, bonus, bits, RESULT + at, GRAD + at, before, after, ahead, back, count, channels, left, CAUSAL, L
+            decay, bonus, key, RESULT + at, GRAD + at, before, after, ahead, back, count, channels, left, CAUSAL, L
         )
         j = tl.arange(0, L)[:, None]
         here, inside = at[None, :] + j * channels, left[None, :] > j
@@ -566,7 +567,7 @@ def _gather_chunk(
         sum_p, sum_q = sum_p * fade + p[j], sum_q * fade + q
     sum_p, sum_q = _into(told, ahead)
     for j in tl.static_range(L):
-        weight = tl.exp2(_row(KEY, j, channels, left, float("-inf")) * LOG2E + told)
+        weight = tl.exp2(tl.fma(_row(KEY, j, channels, left, float("-inf")), LOG2E, told))
         all_p, all_q = ps[L - 1 - j], qs[L - 1 - j]
         if not CAUSAL:
             all_p, all_q = all_p + sum_p, all_q + sum_q
@@ -580,7 +581,7 @@ def _gather_chunk(
 def _gather_by_pairs(
     decay,
     bonus,
-    bits,
+    key,
     RESULT,
     GRAD,
     before,
@@ -596,12 +597,12 @@ def _gather_by_pairs(
     """exp(key) P and exp(key) Q `[L, CB]`. Within the chunk they are sums of shares of the whole, which need no frame."""
     whole, rest = _per_token(decay)
     j = tl.arange(0, L)[:, None].to(tl.float32)
-    told_ahead = _weight(ahead[0][None, :] + bits, j, whole[None, :], rest[None, :], 0.0)
-    told_back = _weight(back[0][None, :] + bits, L - 1 - j, whole[None, :], rest[None, :], 0.0)
+    told_ahead = _weight(key, LOG2E, j, whole[None, :], rest[None, :], -ahead[0][None, :])
+    told_back = _weight(key, LOG2E, L - 1 - j, whole[None, :], rest[None, :], -back[0][None, :])
     p = told_ahead * ahead[1][None, :] + told_back * back[1][None, :]
     q = told_ahead * ahead[2][None, :] + told_back * back[2][None, :]
     for t in range(count):
-        _, weight, on_left, on_right = _pairs(bits, t, whole, rest, bonus, before, after, CAUSAL, L)
+        _, weight, on_left, on_right = _pairs(key, t, whole, rest, bonus, before, after, CAUSAL, L)
         d = tl.sum(weight, 0) + (before[2] * on_left + after[2] * on_right)
         g = _row(GRAD, t, channels, left, 0.0) / d
         p += weight * g[None, :]
