@@ -172,7 +172,9 @@ def agree(work: Work) -> None:
         ParityFailed: they differ, so at least one of the two computes something else.
     """
     unclipped = replace(work, clip=None)
-    ours, bare = ([_seeded(step, turn) for turn in range(2)] for step in (edgeseg_step(unclipped), bare_step(unclipped)))
+    ours, bare = (
+        [_seeded(step, turn) for turn in range(2)] for step in (edgeseg_step(unclipped), bare_step(unclipped))
+    )
     if not np.allclose(ours, bare, rtol=SAME_LOSS, atol=0):
         raise ParityFailed(
             f"train_step in {work.precision}: the losses are {ours}, by hand {bare}; no speed to compare"
@@ -232,10 +234,12 @@ FAMILIES = (
 )
 """One student of each of the other families; a step of theirs is timed in one process only."""
 
+OTHERS = tuple(Work("fp32", student, batch=4, size=(256, 256), images=4) for student in FAMILIES)
+
 
 def findings(
     works: tuple[Work, ...] = (Work("bf16"), Work("fp32")),
-    others: tuple[Work, ...] = tuple(Work("fp32", name, batch=4, size=(256, 256), images=4) for name in FAMILIES),
+    others: tuple[Work, ...] = OTHERS,
     pairs: int = PAIRS,
     rounds: int = ROUNDS,
 ) -> list[Finding]:

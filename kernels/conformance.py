@@ -59,8 +59,8 @@ def _operator(operator: Operator, cases: Sequence[object], half: bool, notify: C
                 continue
             try:
                 made = opened(name, Work(operator.name, case, half, threads=2))()
-            except EdgesegError as error:
-                missing[name] = str(error)
+            except EdgesegError as why:
+                missing[name] = str(why)
                 continue
             error = error_of(made) if np.isfinite(made).all() else float("nan")
             share = error / within if within else float(not error <= 0)

@@ -30,7 +30,7 @@ def host() -> ctypes.CDLL:
 
 
 def call(name: str, *arguments: Any) -> None:
-    """A function of the library: addresses as `Address`, everything else as a long."""
+    """A function of the library: addresses from `at`, everything else as a long."""
     getattr(host(), f"edgeseg_{name}")(*(a if isinstance(a, ctypes.c_void_p) else ctypes.c_long(a) for a in arguments))
 
 
@@ -63,7 +63,7 @@ def label_map(
     return labels
 
 
-def wkv(decay: Floats, bonus: Floats, key: Floats, value: Floats, causal: bool = False, threads: int = 0) -> Floats:
+def wkv(decay: Floats, bonus: Floats, key: Floats, value: Floats, *, causal: bool = False, threads: int = 0) -> Floats:
     """As `edgeseg.kernels.wkv`, for float32 or float16 keys and values."""
     decay, bonus = (np.ascontiguousarray(each, np.float32) for each in (decay, bonus))
     key, value = (np.ascontiguousarray(each) for each in (key, value))
@@ -73,42 +73,9 @@ def wkv(decay: Floats, bonus: Floats, key: Floats, value: Floats, causal: bool =
     return out
 
 
-def wkv_grad(
-    decay: Floats,
-    bonus: Floats,
-    key: Floats,
-    value: Floats,
-    out: Floats,
-    grad: Floats,
-    causal: bool = False,
-    threads: int = 0,
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Gradients of decay, bonus, key and value, for the gradient of `out`."""
-    given = [np.ascontiguousarray(each, np.float32) for each in (decay, bonus, key, value, out, grad)]
-    made = [np.empty_like(each) for each in given[:4]]
-    call("wkv_grad", *(at(each) for each in (*given, *made)), *key.shape, causal, threads or default_threads())
-    return made[0], made[1], made[2], made[3]
-
-
-def selective_scan(u: Floats, delta: Floats, A: Floats, B: Floats, C: Floats, D: Floats, threads: int = 0) -> Floats:
+def selective_scan(u: Floats, delta: Floats, A: Floats, B: Floats, C: Floats, D: Floats, *, threads: int = 0) -> Floats:
     """`u` and `delta` `[B, T, D]`, `A [D, N]`, `B` and `C` `[B, T, N]`, `D [D]` to `[B, T, D]`."""
     given = [np.ascontiguousarray(each, np.float32) for each in (u, delta, A, B, C, D)]
     out = np.empty_like(given[0])
     call("selective_scan", *(at(each) for each in (*given, out)), *u.shape, A.shape[1], threads or default_threads())
     return out
-
-
-def selective_scan_grad(
-    u: Floats, delta: Floats, A: Floats, B: Floats, C: Floats, D: Floats, grad: Floats, threads: int = 0
-) -> tuple[Floats, ...]:
-    """Gradients of all six, for the gradient of the result."""
-    given = [np.ascontiguousarray(each, np.float32) for each in (u, delta, A, B, C, D, grad)]
-    made = [np.empty_like(each) for each in given[:6]]
-    call(
-        "selective_scan_grad",
-        *(at(each) for each in (*given, *made)),
-        *u.shape,
-        A.shape[1],
-        threads or default_threads(),
-    )
-    return tuple(made)

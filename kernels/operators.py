@@ -67,7 +67,7 @@ def _numbers(reference: Callable[[Any], NDArray[np.float64]]) -> Callable[[Any, 
 
 
 def _labels(case: label_map_cases.Case, half: bool) -> Error:
-    wanted, margin = label_map_reference(*case.feeds().values(), case.high, case.align_corners)
+    wanted, margin = label_map_reference(case.feeds()["logits"], case.high, case.align_corners)
     decided = margin > (case.half if half else case.margin)
     return lambda made: float((np.asarray(made)[decided] != wanted[decided]).mean()) if decided.any() else 0.0
 
@@ -82,7 +82,7 @@ OPERATORS.add(
         cases=wkv_cases.CASES,
         constant=("decay", "bonus"),
         halves=("key", "value"),
-        judge=_numbers(lambda case: wkv_sequential(*case.feeds().values(), case.causal)),
+        judge=_numbers(lambda case: wkv_sequential(*case.feeds().values(), causal=case.causal)),
         ordinary=wkv_cases.Case(4096, 384),
         result_bytes=lambda case: int(4 * case.batch * case.tokens * case.channels),
     ),

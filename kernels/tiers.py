@@ -90,8 +90,8 @@ def _plain(work: Work) -> Run:
     from edgeseg.kernels.wkv.forms import form_for, wkv_plain
 
     def wkv(decay: Any, bonus: Any, key: Any, value: Any, causal: bool) -> Any:
-        given = (each.float() for each in (decay, bonus, key, value))
-        return wkv_plain(*given, causal, form_for(decay * key.shape[1])).to(value.dtype)
+        w, u, k, v = (each.float() for each in (decay, bonus, key, value))
+        return wkv_plain(w, u, k, v, causal, form_for(w * k.shape[1])).to(value.dtype)
 
     def scan(*six: Any) -> Any:
         return scan_plain(*(each.float() for each in six)).to(six[0].dtype)

@@ -134,6 +134,8 @@ def put_plugins(model: Any, library: Path) -> None:
 
     The file itself has standard operators only, so that it runs wherever OpenVINO does.
     """
+    if not model.has_rt_info(SITES):
+        return  # the half of an encoder and a decoder that has none of them
     factory = _factory(str(library))
     values = {name: output for node in model.get_ops() for output in node.outputs() for name in output.get_names()}
     for site in json.loads(model.get_rt_info(SITES).astype(str)):

@@ -26,6 +26,9 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32 or fp16")] = "fp32",
     size: Size = None,
     bake: Annotated[str, typer.Option(help="pre: uint8 RGB in; labels: uint8 label map out; or pre,labels")] = "",
+    ops: Annotated[
+        str, typer.Option(help="How wkv, selective_scan and label_map run: auto, plugin or graph (standard operators).")
+    ] = "auto",
     data: Annotated[str | None, typer.Option(help="Images for the proof; the run's own data by default.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -44,7 +47,7 @@ def export(
     wanted = parse_size(size) or card.size
     if wanted is None:
         raise EdgesegError(f"{run} does not say at which size it was trained; give one with --size, e.g. 360x480")
-    targets = [kind(precision=precision) for kind in kinds]  # type: ignore[arg-type]  # checked when it is built
+    targets = [kind(precision=precision, ops=ops) for kind in kinds]  # type: ignore[arg-type]  # checked when it is built
     student = load_run(run)
     images = proof_data(data, card.training.data if card.training else None)
     made = []
@@ -144,8 +147,9 @@ def ledger_table(artifact: Artifact) -> Table:
         for hop in ledger.hops
     ]
     columns = ["hop", "as", "rel. RMS", "same label", "bound. F", "worst IoU", "NaN", ""]
+    tiers = "".join(f"; {name}: {tier}" for name, tier in artifact.manifest.op_tiers.items())
     return table(
-        f"{artifact.folder}: {ledger.hops[0].images} images of {ledger.data}",
+        f"{artifact.folder}: {ledger.hops[0].images} images of {ledger.data}{tiers}",
         columns,
         rows,
         right=(2, 3, 4, 6),

@@ -38,12 +38,12 @@ def selective_scan_2d(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
             f"selective_scan_2d takes u [B, D, H, W], delta [B, K, D, H, W], A [K, D, N], B and C [B, K, N, H, W]; got {shapes}"
         )
     height, width = u.shape[2:]
-    flat, total = u.flatten(2), torch.zeros_like(u.flatten(2))
+    flat = u.flatten(2)
+    total = torch.zeros_like(flat)
     for index, route in enumerate(routes(height, width, len(A)).to(u.device)):
-        given = (each[:, index].flatten(2)[..., route] for each in (delta, B, C))
-        d, b, c = given
+        d, b, c = (each[:, index].flatten(2)[..., route] for each in (delta, B, C))
         y = selective_scan(flat[..., route], d, A[index], b, c)
-        total = total.index_add(2, route, y)
+        total = total + y[..., route.argsort()]  # back to the places they came from
     if D is not None:
         total = total + D[:, None] * flat
     return total.unflatten(2, (height, width))

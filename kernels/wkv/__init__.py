@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: bool = False) -> Tensor:
+def wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, *, causal: bool = False) -> Tensor:
     """`[B, T, C]`: the mean of `value [B, T, C]`, token i weighted from t by exp(key_i - (|t - i| - 1) decay).
 
     decay, bonus: `[C]` per token; the token itself has the weight exp(key_t + bonus). A negative decay is growth.

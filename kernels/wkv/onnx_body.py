@@ -137,7 +137,7 @@ def _carry(make: Body, whole: str, count: int, size: int, forward: bool) -> str:
 
 def _places(count: int) -> NDArray[np.float64]:
     """0 to count - 1, counted from the middle."""
-    return np.arange(count) - (count - 1) / 2
+    return np.arange(count, dtype=np.float64) - (count - 1) / 2
 
 
 def _doubling(make: Body, shape: tuple[int, int, int], causal: bool, key: str) -> tuple[str, str]:

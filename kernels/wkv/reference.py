@@ -13,6 +13,7 @@ def wkv_reference(
     bonus: NDArray[np.floating],
     key: NDArray[np.floating],
     value: NDArray[np.floating],
+    *,
     causal: bool = False,
 ) -> Array:
     """`[B, T, C]`, token by token: the mean of all values, token i seen from t with the weight
@@ -42,6 +43,7 @@ def wkv_sequential(
     bonus: NDArray[np.floating],
     key: NDArray[np.floating],
     value: NDArray[np.floating],
+    *,
     causal: bool = False,
 ) -> Array:
     """The same from recurrences in float64, for sequences too long for the definition; 1e-12 from it.
@@ -53,7 +55,8 @@ def wkv_sequential(
     after = [] if causal else [each[:, ::-1] for each in _states(w, k[:, ::-1], v[:, ::-1])]
     logs, means = [before[0], k + u], [before[1], v]
     if after:
-        logs.append(after[0]), means.append(after[1])
+        logs.append(after[0])
+        means.append(after[1])
     weight = np.exp(np.stack(logs) - np.max(logs, 0))
     result: Array = (weight * np.stack(means)).sum(0) / weight.sum(0)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,13 +56,13 @@ def test_everything_around_the_recurrence() -> None:
     D, bias = (torch.from_numpy(rng.normal(size=channels)) for _ in range(2))
     made = selective_scan(u, delta, A, B, C, D, z=z, delta_bias=bias, delta_softplus=True)
     step = F.softplus(delta + bias[:, None])
-    inner = (each.transpose(1, 2).numpy() for each in (u, step))
-    outer = (each.transpose(1, 2).numpy() for each in (B, C))
-    y = selective_scan_reference(*inner, A.numpy(), *outer, D.numpy())
+    x, d, b, c = (each.transpose(1, 2).numpy() for each in (u, step, B, C))
+    y = selective_scan_reference(x, d, A.numpy(), b, c, D.numpy())
     np.testing.assert_allclose(made.numpy(), y.swapaxes(1, 2) * F.silu(z).numpy(), atol=1e-12)
     plain = selective_scan(u, step, A, B, C)
     np.testing.assert_allclose(plain.numpy(), (y - D.numpy() * u.transpose(1, 2).numpy()).swapaxes(1, 2), atol=1e-12)
-    assert selective_scan(*(each.bfloat16() for each in (u, step, A, B, C))).dtype == torch.bfloat16
+    halves: Any = [each.bfloat16() for each in (u, step, A, B, C)]
+    assert selective_scan(*halves).dtype == torch.bfloat16
 
 
 def test_rates_that_grow_and_deltas_that_forget() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from edgeseg.kernels import native
 from edgeseg.kernels.operators import relative_rms
@@ -29,7 +28,9 @@ def tensors(case: Case, kind: torch.dtype = torch.float32) -> list[torch.Tensor]
 def test_recurrences_in_float64_are_the_definition(causal: bool) -> None:
     for tokens, keys, decays in product((1, 2, 63), ("N(0, 4)", "one of 50"), ("fresh", "steep")):
         given = Case(tokens, 32, keys, decays, batch=2).feeds().values()
-        np.testing.assert_allclose(wkv_sequential(*given, causal), wkv_reference(*given, causal), atol=1e-11)
+        np.testing.assert_allclose(
+            wkv_sequential(*given, causal=causal), wkv_reference(*given, causal=causal), atol=1e-11
+        )
 
 
 @pytest.mark.parametrize("tokens", [16, 33, 64])
@@ -61,9 +62,10 @@ def test_the_whole_bundle() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_plain_forms_and_their_gradients_agree(form: forms.Form, causal: bool) -> None:
     given: Any = tensors(Case(7, 3), torch.float64)
-    wanted = wkv_reference(*(each.detach().numpy() for each in given), causal)
-    np.testing.assert_allclose(wkv_plain(*given, causal, form).detach().numpy(), wanted, atol=1e-12)
-    assert torch.autograd.gradcheck(lambda *each: wkv_plain(*each, causal, form), given)
+    wanted: Any = wkv_reference(*(each.detach().numpy() for each in given), causal=causal)
+    w, u, k, v = given
+    np.testing.assert_allclose(wkv_plain(w, u, k, v, causal, form).detach().numpy(), wanted, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda *each: wkv_plain(each[0], each[1], each[2], each[3], causal, form), given)
 
 
 def test_steep_decays_take_the_form_that_survives_them() -> None:
@@ -74,7 +76,7 @@ def test_steep_decays_take_the_form_that_survives_them() -> None:
     steep = torch.tensor([-400.0, -90.0, 90.0, 400.0]) / 100
     given = steep, torch.zeros(4), key, value
     for form in (form_for(steep * 100), "pairs"):
-        made = wkv_plain(*given, False, form)  # type: ignore[arg-type]
+        made = wkv_plain(*given, False, form)
         assert relative_rms(made.numpy(), wkv_reference(*(each.numpy() for each in given))) <= 1e-5
 
 
@@ -109,7 +111,7 @@ def test_any_decay_and_any_keys(decay: float, keys: str, causal: bool) -> None:
     single = [each.astype(np.float32) for each in given]
     made = native.wkv(*single, causal=causal)
     assert np.isfinite(made).all()
-    assert relative_rms(made, wkv_sequential(*single, causal)) <= 1e-5
+    assert relative_rms(made, wkv_sequential(*single, causal=causal)) <= 1e-5
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
@@ -131,7 +133,7 @@ def test_nan_stays_in_its_channel() -> None:
     given = Case(130, 32).feeds()
     for name, place in (("key", (0, 70, 5)), ("value", (0, 3, 7)), ("decay", (9,))):
         given[name][place] = np.nan
-    bad: NDArray[Any] = np.isnan(native.wkv(*given.values())).any((0, 1))
+    bad = np.isnan(native.wkv(*given.values())).any((0, 1))
     assert set(np.flatnonzero(bad)) == {5, 7, 9}
 
 
