@@ -79,12 +79,13 @@ Loss: TypeAlias = CrossEntropy | Ohem | CrossEntropyLovasz
 class MaskLoss:
     """Focal and dice loss of the best of the masks a prompt is answered with, and the error of the estimated qualities.
 
-    Weights as in Kirillov et al., arXiv 2304.02643; focal loss of Lin et al., arXiv 1708.02002.
+    Focal loss of Lin et al., arXiv 1708.02002. Kirillov et al., arXiv 2304.02643, weigh it 20 to 1: with few photos and from
+    scratch that taught every student here to answer with nothing (0.1 % mIoU after 20 epochs on 91 photos, 18 % with 2 to 1).
     """
 
     __pydantic_config__ = STRICT
     type: Literal["mask"] = "mask"
-    focal: float = 20.0
+    focal: float = 2.0
     dice: float = 1.0
     quality: float = 1.0
     alpha: float = 0.25

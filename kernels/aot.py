@@ -82,7 +82,7 @@ HEADER = f"{'kernel':58} arch   regs spills shared   cubin"
 
 
 def kernels() -> Iterator[Kernel]:
-    """All kernels in all forms that are launched."""
+    """All kernels, in the forms that take most."""
     size: dict[str, Any] = {"CB": wkv.OPTIONS["CB"]}
     here, back = size | {"L": wkv.CHUNK}, size | {"L": wkv.GRAD_CHUNK}
     forms = [*product(("fp32", "fp16", "bf16"), (False, True), (True,)), ("fp32", False, False)]
@@ -97,9 +97,9 @@ def kernels() -> Iterator[Kernel]:
     for first in (0, 1):
         yield Kernel(wkv.carry, back | {"PARTS": 3, "FIRST": first, "SIGNED": True})
     size = {"DB": scan.OPTIONS["DB"]}
-    for block, aligned in ((1, True), (8, True), (scan.STATES, True), (scan.STATES, False)):
-        many = block == scan.STATES
-        for going_back in (False, True):
+    most = scan.STATES
+    for block, many, aligned in ((1, False, True), (most, False, True), (most, True, True), (most, False, False)):
+        for going_back in (False, True) if not many else ():
             yield Kernel(scan.fold, size | {"BACK": going_back, "NB": block}, aligned=aligned)
         for whole in (False, True):
             yield Kernel(scan.scan, size | {"WHOLE": whole, "MANY": many, "NB": block}, aligned=aligned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -65,6 +66,7 @@ def bench(
     names: Names = None,
     threads: Annotated[int, typer.Option(help="Threads of every way.")] = 2,
     growth: Annotated[bool, typer.Option("--growth", help="Also: how time grows from 16384 to 65536 tokens.")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also keep the table as a Markdown file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Time every tier on its ordinary case: against a plain copy of the same bytes, and against what people do otherwise.
@@ -72,8 +74,10 @@ def bench(
     Run it on a machine that does nothing else. Example: edgeseg ops bench wkv
     """
     from edgeseg import schema
+    from edgeseg.files import write_text
     from edgeseg.kernels.bench import Timing
     from edgeseg.kernels.bench import bench as measure
+    from edgeseg.runtimes.devices.local import cpu_name
 
     with talk.status("timing") as status:
         found = list(measure(names or (), threads, growth, status.update))
@@ -91,6 +95,13 @@ def bench(
         ]
 
     columns = ["", "ms", "MB moved", "of copy", "x best", "x plugin", "extra MB", "x4 tokens"]
+    cases = {one.operator: one.case for one in found}
+    if out is not None:
+        pages = [
+            markdown(f"{name}: {case}", columns, [row(one) for one in found if one.operator == name])
+            for name, case in cases.items()
+        ]
+        write_text(out, "\n".join([f"# Operators on {cpu_name()}, {threads} threads\n", *pages]))
     tables = [
         table(
             f"{name}, {found_case}, {threads} threads",
@@ -98,9 +109,15 @@ def bench(
             [row(one) for one in found if one.operator == name],
             right=range(1, 8),
         )
-        for name, found_case in {one.operator: one.case for one in found}.items()
+        for name, found_case in cases.items()
     ]
     emit([schema.dump(one) for one in found], as_json, *tables)
+
+
+def markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as it stands in a Markdown file."""
+    ruler = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join([f"## {title}\n", *(f"| {' | '.join(cells)} |" for cells in (columns, ruler, *rows)), ""])
 
 
 @ops.command()

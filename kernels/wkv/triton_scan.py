@@ -81,7 +81,7 @@ def _place(CB: tl.constexpr, BACKWARDS: tl.constexpr):
 @triton.jit
 def _start(c, chunk, b, tokens, channels, L: tl.constexpr):
     """Where a chunk begins `[CB]`, and how many tokens are left there: none past the last channel."""
-    at = b.to(tl.int64) * tokens * channels + chunk * L * channels + c
+    at = (b.to(tl.int64) * tokens + chunk * L) * channels + c
     return at, tl.where(c < channels, tokens - chunk * L, 0)
 
 
