@@ -1,6 +1,7 @@
 # make quickstart | test | lint | bench: each makes the environment it needs.
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= openvino,tensorboard,dev
 BIN := $(VENV)/bin
 export PIP_REQUIRE_VIRTUALENV := 1
 
@@ -24,7 +25,7 @@ bench: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[openvino,tensorboard,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
 	touch $@
 
 clean:

@@ -89,13 +89,13 @@ def kernels() -> Iterator[Kernel]:
     for element, causal, aligned in forms:
         sides = 1 if causal else 2
         yield Kernel(wkv.fold, here | {"PARTS": 3, "SIDES": sides}, element, aligned)
-        yield Kernel(wkv.fold, back | {"PARTS": 5, "SIDES": sides}, element, aligned)
+        yield Kernel(wkv.fold, back | {"PARTS": 2, "SIDES": sides}, element, aligned)
         for function, chunk in ((wkv.mean, here), (wkv.weigh, back), (wkv.gather, back)):
             yield Kernel(function, chunk | {"CAUSAL": causal}, element, aligned)
     yield Kernel(wkv.carry, here | {"PARTS": 3, "FIRST": 0, "SIGNED": False})
-    yield Kernel(wkv.carry, back | {"PARTS": 5, "FIRST": 0, "SIGNED": False})
+    yield Kernel(wkv.carry, back | {"PARTS": 2, "FIRST": 0, "SIGNED": False})
     for first in (0, 1):
-        yield Kernel(wkv.carry, back | {"PARTS": 3, "FIRST": first, "SIGNED": True})
+        yield Kernel(wkv.carry, back | {"PARTS": 5, "FIRST": first, "SIGNED": True})
     size = {"DB": scan.OPTIONS["DB"]}
     most = scan.STATES
     for block, many, aligned in ((1, False, True), (most, False, True), (most, True, True), (most, False, False)):

@@ -108,25 +108,28 @@ def library(name: str, machine: str = "native") -> Path:
 @cache
 def _build(entry: Library, tools: Toolchain, folder: Path) -> Path:
     flags = entry.flags()
-    key = _key(entry, tools, flags)
-    file, digest = folder / f"{entry.name}-{key}.so", folder / f"{entry.name}-{key}.sha256"
-    if file.exists() and digest.exists() and digest.read_text(encoding="ascii").strip() == sha256(file):
-        return file
+    about = (*tools.tuning, *flags.arguments, flags.bound_to, tools.machine, version(tools.command), _processor(tools))
     command = [*tools.command, *COMMON, *tools.tuning, str(SOURCES / entry.source), *flags.arguments, "-lpthread"]
-    with aside(
-        file
-    ) as part:  # of several processes that build at once, each leaves a good file, and the last one stays
+    return in_cache(folder, entry.name, [entry.source, *COMMON, *about], command)
+
+
+def in_cache(folder: Path, name: str, about: Sequence[str], command: Sequence[str]) -> Path:
+    """The library that the compiler's `command` makes (`-o FILE` is added), from the cache if it is there and whole.
+
+    about: what it depends on besides the sources, all of which count.
+    """
+    digest = hashlib.sha256("\0".join(about).encode())
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.read_bytes())
+    key = digest.hexdigest()[:16]
+    file, stamp = folder / f"{name}-{key}.so", folder / f"{name}-{key}.sha256"
+    if file.exists() and stamp.exists() and stamp.read_text(encoding="ascii").strip() == sha256(file):
+        return file
+    with aside(file) as part:  # of several processes that build at once, each puts a good file there
         _run([*command, "-o", str(part)])
         made = sha256(part)
-    with aside(digest) as part:
+    with aside(stamp) as part:
         part.write_text(made + "\n", encoding="ascii")
-    return file if sha256(file) == made else _again(file, digest)
-
-
-def _again(file: Path, digest: Path) -> Path:
-    """Another process replaced the file between our two renames; compilers need not give the same bytes twice."""
-    with aside(digest) as part:
-        part.write_text(sha256(file) + "\n", encoding="ascii")
     return file
 
 
@@ -140,27 +143,11 @@ def _run(command: Sequence[str]) -> None:
         raise EdgesegError(f"the compiler failed: {said}; the command was: {' '.join(command)}")
 
 
-def _key(entry: Library, tools: Toolchain, flags: Flags) -> str:
-    digest = hashlib.sha256()
-    for file in (SOURCES / entry.source, *sorted(SOURCES.glob("*.h")), *sorted(SOURCES.glob("*.cuh"))):
-        digest.update(file.read_bytes())
-    about = (
-        *COMMON,
-        *tools.tuning,
-        *flags.arguments,
-        flags.bound_to,
-        tools.machine,
-        _version(tools.command),
-        _processor(tools),
-    )
-    digest.update("\0".join(about).encode())
-    return digest.hexdigest()[:16]
-
-
 @cache
-def _version(command: tuple[str, ...]) -> str:
+def version(command: tuple[str, ...]) -> str:
+    """What a compiler says of itself."""
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
-    return done.stdout.splitlines()[0] if done.stdout else ""
+    return done.stdout
 
 
 @cache

@@ -10,7 +10,6 @@ after thread: that is the library "cuda_host", with which the tests prove the ar
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -19,25 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeseg.errors import EdgesegError, MissingTool
-from edgeseg.files import aside, sha256
-from edgeseg.kernels.build import LIBRARIES, SOURCES, Flags, Library, cache_folder
+from edgeseg.files import sha256
+from edgeseg.kernels.build import LIBRARIES, SOURCES, Library, cache_folder, in_cache
 
 ARCHES = (80, 87, 89, 90, 110)
 """A100, Orin, Ada, H100 and Thor; any newer one compiles the PTX of the oldest when the library is loaded."""
 
-FILES = ("tensorrt.cu", "cuda_kernels.cuh", "cuda_shim.h")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", "--threads=0")
 
-
-def _digest(names: Sequence[str]) -> str:
-    return hashlib.sha256(b"\0".join((SOURCES / name).read_bytes() for name in names)).hexdigest()
-
-
-def _host_flags() -> Flags:
-    return Flags(bound_to=_digest(FILES[1:]))
-
-
-LIBRARIES.add("cuda_host", Library("cuda_host", "cuda_host.cc", _host_flags))
+LIBRARIES.add("cuda_host", Library("cuda_host", "cuda_host.cc"))
 
 
 def plugin(arches: Sequence[int] = ARCHES, tensorrt_include: Path | None = None, cuda: Path | None = None) -> Path:
@@ -58,23 +47,9 @@ def plugin(arches: Sequence[int] = ARCHES, tensorrt_include: Path | None = None,
         raise EdgesegError(f"{nvcc} cannot compile for {missing}; it knows {known}: plugin(arches={fit or known})")
     flags = [*FLAGS, *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in sorted(arches))]
     flags.append(f"-gencode=arch=compute_{min(arches)},code=compute_{min(arches)}")
-    about = (_digest(FILES), *flags, _say(nvcc, "--version"), sha256(include / "NvInferVersion.h"), platform.machine())
-    key = hashlib.sha256("\0".join(about).encode()).hexdigest()[:16]
-    file, digest = cache_folder() / f"tensorrt-{key}.so", cache_folder() / f"tensorrt-{key}.sha256"
-    if file.exists() and digest.exists() and digest.read_text(encoding="ascii").strip() == sha256(file):
-        return file
-    with aside(file) as part:
-        _compile([str(nvcc), *flags, "-isystem", str(include), str(SOURCES / FILES[0]), "-o", str(part)])
-    with aside(digest) as part:
-        part.write_text(sha256(file) + "\n", encoding="ascii")
-    return file
-
-
-def _compile(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-300:])
-        raise EdgesegError(f"nvcc failed: {said}; the command was: {' '.join(command)}")
+    command = [str(nvcc), *flags, "-isystem", str(include), str(SOURCES / "tensorrt.cu")]
+    about = (*flags, _say(nvcc, "--version"), sha256(include / "NvInferVersion.h"), platform.machine())
+    return in_cache(cache_folder(), "tensorrt", about, command)
 
 
 def headers(given: Path | None = None) -> Path:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError
+from edgeseg.kernels.label_map import CLASSES, label_map
 from edgeseg.pictures import distinct_colours
 from edgeseg.registry import Registry
 
@@ -142,8 +143,8 @@ class Semantic(Student):
     task = "semantic"
 
     def __init__(self, classes: int) -> None:
-        if classes < 2:
-            raise EdgesegError(f"a segmentation student needs at least 2 classes, got {classes}")
+        if not 2 <= classes <= CLASSES:
+            raise EdgesegError(f"a segmentation student tells 2 to {CLASSES} classes apart, got {classes}")
         super().__init__([f"class_{index}" for index in range(classes)])
 
     def forward(self, image: Tensor) -> Tensor:
@@ -171,8 +172,8 @@ class Semantic(Student):
         A side that is no multiple of what the network needs is padded with the mean colour and cut off again.
         """
         padded = self.prepare(image)
-        labels = self.eval()(padded)[0, :, : image.shape[0], : image.shape[1]].argmax(0)
-        result: NDArray[np.uint8] = labels.to(torch.uint8).cpu().numpy()
+        labels = label_map(self.eval().low_logits(padded), (padded.shape[-2], padded.shape[-1]))
+        result: NDArray[np.uint8] = labels[0, : image.shape[0], : image.shape[1]].cpu().numpy()
         return result
 
 

@@ -1,13 +1,14 @@
 """wkv and its gradients on a GPU, in Triton. Imported for CUDA tensors only; runs on a processor with TRITON_INTERPRET=1.
 
 Tokens are cut into chunks of L. `fold` sums up each chunk as seen from its two ends, `carry` walks over these sums, chunk by
-chunk, and leaves at each chunk what reaches it from either side; after that all chunks are independent again: `mean` makes
-the result of them, `weigh` and `gather` the gradients, by the formulas of `csrc/wkv_grad.h`.
+chunk, and leaves at each chunk what reaches it from either side; after that all chunks are independent again, and `mean`
+makes the result of them. For the gradients `weigh` sums up what each token says to those it has heard, P and Q of
+`csrc/wkv_grad.h`, which is carried too, and `gather` makes all four of it.
 
 Sums are multiples of 2^frame, `[sides, B, chunks, PARTS, C]` in float32:
 
-    frame, n, d     of weight x value and of weights; P and Q of `csrc/wkv_grad.h` on the way back
-    far_n, far_d    the same with each term times the tokens it has passed: the derivative by the decay
+    frame, d, n                   of weights, and of weight x value, which the gradients do without
+    frame, p, q, far_p, far_q     of P and Q; far: each term times the tokens it has passed, the derivative by the decay
 
 Side 0 is what comes before a chunk, side 1 what comes after it. A thread owns a channel and holds its chunk in registers,
 and threads have nothing to tell each other. One frame per chunk is enough while weights change by less than 2^ROOM within
@@ -106,7 +107,7 @@ def _states(STATES, side, b, chunk, chunks, c, channels, PARTS: tl.constexpr):
 
 @triton.jit
 def _read(X, channels, ok, PARTS: tl.constexpr):
-    """frame, n, d and so on, each `[CB]`."""
+    """frame, d and so on, each `[CB]`."""
     parts = (tl.load(X, mask=ok, other=NOTHING),)
     for part in tl.static_range(1, PARTS):
         parts = parts + (tl.load(X + part * channels, mask=ok, other=0.0),)
@@ -158,16 +159,15 @@ def fold(
     c, chunk, b = _place(CB, False)
     at, left = _start(c, chunk, b, tokens, channels, L)
     key = _tile(KEY + at, 0, channels, left, float("-inf"), L)
-    value = _tile(VALUE + at, 0, channels, left, 0.0, L)
     whole, rest = _per_token(tl.load(DECAY + c, mask=c < channels, other=0.0))
     j = tl.arange(0, L)[:, None]
     for side in tl.static_range(SIDES):
         passed = (j if side else L - 1 - j).to(tl.float32)
         frame = tl.floor(_clip(tl.max(key * LOG2E - passed * (whole + rest)[None, :], 0), -NOTHING))
         weight = _weight(key, LOG2E, passed, whole[None, :], rest[None, :], frame[None, :])
-        parts = (frame, tl.sum(weight * value, 0), tl.sum(weight, 0))
-        if PARTS == 5:
-            parts = parts + (tl.sum(weight * value * passed, 0), tl.sum(weight * passed, 0))
+        parts = (frame, tl.sum(weight, 0))
+        if PARTS == 3:
+            parts = parts + (tl.sum(weight * _tile(VALUE + at, 0, channels, left, 0.0, L), 0),)
         state = _states(STATES, side, b, chunk, tl.num_programs(1), c, channels, PARTS)
         _write(state, channels, c < channels, parts, PARTS)
 
@@ -213,9 +213,9 @@ def carry(
                     old += L * state[part - 2]
                 new = new + (old * high + (old * low + sums[i][part] * its),)
             state = new
-        size = tl.abs(state[2])
+        size = tl.abs(state[1])
         if SIGNED:
-            size = tl.maximum(tl.abs(state[1]), size)
+            size = tl.maximum(size, tl.abs(state[2]))
         up = tl.where(size > 0, ((size.to(tl.int32, bitcast=True) >> 23) - 127).to(tl.float32), 0.0)
         settled = (state[0] + up,)
         for part in tl.static_range(1, PARTS):
@@ -244,12 +244,6 @@ def _into(frame, state):
     """The sums of a state as multiples of 2^frame."""
     by = tl.exp2(state[0] - frame)
     return state[1] * by, state[2] * by
-
-
-@triton.jit
-def _far_into(frame, state):
-    by = tl.exp2(state[0] - frame)
-    return state[3] * by, state[4] * by
 
 
 @triton.jit
@@ -292,13 +286,13 @@ def _mean_of_chunk(decay, bonus, KEY, VALUE, OUT, before, after, channels, left,
     for j in tl.static_range(L):
         values = values + (_row(VALUE, j, channels, left, 0.0),)
     frame, fade, own, e = _weights(KEY, decay, bonus, channels, left, before, after, L)
-    n, d = _into(frame, after)
+    d, n = _into(frame, after)
     ns, ds = (), ()  # from the last token to the first
     for j in tl.static_range(L - 1, -1, -1):
         ns, ds = ns + (n,), ds + (d,)
         if not CAUSAL:
             n, d = n * fade + e[j] * values[j], d * fade + e[j]
-    n, d = _into(frame, before)
+    d, n = _into(frame, before)
     for j in tl.static_range(L):
         x = e[j] * values[j]
         out = (n + (ns[L - 1 - j] + own * x)) / (d + (ds[L - 1 - j] + own * e[j]))
@@ -315,8 +309,8 @@ def _mean_by_pairs(
         on_left, on_right, frame = _reach(t, whole, rest, before, after, L)
         heard_left = _weight(before[0], 1.0, on_left, whole, rest, frame)
         heard_right = _weight(after[0], 1.0, on_right, whole, rest, frame)
-        n = before[1] * heard_left + after[1] * heard_right
-        d = before[2] * heard_left + after[2] * heard_right
+        d = before[1] * heard_left + after[1] * heard_right
+        n = before[2] * heard_left + after[2] * heard_right
         for first in range(0, L, ROWS):  # the frame rises to the largest weight so far
             key = _tile(KEY, first, channels, left, float("-inf"), ROWS)
             heard, passed = _heard(key, first, t, bonus, CAUSAL)
@@ -347,126 +341,94 @@ def weigh(
     DECAY,
     BONUS,
     KEY,
-    VALUE,
     RESULT,
     GRAD,
     STATES,
     TOLD,
-    GRADS,
     tokens,
     channels,
     CAUSAL: tl.constexpr,
     L: tl.constexpr,
     CB: tl.constexpr,
 ):
-    """The chunk's share of the gradients of decay and bonus, `GRADS [2, B, chunks, C]`, and of P and Q, `TOLD`."""
+    """The sums of P and Q of each chunk, as `fold` makes those of the weights."""
     c, chunk, b = _place(CB, True)
     chunks, ok = tl.num_programs(1), c < channels
     at, left = _start(c, chunk, b, tokens, channels, L)
     decay, bonus = tl.load(DECAY + c, mask=ok, other=0.0), tl.load(BONUS + c, mask=ok, other=0.0)
-    before, after = _around(STATES, b, chunk, c, channels, 5, True, not CAUSAL)
+    before, after = _around(STATES, b, chunk, c, channels, 2, True, not CAUSAL)
     if _steep(decay, L):
-        key = _tile(KEY + at, 0, channels, left, float("-inf"), L)
-        value = _tile(VALUE + at, 0, channels, left, 0.0, L)
-        count = tl.minimum(L, tokens - chunk * L)
-        gw, gu, ahead, back = _weigh_by_pairs(
-            decay, bonus, key, value, RESULT + at, GRAD + at, before, after, count, channels, left, CAUSAL, L
+        key, count = _tile(KEY + at, 0, channels, left, float("-inf"), L), tl.minimum(L, tokens - chunk * L)
+        ahead, back = _weigh_by_pairs(
+            decay, bonus, key, RESULT + at, GRAD + at, before, after, count, channels, left, CAUSAL, L
         )
     else:
-        gw, gu, ahead, back = _weigh_chunk(
-            decay, bonus, KEY + at, VALUE + at, RESULT + at, GRAD + at, before, after, channels, left, CAUSAL, L
+        ahead, back = _weigh_chunk(
+            decay, bonus, KEY + at, RESULT + at, GRAD + at, before, after, channels, left, CAUSAL, L
         )
     if CAUSAL:  # nobody hears what comes after him, so nothing is told ahead
-        _write(_states(TOLD, 0, b, chunk, chunks, c, channels, 3), channels, ok, back, 3)
+        _write(_states(TOLD, 0, b, chunk, chunks, c, channels, 5), channels, ok, back, 5)
     else:
-        _write(_states(TOLD, 0, b, chunk, chunks, c, channels, 3), channels, ok, ahead, 3)
-        _write(_states(TOLD, 1, b, chunk, chunks, c, channels, 3), channels, ok, back, 3)
-    tl.store(_states(GRADS, 0, b, chunk, chunks, c, channels, 1), gw, mask=ok)
-    tl.store(_states(GRADS, 1, b, chunk, chunks, c, channels, 1), gu, mask=ok)
+        _write(_states(TOLD, 0, b, chunk, chunks, c, channels, 5), channels, ok, ahead, 5)
+        _write(_states(TOLD, 1, b, chunk, chunks, c, channels, 5), channels, ok, back, 5)
 
 
 @triton.jit
-def _weigh_chunk(
-    decay,
-    bonus,
-    KEY,
-    VALUE,
-    RESULT,
-    GRAD,
-    before,
-    after,
-    channels,
-    left,
-    CAUSAL: tl.constexpr,
-    L: tl.constexpr,
-):
-    frame, fade, own, e = _weights(KEY, decay, bonus, channels, left, before, after, L)
-    n, d = _into(frame, after)
-    far_n, far_d = _far_into(frame, after)
-    ds, fars = (), ()  # from the last token to the first: D, and the derivative of N - y D
+def _right_of(frame, fade, e, after, CAUSAL: tl.constexpr, L: tl.constexpr):
+    """The weights of all that is right of each token, from the last token to the first."""
+    d = after[1] * tl.exp2(after[0] - frame)
+    ds = ()
     for j in tl.static_range(L - 1, -1, -1):
-        ds, fars = ds + (d,), fars + (far_n - _row(RESULT, j, channels, left, 0.0) * far_d,)
+        ds = ds + (d,)
         if not CAUSAL:
-            far_n, far_d = (far_n + n) * fade, (far_d + d) * fade
-            n, d = n * fade + e[j] * _row(VALUE, j, channels, left, 0.0), d * fade + e[j]
-    n, d = _into(frame, before)
-    far_n, far_d = _far_into(frame, before)
-    zero = decay * 0
-    gw, gu, ahead_p, ahead_q, back_p, back_q, passed = zero, zero, zero, zero, zero, zero, zero + 1
-    for j in tl.static_range(L):
-        value, y = _row(VALUE, j, channels, left, 0.0), _row(RESULT, j, channels, left, 0.0)
-        p = _row(GRAD, j, channels, left, 0.0) / (d + (ds[L - 1 - j] + own * e[j]))
-        gu += p * own * e[j] * (value - y)
-        gw -= p * ((far_n - y * far_d) + fars[L - 1 - j])
-        ahead_p, ahead_q = ahead_p * fade + p, ahead_q * fade + p * y
-        back_p, back_q, passed = back_p + passed * p, back_q + passed * (p * y), passed * fade
-        far_n, far_d = (far_n + n) * fade, (far_d + d) * fade
-        n, d = n * fade + e[j] * value, d * fade + e[j]
-    return gw, gu, (-frame, ahead_p, ahead_q), (-frame, back_p, back_q)
+            d = d * fade + e[j]
+    return ds
 
 
 @triton.jit
-def _plus(state, level, p, q):
-    """A sum of P and Q and one term more: p and q, times 2^level."""
+def _weigh_chunk(decay, bonus, KEY, RESULT, GRAD, before, after, channels, left, CAUSAL: tl.constexpr, L: tl.constexpr):
+    frame, fade, own, e = _weights(KEY, decay, bonus, channels, left, before, after, L)
+    ds = _right_of(frame, fade, e, after, CAUSAL, L)
+    d, zero = before[1] * tl.exp2(before[0] - frame), decay * 0
+    p, q, far_p, far_q = zero, zero, zero, zero
+    back_p, back_q, back_far_p, back_far_q, passed = zero, zero, zero, zero, zero + 1
+    for j in tl.static_range(L):
+        new = _row(GRAD, j, channels, left, 0.0) / (d + (ds[L - 1 - j] + own * e[j]))
+        y = _row(RESULT, j, channels, left, 0.0)
+        d = d * fade + e[j]
+        far_p, far_q = (far_p + p) * fade, (far_q + q) * fade
+        p, q = p * fade + new, q * fade + new * y
+        seen = passed * new
+        back_p, back_q = back_p + seen, back_q + seen * y
+        back_far_p, back_far_q = back_far_p + j * seen, back_far_q + j * (seen * y)
+        passed = passed * fade
+    return (-frame, p, q, far_p, far_q), (-frame, back_p, back_q, back_far_p, back_far_q)
+
+
+@triton.jit
+def _plus(state, level, passed, p, q):
+    """A sum of P and Q and one term more: p and q, times 2^level, that have passed so many tokens."""
     frame = tl.maximum(state[0], level)
     mine, its = tl.exp2(state[0] - frame), tl.exp2(level - frame)
-    return frame, state[1] * mine + p * its, state[2] * mine + q * its
+    p, q = p * its, q * its
+    near = frame, state[1] * mine + p, state[2] * mine + q
+    return near + (state[3] * mine + passed * p, state[4] * mine + passed * q)
 
 
 @triton.jit
 def _weigh_by_pairs(
-    decay,
-    bonus,
-    key,
-    value,
-    RESULT,
-    GRAD,
-    before,
-    after,
-    count,
-    channels,
-    left,
-    CAUSAL: tl.constexpr,
-    L: tl.constexpr,
+    decay, bonus, key, RESULT, GRAD, before, after, count, channels, left, CAUSAL: tl.constexpr, L: tl.constexpr
 ):
     whole, rest = _per_token(decay)
-    j = tl.arange(0, L)[:, None]
-    gw, gu = decay * 0, decay * 0
-    ahead, back = _empty(decay, 3), _empty(decay, 3)
+    ahead, back = _empty(decay, 5), _empty(decay, 5)
     for t in range(count):
         frame, weight, on_left, on_right = _pairs(key, t, whole, rest, bonus, before, after, CAUSAL, L)
-        y = _row(RESULT, t, channels, left, 0.0)
-        d = tl.sum(weight, 0) + (before[2] * on_left + after[2] * on_right)
+        d = tl.sum(weight, 0) + (before[1] * on_left + after[1] * on_right)
         p = _row(GRAD, t, channels, left, 0.0) / d
-        share = weight * (value - y[None, :])
-        gu += p * tl.sum(tl.where(j == t, share, 0.0), 0)
-        far = tl.sum(tl.where(j == t, 0.0, share * (tl.abs(j - t) - 1)), 0)
-        far += on_left * ((before[3] - y * before[4]) + t * (before[1] - y * before[2]))
-        far += on_right * ((after[3] - y * after[4]) + (L - 1 - t) * (after[1] - y * after[2]))
-        gw -= p * far
-        ahead = _plus(ahead, -frame - (L - 1 - t) * (whole + rest), p, p * y)
-        back = _plus(back, -frame - t * (whole + rest), p, p * y)
-    return gw, gu, ahead, back
+        q = p * _row(RESULT, t, channels, left, 0.0)
+        ahead = _plus(ahead, -frame - (L - 1 - t) * (whole + rest), L - 1 - t, p, q)
+        back = _plus(back, -frame - t * (whole + rest), t, p, q)
+    return ahead, back
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -481,133 +443,106 @@ def gather(
     TOLD,
     GKEY,
     GVALUE,
+    SHARES,
     tokens,
     channels,
     CAUSAL: tl.constexpr,
     L: tl.constexpr,
     CB: tl.constexpr,
 ):
-    """The gradients of key and value."""
+    """The gradients of key and value, and of decay and bonus each chunk's share, `[2, B, chunks, C]`."""
     c, chunk, b = _place(CB, False)
+    chunks, ok = tl.num_programs(1), c < channels
     at, left = _start(c, chunk, b, tokens, channels, L)
-    decay = tl.load(DECAY + c, mask=c < channels, other=0.0)
-    bonus = tl.load(BONUS + c, mask=c < channels, other=0.0)
-    before, after = _around(STATES, b, chunk, c, channels, 5, True, not CAUSAL)
-    ahead, back = _around(TOLD, b, chunk, c, channels, 3, not CAUSAL, True)
+    decay, bonus = tl.load(DECAY + c, mask=ok, other=0.0), tl.load(BONUS + c, mask=ok, other=0.0)
+    before, after = _around(STATES, b, chunk, c, channels, 2, True, not CAUSAL)
+    ahead, back = _around(TOLD, b, chunk, c, channels, 5, not CAUSAL, True)
+    given, made = (KEY + at, VALUE + at, RESULT + at, GRAD + at), (GKEY + at, GVALUE + at)
     if _steep(decay, L):
-        key = _tile(KEY + at, 0, channels, left, float("-inf"), L)
         count = tl.minimum(L, tokens - chunk * L)
-        p, q = _gather_by_pairs(
-            decay, bonus, key, RESULT + at, GRAD + at, before, after, ahead, back, count, channels, left, CAUSAL, L
+        gw, gu = _gather_by_pairs(
+            decay, bonus, given, made, before, after, ahead, back, count, channels, left, CAUSAL, L
         )
-        j = tl.arange(0, L)[:, None]
-        here, inside = at[None, :] + j * channels, left[None, :] > j
-        tl.store(GVALUE + here, p.to(GVALUE.dtype.element_ty), mask=inside)
-        value = _tile(VALUE + at, 0, channels, left, 0.0, L)
-        tl.store(GKEY + here, (value * p - q).to(GKEY.dtype.element_ty), mask=inside)
     else:
-        _gather_chunk(
-            decay,
-            bonus,
-            KEY + at,
-            VALUE + at,
-            RESULT + at,
-            GRAD + at,
-            GKEY + at,
-            GVALUE + at,
-            before,
-            after,
-            ahead,
-            back,
-            channels,
-            left,
-            CAUSAL,
-            L,
-        )
+        gw, gu = _gather_chunk(decay, bonus, given, made, before, after, ahead, back, channels, left, CAUSAL, L)
+    tl.store(_states(SHARES, 0, b, chunk, chunks, c, channels, 1), gw, mask=ok)
+    tl.store(_states(SHARES, 1, b, chunk, chunks, c, channels, 1), gu, mask=ok)
 
 
 @triton.jit
 def _gather_chunk(
-    decay,
-    bonus,
-    KEY,
-    VALUE,
-    RESULT,
-    GRAD,
-    GKEY,
-    GVALUE,
-    before,
-    after,
-    ahead,
-    back,
-    channels,
-    left,
-    CAUSAL: tl.constexpr,
-    L: tl.constexpr,
+    decay, bonus, given, made, before, after, ahead, back, channels, left, CAUSAL: tl.constexpr, L: tl.constexpr
 ):
+    KEY, VALUE, RESULT, GRAD = given
+    GKEY, GVALUE = made
     frame, fade, own, e = _weights(KEY, decay, bonus, channels, left, before, after, L)
-    _, d = _into(frame, after)
-    ds = ()  # from the last token to the first
-    for j in tl.static_range(L - 1, -1, -1):
-        ds = ds + (d,)
-        if not CAUSAL:
-            d = d * fade + e[j]
+    ds = _right_of(frame, fade, e, after, CAUSAL, L)
     told = tl.maximum(-frame, tl.maximum(ahead[0], back[0]))  # the frame of P and Q
-    by = tl.exp2(-frame - told)
-    _, d = _into(frame, before)
-    p = ()
+    d, by = before[1] * tl.exp2(before[0] - frame), tl.exp2(-frame - told)
+    new = ()
     for j in tl.static_range(L):
-        p = p + (_row(GRAD, j, channels, left, 0.0) * by / (d + (ds[L - 1 - j] + own * e[j])),)
+        new = new + (_row(GRAD, j, channels, left, 0.0) * by / (d + (ds[L - 1 - j] + own * e[j])),)
         d = d * fade + e[j]
-    sum_p, sum_q = _into(told, back)
-    ps, qs = (), ()  # from the last token to the first
+    gw, gu = decay * 0, decay * 0
+    by = tl.exp2(back[0] - told)
+    p, q, far_p, far_q = back[1] * by, back[2] * by, back[3] * by, back[4] * by
+    ps, qs, weights = (), (), ()  # from the last token to the first
     for j in tl.static_range(L - 1, -1, -1):
-        q = p[j] * _row(RESULT, j, channels, left, 0.0)
-        ps, qs = ps + (sum_p + own * p[j],), qs + (sum_q + own * q,)
-        sum_p, sum_q = sum_p * fade + p[j], sum_q * fade + q
-    sum_p, sum_q = _into(told, ahead)
-    for j in tl.static_range(L):
         weight = tl.exp2(tl.fma(_row(KEY, j, channels, left, float("-inf")), LOG2E, told))
+        value, y = _row(VALUE, j, channels, left, 0.0), _row(RESULT, j, channels, left, 0.0)
+        gw -= weight * (value * far_p - far_q)
+        gu += weight * own * new[j] * (value - y)
+        ps, qs, weights = ps + (p + own * new[j],), qs + (q + own * new[j] * y,), weights + (weight,)
+        far_p, far_q = (far_p + p) * fade, (far_q + q) * fade
+        p, q = p * fade + new[j], q * fade + new[j] * y
+    by = tl.exp2(ahead[0] - told)
+    p, q, far_p, far_q = ahead[1] * by, ahead[2] * by, ahead[3] * by, ahead[4] * by
+    for j in tl.static_range(L):
+        weight, value = weights[L - 1 - j], _row(VALUE, j, channels, left, 0.0)
         all_p, all_q = ps[L - 1 - j], qs[L - 1 - j]
         if not CAUSAL:
-            all_p, all_q = all_p + sum_p, all_q + sum_q
-            sum_p, sum_q = sum_p * fade + p[j], sum_q * fade + p[j] * _row(RESULT, j, channels, left, 0.0)
-        gk = weight * (_row(VALUE, j, channels, left, 0.0) * all_p - all_q)
+            all_p, all_q = all_p + p, all_q + q
+            gw -= weight * (value * far_p - far_q)
+            far_p, far_q = (far_p + p) * fade, (far_q + q) * fade
+            p, q = p * fade + new[j], q * fade + new[j] * _row(RESULT, j, channels, left, 0.0)
+        gk = weight * (value * all_p - all_q)
         tl.store(GVALUE + j * channels, (weight * all_p).to(GVALUE.dtype.element_ty), mask=left > j)
         tl.store(GKEY + j * channels, gk.to(GKEY.dtype.element_ty), mask=left > j)
+    return gw, gu
 
 
 @triton.jit
 def _gather_by_pairs(
-    decay,
-    bonus,
-    key,
-    RESULT,
-    GRAD,
-    before,
-    after,
-    ahead,
-    back,
-    count,
-    channels,
-    left,
-    CAUSAL: tl.constexpr,
-    L: tl.constexpr,
+    decay, bonus, given, made, before, after, ahead, back, count, channels, left, CAUSAL: tl.constexpr, L: tl.constexpr
 ):
-    """exp(key) P and exp(key) Q `[L, CB]`. Within the chunk they are sums of shares of the whole, which need no frame."""
+    """Within the chunk exp(key) P and exp(key) Q are sums of shares of the whole, which need no frame."""
+    KEY, VALUE, RESULT, GRAD = given
+    GKEY, GVALUE = made
+    key, value = _tile(KEY, 0, channels, left, float("-inf"), L), _tile(VALUE, 0, channels, left, 0.0, L)
     whole, rest = _per_token(decay)
-    j = tl.arange(0, L)[:, None].to(tl.float32)
-    told_ahead = _weight(key, LOG2E, j, whole[None, :], rest[None, :], -ahead[0][None, :])
-    told_back = _weight(key, LOG2E, L - 1 - j, whole[None, :], rest[None, :], -back[0][None, :])
-    p = told_ahead * ahead[1][None, :] + told_back * back[1][None, :]
-    q = told_ahead * ahead[2][None, :] + told_back * back[2][None, :]
+    j = tl.arange(0, L)[:, None]
+    p, q, far = tl.zeros(key.shape, tl.float32), tl.zeros(key.shape, tl.float32), tl.zeros(key.shape, tl.float32)
+    for side in tl.static_range(2):
+        told, passed = (back, L - 1 - j) if side else (ahead, j)
+        weight = _weight(key, LOG2E, passed.to(tl.float32), whole[None, :], rest[None, :], -told[0][None, :])
+        p += weight * told[1][None, :]
+        q += weight * told[2][None, :]
+        far_p, far_q = told[3][None, :] + passed * told[1][None, :], told[4][None, :] + passed * told[2][None, :]
+        far += weight * (value * far_p - far_q)
+    gu = decay * 0
     for t in range(count):
         _, weight, on_left, on_right = _pairs(key, t, whole, rest, bonus, before, after, CAUSAL, L)
-        d = tl.sum(weight, 0) + (before[2] * on_left + after[2] * on_right)
-        g = _row(GRAD, t, channels, left, 0.0) / d
-        p += weight * g[None, :]
-        q += weight * (g * _row(RESULT, t, channels, left, 0.0))[None, :]
-    return p, q
+        d = tl.sum(weight, 0) + (before[1] * on_left + after[1] * on_right)
+        new, y = _row(GRAD, t, channels, left, 0.0) / d, _row(RESULT, t, channels, left, 0.0)
+        p += weight * new[None, :]
+        q += weight * (new * y)[None, :]
+        share = weight * new[None, :] * (value - y[None, :])
+        gu += tl.sum(tl.where(j == t, share, 0.0), 0)
+        far += tl.where(j == t, 0.0, share * (tl.abs(j - t) - 1))
+    inside = left[None, :] > j
+    tl.store(GVALUE[None, :] + j * channels, p.to(GVALUE.dtype.element_ty), mask=inside)
+    tl.store(GKEY[None, :] + j * channels, (value * p - q).to(GKEY.dtype.element_ty), mask=inside)
+    return -tl.sum(far, 0), gu
 
 
 def _sums(decay: Tensor, key: Tensor, value: Tensor, parts: int, sides: int, chunk: int) -> Tensor:
@@ -646,15 +581,15 @@ def wkv_grad_cuda(
     if not gk.numel():
         return torch.zeros_like(w), torch.zeros_like(u), gk, gv
     chunks, blocks, sides = triton.cdiv(tokens, GRAD_CHUNK), triton.cdiv(channels, OPTIONS["CB"]), 1 if causal else 2
-    shares, told = w.new_empty(2, batch * chunks, channels), w.new_empty(sides, batch, chunks, 3, channels)
+    shares, told = w.new_empty(2, batch * chunks, channels), w.new_empty(sides, batch, chunks, 5, channels)
     grid, size = (blocks, chunks, batch), {"tokens": tokens, "channels": channels, "CAUSAL": causal, "L": GRAD_CHUNK}
     first = 1 if causal else 0  # what is told goes the other way than what is heard
     with torch.cuda.device_of(k):
-        states = _sums(w, k, v, 5, sides, GRAD_CHUNK)
-        weigh[grid](w, u, k, v, y, g, states, told, shares, **size, **OPTIONS)
+        states = _sums(w, k, v, 2, sides, GRAD_CHUNK)
+        weigh[grid](w, u, k, y, g, states, told, **size, **OPTIONS)
         carry[blocks, sides, batch](
-            w, told, chunks, channels, PARTS=3, FIRST=first, SIGNED=True, L=GRAD_CHUNK, **OPTIONS
+            w, told, chunks, channels, PARTS=5, FIRST=first, SIGNED=True, L=GRAD_CHUNK, **OPTIONS
         )
-        gather[grid](w, u, k, v, y, g, states, told, gk, gv, **size, **OPTIONS)
+        gather[grid](w, u, k, v, y, g, states, told, gk, gv, shares, **size, **OPTIONS)
     gw, gu = shares.sum(1)
     return gw, gu, gk, gv

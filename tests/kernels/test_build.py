@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,16 +53,13 @@ def test_a_corrupted_file_is_built_anew(empty_cache: Path) -> None:
         ctypes.CDLL(str(library("host")))
 
 
-def test_what_it_is_made_from_is_in_its_name(empty_cache: Path) -> None:
-    tools = toolchain()
-    plain, other = Flags(), Flags(bound_to="2")
-    entry = LIBRARIES["host"]
-    names = {
-        build._key(entry, tools, plain),
-        build._key(entry, tools, other),
-        build._key(entry, toolchain(), Flags(("-O1",))),
-    }
-    assert len(names) == 3
+def test_what_it_is_made_from_is_in_its_name(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {library("host")}
+    for flags in (Flags(bound_to="another version of the runtime"), Flags(("-O1",))):
+        monkeypatch.setitem(LIBRARIES._entries, "host", Library("host", "host.cc", partial(replace, flags)))
+        files.add(library("host"))
+    assert len(files) == 3
+    assert all(file.parent == empty_cache for file in files)
 
 
 def test_processes_that_build_at_once_leave_one_good_file(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ WITHIN: dict[torch.dtype, tuple[float, float]] = {
 """Element type -> relative RMS error of the result and of the gradients."""
 
 
+def kernels_of(operator: str) -> Any:
+    """Its module, imported late; called with lists of arguments, which types cannot follow."""
+    return import_module(f"edgeseg.kernels.{operator}.triton_scan")
+
+
 def rms(x: Tensor) -> float:
     return float(x.double().square().mean().sqrt())
 
@@ -53,8 +59,7 @@ def wkv_is_right(
     case: Case, dtype: torch.dtype = torch.float32, device: str = "cpu", key: Tensor | None = None
 ) -> None:
     """Values and gradients of one case, against the recurrences and against autograd, both in float64."""
-    from edgeseg.kernels.wkv.triton_scan import wkv_cuda, wkv_grad_cuda
-
+    wkv = kernels_of("wkv")
     feeds = [torch.from_numpy(array) for array in case.feeds().values()]
     feeds[2:] = [each.to(dtype) for each in feeds[2:]]
     if key is not None:
@@ -62,12 +67,13 @@ def wkv_is_right(
     grad = torch.randn(feeds[3].shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     doubles = [each.double().requires_grad_() for each in feeds]
     wanted = wkv_sequential(*(each.detach().numpy() for each in doubles), causal=case.causal)
-    exact = wkv_plain(*doubles, case.causal, "pairs")
+    w, u, k, v = doubles
+    exact = wkv_plain(w, u, k, v, case.causal, "pairs")
     gw, gu, gk, gv = torch.autograd.grad(exact, doubles, grad.double())
 
     given = [each.to(device) for each in feeds]
-    out = wkv_cuda(*given, case.causal)
-    made = wkv_grad_cuda(*given, out, grad.to(device), case.causal)
+    out = wkv.wkv_cuda(*given, case.causal)
+    made = wkv.wkv_grad_cuda(*given, out, grad.to(device), case.causal)
     values, gradients = WITHIN[dtype]
     what, scale = f"{case} {dtype}", rms(gv)  # softmax of one token, or of one that stands out: only v has a gradient
     assert out.dtype == made[2].dtype == made[3].dtype == dtype
@@ -79,16 +85,15 @@ def wkv_is_right(
 
 
 def scan_is_right(case: ScanCase, device: str = "cpu") -> None:
-    from edgeseg.kernels.selective_scan.triton_scan import scan_cuda, scan_grad_cuda
-
+    scan = kernels_of("selective_scan")
     feeds = case.feeds()
     given = [torch.from_numpy(array) for array in feeds.values()]
     grad = torch.randn(given[0].shape, generator=torch.Generator().manual_seed(0))
     doubles = [each.double().requires_grad_() for each in given]
     wanted = torch.autograd.grad(scan_plain(*doubles), doubles, grad.double())
     on = [each.to(device) for each in given]
-    near(scan_cuda(*on), torch.from_numpy(selective_scan_reference(**feeds)), 1e-6, str(case))
-    for name, made, right in zip(feeds, scan_grad_cuda(*on, grad.to(device)), wanted, strict=True):
+    near(scan.scan_cuda(*on), torch.from_numpy(selective_scan_reference(**feeds)), 1e-6, str(case))
+    for name, made, right in zip(feeds, scan.scan_grad_cuda(*on, grad.to(device)), wanted, strict=True):
         assert made.shape == right.shape and made.is_contiguous()
         near(made, right, 1e-5, f"{case}: {name}", 1e-3)  # at the first token nothing has decayed: A has no gradient
 
@@ -115,8 +120,7 @@ def check_wkv_types(device: str) -> None:
 
 def check_wkv_edges(device: str) -> None:
     """Decays of 400 over the sequence, which go pair by pair; keys that float32 cannot raise e to; NaN; nothing at all."""
-    from edgeseg.kernels.wkv.triton_scan import wkv_cuda, wkv_grad_cuda
-
+    wkv = kernels_of("wkv")
     with mock.patch.dict(DECAYS, sheer=(-400.0, 400.0)):
         for tokens, keys, causal in ((2, "N(0, 1)", False), (20, "N(0, 4)", False), (63, "one of 50", True)):
             wkv_is_right(Case(tokens, 32, keys, "sheer", causal=causal), device=device)
@@ -126,15 +130,15 @@ def check_wkv_edges(device: str) -> None:
     key[0, 5:50] = -torch.inf  # tokens that count for nothing, a whole chunk of them too
     feeds = [torch.from_numpy(each).to(device) for each in case.feeds().values()]
     feeds[2] = key.to(device)
-    out = wkv_cuda(*feeds, False)
+    out = wkv.wkv_cuda(*feeds, False)
     near(out, torch.from_numpy(wkv_sequential(*(each.cpu().numpy() for each in feeds))), 2e-6, "no weight")
-    assert all(each.isfinite().all() for each in wkv_grad_cuda(*feeds, out, out, False)[:2])
+    assert all(each.isfinite().all() for each in wkv.wkv_grad_cuda(*feeds, out, out, False)[:2])
     feeds[2][0, 60, 3] = torch.nan
-    bad = wkv_cuda(*feeds, False).isnan()
+    bad = wkv.wkv_cuda(*feeds, False).isnan()
     assert bad[..., 3].all() and bad.sum() == 63
     empty = [each[..., :0] for each in feeds]
-    assert wkv_cuda(*empty, False).shape == (1, 63, 0)
-    assert [each.shape[-1] for each in wkv_grad_cuda(*empty, empty[3], empty[3], False)] == [0, 0, 0, 0]
+    assert wkv.wkv_cuda(*empty, False).shape == (1, 63, 0)
+    assert [each.shape[-1] for each in wkv.wkv_grad_cuda(*empty, empty[3], empty[3], False)] == [0, 0, 0, 0]
 
 
 def check_scan(device: str) -> None:
@@ -144,12 +148,11 @@ def check_scan(device: str) -> None:
 
 def check_scan_states(device: str) -> None:
     """Memories of every length, more states than a program holds, and a sequence that is one chunk."""
-    from edgeseg.kernels.selective_scan import triton_scan
-
+    scan = kernels_of("selective_scan")
     scan_is_right(ScanCase(33, 32, 16, "large"), device)
-    with mock.patch.object(triton_scan, "STATES", 4):
+    with mock.patch.object(scan, "STATES", 4):
         scan_is_right(ScanCase(66, 32, 7, "long memory"), device)
-        with mock.patch.object(triton_scan, "PROGRAMS", 1):
+        with mock.patch.object(scan, "PROGRAMS", 1):
             scan_is_right(ScanCase(40, 35, 5), device)
 
 
