@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeseg.data import camvid, cityscapes, folder, objects, synthetic, synthetic_objects  # noqa: F401 - each registers its kind
+from edgeseg.data import camvid, cityscapes, folder, objects, regions, synthetic, synthetic_objects  # noqa: F401 - each registers its kind
 from edgeseg.data.base import LOADERS, Data, Image, Labels, Split
 
 __all__ = ["Data", "Image", "Labels", "Split", "load_data"]

@@ -4,39 +4,43 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Form = Literal["closed", "doubling", "pairs"]
+Form = Literal["closed", "chunk", "doubling", "pairs"]
 
 SAFE = 80.0
-"""Largest |decay| x tokens of the closed form: its exponents reach half of that, and exp(88) overflows float32."""
+"""Largest |decay| x tokens of the closed form and of chunks: exponents reach half of that, and exp(88) overflows float32."""
+
+CHUNK = 32
+"""Tokens per chunk."""
 
 ROWS = 64
 """Tokens whose weights over all others are held at once by `pairs`."""
 
 
-def form_for(total_decay: Tensor) -> Form:
-    """The fastest form that is exact in float32 for decays over the whole sequence, `total_decay [C]`.
+def form_for(total_decay: Tensor, preferred: Literal["closed", "chunk"] = "closed") -> Form:
+    """The form for decays over the whole sequence, `total_decay [C]`: the preferred one where it is exact in float32.
 
     `doubling` bears any decay; growth (a negative decay) beyond e^80 only `pairs` does.
     """
     low, high = (float(each) for each in total_decay.detach().aminmax())
     if low < -SAFE:
         return "pairs"
-    return "closed" if high <= SAFE else "doubling"
+    return preferred if high <= SAFE else "doubling"
 
 
 def wkv_plain(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: bool, form: Form) -> Tensor:
     """`[B, T, C]` as `edgeseg.kernels.wkv`, in the precision of `key`."""
     if form == "pairs":
         return _pairs(decay, bonus, key, value, causal)
-    shifted = (
+    weight = (
         key - key.amax(1, keepdim=True)
     ).exp()  # the largest term of every sum is then near 1, whatever the keys are
-    both = torch.cat([shifted * value, shifted], 2)
-    others = (_closed if form == "closed" else _doubling)(torch.cat([decay, decay]), both, causal)
+    both = torch.cat([weight * value, weight], 2)
+    others = {"closed": _closed, "chunk": _chunk, "doubling": _doubling}[form](torch.cat([decay, decay]), both, causal)
     total = others + both * torch.cat([bonus, bonus]).exp()
     return total[..., : len(decay)] / total[..., len(decay) :]
 
@@ -48,12 +52,45 @@ def _closed(decay: Tensor, x: Tensor, causal: bool) -> Tensor:
     is added up from the end: the total minus what came before would cancel.
     """
     count = x.shape[1]
-    place = torch.arange(count, device=x.device, dtype=x.dtype)[:, None] - (count - 1) / 2
+    place = _places(count, x)
     rise, fall = (place * decay).exp(), (-place * decay).exp()
     before = _later(x * rise).cumsum(1) * fall * decay.exp()
     if causal:
         return before
     return before + (_later((x * fall).flip(1)).cumsum(1)).flip(1) * rise * decay.exp()
+
+
+def _chunk(decay: Tensor, x: Tensor, causal: bool) -> Tensor:
+    """The same from sums within chunks and over chunks, each a product with a constant triangle: for runtimes in which
+    cumulative sums are slow or missing."""
+    tokens = x.shape[1]
+    size = min(CHUNK, tokens)
+    count = -(-tokens // size)
+    cut = F.pad(x, (0, 0, 0, count * size - tokens)).unflatten(1, (count, size))
+    made = _chunks(decay, cut, True)
+    if not causal:
+        made = made + _chunks(decay, cut, False)
+    return made.flatten(1, 2)[:, :tokens]
+
+
+def _chunks(decay: Tensor, cut: Tensor, forward: bool) -> Tensor:
+    """Sums over what came before (or comes after) each token, `[B, n, L, C]`; places are counted from the middle."""
+    count, size = cut.shape[1:3]
+    way = 1 if forward else -1
+    inner, outer = _places(size, cut) * way, _places(count, cut) * (size * way)
+    before = cut.new_tensor(np.tri(size + 1, size, -1))  # row t: i < t, and all of them in the last one
+    sums = (before if forward else 1 - before) @ (cut * (inner * decay).exp())
+    part, whole = (sums[:, :, :-1], sums[:, :, -1]) if forward else (sums[:, :, 1:], sums[:, :, 0])
+    whole = whole * ((1 - size) / 2 * decay).exp()  # as the next token hears it, one place beyond the last
+    earlier = cut.new_tensor(np.tri(count, count, -1))
+    begin = (earlier if forward else earlier.T) @ (whole * (outer * decay).exp()) * ((size - outer) * decay).exp()
+    passed = inner + (size - 1) / 2
+    return part * ((1 - inner) * decay).exp() + begin[:, :, None] * (-passed * decay).exp()
+
+
+def _places(count: int, like: Tensor) -> Tensor:
+    """0 to count - 1 as `[count, 1]`, counted from the middle."""
+    return torch.arange(count, device=like.device, dtype=like.dtype)[:, None] - (count - 1) / 2
 
 
 def _doubling(decay: Tensor, x: Tensor, causal: bool) -> Tensor:

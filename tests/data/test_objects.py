@@ -11,6 +11,7 @@ from PIL import Image
 
 from edgeseg.data import load_data
 from edgeseg.data.check import check
+from edgeseg.data.regions import regions
 from edgeseg.errors import EdgesegError
 
 
@@ -73,3 +74,25 @@ def test_generated_objects_depend_on_their_place_alone() -> None:
     assert not np.array_equal(first[0], data.split("train")[5][0])
     with pytest.raises(EdgesegError, match="of synthetic_objects: expected"):
         load_data("synthetic_objects:size=1x1")
+
+
+def test_regions_of_semantic_labels() -> None:
+    labels = np.zeros((20, 30), np.uint8)
+    labels[:, 15] = 255  # tears class 0 in two
+    labels[:9, 20:], labels[0, 0] = 3, 7
+    ids = regions(labels)
+    assert [int((ids == n).sum()) for n in range(5)] == [0, 299, 190, 90, 0]
+    assert ids[0, 0] == ids[0, 15] == 255
+
+
+def test_semantic_data_as_objects() -> None:
+    data, of = (load_data(f"{kind}synthetic:size=64x96,train=4,val=3,test=4") for kind in ("regions:", ""))
+    assert (data.task, data.fit, data.class_names) == ("promptable", of.fit, ("background", "object"))
+    image, ids = data.split("val")[1]
+    np.testing.assert_array_equal(image, of.split("val")[1][0])
+    assert 0 < len(np.unique(ids)) < 255
+    assert check(data, ["train", "val"]) == []
+    with pytest.raises(EdgesegError, match="has objects already"):
+        load_data("regions:synthetic_objects")
+    with pytest.raises(EdgesegError, match="regions: expected a semantic data set"):
+        load_data("regions:")

@@ -58,7 +58,7 @@ def test_the_whole_bundle() -> None:
             assert_close(got, exact.float(), within=1e-5)
 
 
-@pytest.mark.parametrize("form", ["closed", "doubling", "pairs"])
+@pytest.mark.parametrize("form", ["closed", "chunk", "doubling", "pairs"])
 @pytest.mark.parametrize("causal", [False, True])
 def test_plain_forms_and_their_gradients_agree(form: forms.Form, causal: bool) -> None:
     given: Any = tensors(Case(7, 3), torch.float64)
