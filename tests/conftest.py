@@ -16,8 +16,11 @@ from edgeseg.data import Data, load_data
 from edgeseg.export import TARGETS
 from edgeseg.manifest import Source
 from edgeseg.runs import read_card
+from edgeseg.students.external import mend_torchvision
 from edgeseg.train.loop import Trainer
 from edgeseg.train.recipe import read_recipe
+
+mend_torchvision()  # torchmetrics imports it too
 
 TINY = "synthetic:size=64x96,train=24,val=8,test=8"
 

@@ -171,8 +171,10 @@ class Trainer:
         identity = self.identity()
         for key, value in identity.items():
             if stored.get("identity", {}).get(key) != value:
+                changed = ", ".join(_changes(key, stored.get("identity", {}).get(key), value))
                 raise EdgesegError(
-                    f"{where} was made with another {key}; resume with the same one, or start anew in another --out"
+                    f"{where} was made with another {key} ({changed}); "
+                    "resume with the same one, or start anew in another --out"
                 )
         self.student.load_state_dict(stored["student"])
         self.average.load_state_dict(stored["average"])
@@ -337,6 +339,15 @@ class Trainer:
             yield write
         if board is not None:
             board.close()
+
+
+def _changes(name: str, before: Any, now: Any) -> Iterator[str]:
+    """What differs, one phrase each: `recipe.seed was 0, is 1`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _changes(f"{name}.{key}", before.get(key), now.get(key))
+    elif before != now:
+        yield f"{name} was {before}, is {now}"
 
 
 def build_student(name: str, data: Data, options: Mapping[str, Any] | None = None) -> Student:
