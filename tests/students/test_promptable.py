@@ -170,7 +170,7 @@ def test_the_best_mask_is_that_of_the_highest_quality() -> None:
 @pytest.mark.slow
 @torch.inference_mode()
 def test_an_image_is_looked_at_once(student: Any, image: torch.Tensor) -> None:
-    """Encoding once and asking 20 times, against both measured alone, in turns."""
+    """Encoding once and asking 20 times, against both measured alone, in turns; again where others were in the way."""
     points, labels = torch.rand(20, 1, 2) * 60, torch.ones(20, 1)
     features = student.encode(image)
 
@@ -183,9 +183,11 @@ def test_an_image_is_looked_at_once(student: Any, image: torch.Tensor) -> None:
             student.decode(features, points[[index]], labels[[index]])
 
     times: dict[Any, list[float]] = {once: [], apart: []}
-    for _ in range(4):
+    for _ in range(12):
         for work, taken in times.items():
             begin = time.perf_counter()
             work()
             taken.append(time.perf_counter() - begin)
-    assert min(times[once]) <= 1.15 * min(times[apart])
+        if len(times[once]) >= 4 and min(times[once]) <= 1.15 * min(times[apart]):
+            return
+    raise AssertionError(f"{min(times[once]):.3g} s at once, {min(times[apart]):.3g} s apart")
