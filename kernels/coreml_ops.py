@@ -291,9 +291,7 @@ def save_package(program: Any, path: Path, precision: Any = None) -> Path:
         register()
         try:
             made = tools.convert(
-                deepcopy(
-                    program.run_decompositions({})
-                ),  # coremltools 9 changes the sign of a subtracted bias in place
+                deepcopy(program.run_decompositions({})),  # its folding of biases was seen to write into ours
                 minimum_deployment_target=tools.target.iOS17,
                 compute_precision=precision or tools.precision.FLOAT32,
                 skip_model_load=True,
