@@ -52,6 +52,7 @@ class InvalidMeasurement(EdgesegError):
 
 
 EXTRAS = {
+    "coremltools": "coreml",
     "huggingface_hub": "hub",
     "onnx": "onnx",
     "onnxruntime": "onnx",

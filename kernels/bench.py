@@ -15,7 +15,7 @@ from edgeseg.errors import EdgesegError, ParityFailed
 from edgeseg.kernels import native
 from edgeseg.kernels.baselines import RUNTIMES, in_runtime
 from edgeseg.kernels.operators import OPERATORS
-from edgeseg.kernels.tiers import TIERS, Run, Work
+from edgeseg.kernels.tiers import TIERS, Run, Work, timed
 from edgeseg.schema import STRICT
 
 ROUNDS, SECONDS, LEAST = 3, 0.4, 5
@@ -61,7 +61,7 @@ class Timing:
 def bench(
     names: Sequence[str] = (), threads: int = 2, growth: bool = False, notify: Callable[[str], None] = lambda line: None
 ) -> Iterator[Timing]:
-    """A timing for every tier and baseline of the operators, each on its ordinary case; ways that cannot be had are left out.
+    """A timing for every tier that is no simulation and every baseline, each on its ordinary case; what cannot be had is left out.
 
     Raises:
         ParityFailed: a way gives another result than the reference, so its speed says nothing.
@@ -92,7 +92,7 @@ def bench(
 
 
 def _ways(work: Work) -> Iterator[str]:
-    yield from TIERS
+    yield from timed()
     yield from RUNTIMES
 
 

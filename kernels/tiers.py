@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,11 @@ from edgeseg.kernels.operators import OPERATORS, Operator
 from edgeseg.kernels.selective_scan import onnx_body as scan_body
 from edgeseg.kernels.wkv import onnx_body as wkv_body
 from edgeseg.registry import Registry
+
+if TYPE_CHECKING:
+    from edgeseg.runtimes.mil_interpreter import Program
+
+Provenance = Literal["measured", "simulated"]
 
 Run = Callable[[], NDArray[Any]]
 """One execution on the case it was opened for; a new array, or one that the next execution overwrites."""
@@ -49,13 +56,33 @@ class Work:
         return {name: array for name, array in self.feeds().items() if name not in self.operator.constant}
 
 
-TIERS: Registry[Callable[[Work], Run]] = Registry("tier")
-"""`RUNTIME TIER` -> what opens it; an error says why it is not to be had here."""
+@dataclass(frozen=True)
+class Tier:
+    """One way to run an operator; called on its work it opens, or an error says why it is not to be had here.
+
+    provenance: of its times; `simulated` where the operators of a file are interpreted: proof of what they compute, but no speed.
+    """
+
+    opens: Callable[[Work], Run]
+    provenance: Provenance = "measured"
+
+    def __call__(self, work: Work) -> Run:
+        """Open it."""
+        return self.opens(work)
 
 
-def tier(name: str) -> Callable[[Callable[[Work], Run]], Callable[[Work], Run]]:
+TIERS: Registry[Tier] = Registry("tier")
+"""`RUNTIME TIER` -> the way."""
+
+
+def tier(name: str, provenance: Provenance = "measured") -> Callable[[Callable[[Work], Run]], Tier]:
     """Register under a name."""
-    return lambda opens: TIERS.add(name, opens)
+    return lambda opens: TIERS.add(name, Tier(opens, provenance))
+
+
+def timed() -> list[str]:
+    """The tiers whose time says something about a device: simulated ones never enter a table of results."""
+    return [name for name in TIERS if TIERS[name].provenance == "measured"]
 
 
 @tier("C++")
@@ -114,9 +141,12 @@ def _operators() -> dict[str, Callable[..., Any]]:
     return {"wkv": wkv, "selective_scan": scan, "label_map": label_map}
 
 
+def _attributes(work: Work) -> list[Any]:
+    return [bool(v) if name in ("causal", "align_corners") else v for name, v in work.case.attributes().items()]
+
+
 def _in_torch(work: Work, torch: Any, function: Callable[..., Any]) -> Run:
-    tensors = [torch.from_numpy(array) for array in work.feeds().values()]
-    attributes = [bool(v) if name in ("causal", "align_corners") else v for name, v in work.case.attributes().items()]
+    tensors, attributes = [torch.from_numpy(array) for array in work.feeds().values()], _attributes(work)
 
     def run() -> NDArray[Any]:
         before = torch.get_num_threads()
@@ -203,3 +233,31 @@ def _openvino_graph(work: Work) -> Run:
     from edgeseg.export.operators import inlined
 
     return in_openvino(work, inlined(model(work, "chunk", "in_bands", work.half)))
+
+
+def in_mil(work: Work, islands: Sequence[str]) -> Program:
+    """The operator alone in Core ML's operators, read back from its file; in half precision with float32 inside of `islands`."""
+    torch = need("torch")
+    from edgeseg.kernels.coreml_ops import half_outside, save_package
+    from edgeseg.runtimes.mil_interpreter import read_package
+
+    tensors = {name: torch.from_numpy(array) for name, array in work.feeds().items()}
+    function, attributes = _operators()[work.operator.name], _attributes(work)
+
+    class Alone(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, given: dict[str, Any]) -> Any:
+            return function(*({**tensors, **given}[name] for name in tensors), *attributes)
+
+    exported = torch.export.export(Alone().eval(), ({name: tensors[name] for name in work.given()},))
+    with tempfile.TemporaryDirectory() as folder:
+        precision = half_outside(islands) if work.half else None
+        return read_package(save_package(exported, Path(folder) / "operator.mlpackage", precision))
+
+
+@tier("Core ML graph", provenance="simulated")
+def _coreml_graph(work: Work) -> Run:
+    from edgeseg.kernels.coreml_ops import ISLANDS
+
+    program = in_mil(work, ISLANDS)
+    feeds = dict(zip((entry.name for entry in program.inputs), work.given().values(), strict=True))
+    return lambda: program.run(feeds)[program.outputs[0]]

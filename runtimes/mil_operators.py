@@ -1,0 +1,235 @@
+"""The operators of Core ML's MIL in PyTorch, written from their documentation: the table that `mil_interpreter` executes by.
+
+A function is named like its operator and its parameters like the operator's, with the same defaults. Values come as tensors,
+float16 widened to float32; parameters as Python's numbers, lists of them, and words. To add one, write it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Made = Tensor | Sequence[Tensor]
+Function = TypeVar("Function", bound=Callable[..., Made])
+
+OPERATORS: dict[str, Callable[..., Made]] = {
+    "exp": lambda x: x.exp(),
+    "relu": lambda x: x.relu(),
+    "sigmoid": lambda x: x.sigmoid(),
+    "silu": lambda x: x * x.sigmoid(),
+    "softplus": lambda x: x.relu() + (-x.abs()).exp().log1p(),
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "real_div": lambda x, y: x / y,
+    "cast": lambda x, dtype: x,  # whatever is made gets the type that the file declares
+}
+
+
+def operator(function: Function) -> Function:
+    """Enter a function into the table."""
+    OPERATORS[function.__name__] = function
+    return function
+
+
+@operator
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    strides: Sequence[int] = (1, 1),
+    pad_type: str = "valid",
+    pad: Sequence[int] = (0, 0, 0, 0),
+    dilations: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    padded = F.pad(x, _last_first(_pads(pad_type, pad)))
+    return F.conv2d(padded, weight, bias, tuple(strides), 0, tuple(dilations), groups)
+
+
+@operator
+def avg_pool(
+    x: Tensor,
+    kernel_sizes: Sequence[int],
+    strides: Sequence[int] = (1, 1),
+    pad_type: str = "valid",
+    pad: Sequence[int] = (0, 0, 0, 0),
+    exclude_padding_from_average: bool = False,
+    ceil_mode: bool = False,
+) -> Tensor:
+    top, bottom, left, right = _pads(pad_type, pad)
+    if (top, left) != (bottom, right) or ceil_mode:
+        raise ValueError(f"padding {list(pad)} or ceil_mode={ceil_mode}")
+    size, stride = tuple(kernel_sizes), tuple(strides)
+    return F.avg_pool2d(x, size, stride, (top, left), count_include_pad=not exclude_padding_from_average)
+
+
+def _pads(pad_type: str, pad: Sequence[int]) -> Sequence[int]:
+    if pad_type not in ("valid", "custom"):
+        raise ValueError(f"pad_type {pad_type!r}")
+    return pad if pad_type == "custom" else (0, 0, 0, 0)
+
+
+def _last_first(pad: Sequence[int]) -> list[int]:
+    """Pairs from the first axis to the last, in PyTorch's order."""
+    return [n for start in range(len(pad) - 2, -1, -2) for n in pad[start : start + 2]]
+
+
+@operator
+def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", constant_val: float = 0.0) -> Tensor:
+    if mode != "constant":
+        raise ValueError(f"mode {mode!r}")
+    return F.pad(x, _last_first(pad), value=constant_val)
+
+
+@operator
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.linear(x, weight, bias)
+
+
+@operator
+def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
+    return (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)
+
+
+@operator
+def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
+    if mode != "EXACT":
+        raise ValueError(f"mode {mode!r}")
+    return F.gelu(x)
+
+
+@operator
+def layer_norm(
+    x: Tensor,
+    axes: Sequence[int] | None = None,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    epsilon: float = 1e-5,
+) -> Tensor:
+    over = sorted(axis % x.ndim for axis in (range(x.ndim) if axes is None else axes))
+    centred = x - x.mean(over, keepdim=True)
+    y = centred * (centred.square().mean(over, keepdim=True) + epsilon).rsqrt()
+    shape = [n if axis in over else 1 for axis, n in enumerate(x.shape)]
+    y = y if gamma is None else y * gamma.view(shape)
+    return y if beta is None else y + beta.view(shape)
+
+
+@operator
+def reduce_sum(x: Tensor, axes: Sequence[int] | None = None, keep_dims: bool = False) -> Tensor:
+    return x.sum(_axes(x, axes), keepdim=keep_dims)
+
+
+@operator
+def reduce_max(x: Tensor, axes: Sequence[int] | None = None, keep_dims: bool = False) -> Tensor:
+    return x.amax(_axes(x, axes), keepdim=keep_dims)
+
+
+def _axes(x: Tensor, axes: Sequence[int] | None) -> tuple[int, ...]:
+    return tuple(range(x.ndim)) if axes is None else tuple(axes)
+
+
+@operator
+def reduce_argmax(x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
+    return x.argmax(axis, keepdim=keep_dims)
+
+
+@operator
+def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    return x.reshape([x.shape[axis] if n == 0 else n for axis, n in enumerate(shape)])
+
+
+@operator
+def transpose(x: Tensor, perm: Sequence[int]) -> Tensor:
+    return x.permute(tuple(perm))
+
+
+@operator
+def expand_dims(x: Tensor, axes: Sequence[int]) -> Tensor:
+    for axis in sorted(axis % (x.ndim + len(axes)) for axis in axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+@operator
+def concat(values: Sequence[Tensor], axis: int, interleave: bool = False) -> Tensor:
+    if interleave:
+        raise ValueError("interleave=True")
+    return torch.cat(list(values), axis)
+
+
+@operator
+def split(
+    x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Sequence[int] | None = None
+) -> Sequence[Tensor]:
+    return x.split(x.shape[axis] // num_splits if split_sizes is None and num_splits else list(split_sizes or ()), axis)
+
+
+@operator
+def slice_by_index(
+    x: Tensor,
+    begin: Sequence[int],
+    end: Sequence[int],
+    stride: Sequence[int] | None = None,
+    begin_mask: Sequence[bool] | None = None,
+    end_mask: Sequence[bool] | None = None,
+    squeeze_mask: Sequence[bool] | None = None,
+) -> Tensor:
+    no = [False] * x.ndim
+    cuts: list[Any] = []
+    for axis in range(x.ndim):
+        first = None if (begin_mask or no)[axis] else begin[axis]
+        last = None if (end_mask or no)[axis] else end[axis]
+        alone = (squeeze_mask or no)[axis]
+        cuts.append(begin[axis] if alone else slice(first, last, None if stride is None else stride[axis]))
+    return x[tuple(cuts)]
+
+
+@operator
+def gather(x: Tensor, indices: Any, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
+    if batch_dims:
+        raise ValueError(f"batch_dims={batch_dims}")
+    places = torch.as_tensor(indices).long()
+    places = torch.where(places < 0, places + x.shape[axis], places)
+    return x.index_select(axis, places.flatten()).unflatten(axis, places.shape or (1,))
+
+
+@operator
+def upsample_bilinear(
+    x: Tensor,
+    scale_factor_height: float = 1,
+    scale_factor_width: float = 1,
+    align_corners: bool = True,
+    half_pixel_centers: bool | None = None,
+) -> Tensor:
+    if half_pixel_centers is align_corners:
+        raise ValueError(f"half_pixel_centers={half_pixel_centers} with align_corners={align_corners}")
+    size = int(x.shape[-2] * scale_factor_height), int(x.shape[-1] * scale_factor_width)
+    return resize_bilinear(x, *size, "STRICT_ALIGN_CORNERS" if align_corners else "UNALIGN_CORNERS")
+
+
+@operator
+def resize_bilinear(
+    x: Tensor, target_size_height: int = 1, target_size_width: int = 1, sampling_mode: str = "DEFAULT"
+) -> Tensor:
+    for axis, count in ((-2, target_size_height), (-1, target_size_width)):
+        x = _sampled(x, axis, count, sampling_mode)
+    return x
+
+
+def _sampled(x: Tensor, axis: int, count: int, mode: str) -> Tensor:
+    """`count` samples along an axis, each between two neighbours; one sample at aligned corners is the first, as in PyTorch."""
+    last, places = x.shape[axis] - 1, torch.arange(count, dtype=torch.float64)
+    if mode == "STRICT_ALIGN_CORNERS":
+        places *= last / max(1, count - 1)
+    elif mode == "UNALIGN_CORNERS":
+        places = ((places + 0.5) * ((last + 1) / count) - 0.5).clamp(0, last)
+    else:
+        raise ValueError(f"sampling_mode {mode!r}")
+    low = places.long().clamp(max=last)
+    share = (places - low).to(x.dtype).view(-1, *[1] * (-1 - axis))
+    return x.index_select(axis, low) * (1 - share) + x.index_select(axis, (low + 1).clamp(max=last)) * share
