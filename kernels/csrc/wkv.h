@@ -6,7 +6,8 @@
 // Numerator and denominator are two recurrences from the left and two from the right. Blocks of tokens are worked on in a
 // common frame: everything in it is a multiple of 2^frame, and frames are whole numbers, so changing frames is exact. That
 // keeps all numbers within float32 whatever keys and decays are. exp(-w) is a sum of two float32: rounded to one and raised
-// to the power T it would be off by T roundings.
+// to the power T it would be off by T roundings. For the same reason a state crosses a block in one multiplication, beside
+// sums that begin with nothing: a w so small that it changes a state by less than its last bit would be lost at every token.
 //
 // The way from the right is walked twice: once to learn the state at the end of each block, which is kept where the
 // block's results will be written, and again inside each block. So nothing but the tensors takes memory with T.
@@ -47,6 +48,7 @@ struct State {
 // What a vector of channels does from token to token: exp(-w) is (fade + rest) 2^shift. `shift` is 0 where w is gentle.
 struct Rates {
   Vec fade{}, rest{}, shift{}, own{};
+  Vec block{}, block_rest{};  // exp(-BLOCK w), where w is gentle
   bool gentle = true;  // a block can be worked on in one frame
 
   void set(const float* decay, const float* bonus, long count) {
@@ -58,10 +60,13 @@ struct Rates {
       shift[i] = gentle ? 0.0f : float(std::rint(-w * double(LOG2E)));
       const double exact = std::exp(-w - shift[i] * 0.69314718055994531);
       fade[i] = i < count && std::isnan(decay[i]) ? decay[i] : float(exact), rest[i] = float(exact - fade[i]);
+      const double whole_block = gentle ? std::exp(-w * BLOCK) : 0.0;
+      block[i] = float(whole_block), block_rest[i] = float(whole_block - block[i]);
       own[i] = i < count ? std::exp(std::min(std::max(bonus[i], -80.0f), 80.0f)) : 1.0f;  // exp(u)
     }
   }
   Vec next(Vec state, Vec x) const { return state * fade + (state * rest + x); }
+  Vec across(Vec state, Vec sum) const { return state * block + (state * block_rest + sum); }
 };
 
 // Three vectors kept in rows of the output that are not written yet; a float16 row holds half of one.
@@ -134,11 +139,13 @@ void wkv_channels(const Rates* rates, const T* key, const T* value, T* out, long
       const T *k = key + g * LANES, *v = value + g * LANES;
       State s = right[g];
       s.into(max(s.frame, frame_of<FULL>(k, stride, start, end, counts[g])));
+      Vec n{}, d{};
       for (long t = end - 1; t >= start; --t) {
         const Vec e = exp2_small(load_as<FULL>(k + t * stride, counts[g]) * LOG2E - s.frame);
-        s.n = rates[g].next(s.n, e * load_as<FULL>(v + t * stride, counts[g]));
-        s.d = rates[g].next(s.d, e);
+        n = rates[g].next(n, e * load_as<FULL>(v + t * stride, counts[g]));
+        d = rates[g].next(d, e);
       }
+      s.n = rates[g].across(s.n, n), s.d = rates[g].across(s.d, d);  // the last block may be shorter, but s is nothing there
       s.normalise();
       right[g] = s;
     }
@@ -147,7 +154,7 @@ void wkv_channels(const Rates* rates, const T* key, const T* value, T* out, long
 
   for (long b = 0; b < blocks; ++b) {
     const long start = b * BLOCK, end = std::min(tokens, start + BLOCK);
-    Vec n[COUNT], d[COUNT], keys[COUNT], by[COUNT], own[COUNT], behind[COUNT], ahead[COUNT];
+    Vec n[COUNT], d[COUNT], passed[COUNT], keys[COUNT], by[COUNT], own[COUNT], behind[COUNT], ahead[COUNT];
     EVERY(g, COUNT) {
       right[g] = causal || b == blocks - 1 ? State::empty() : kept(out + start * stride + g * LANES, stride, counts[g]);
       keys[g] = frame_of<FULL>(key + g * LANES, stride, start, end, counts[g]);
@@ -164,20 +171,20 @@ void wkv_channels(const Rates* rates, const T* key, const T* value, T* out, long
     }
     EVERY(g, COUNT) {
       left[g].into(max(left[g].frame, keys[g]));
-      n[g] = left[g].n, d[g] = left[g].d, by[g] = power(keys[g] - left[g].frame);
+      n[g] = d[g] = Vec{}, passed[g] = fill(1.0f), by[g] = power(keys[g] - left[g].frame);
       const Vec all = max(left[g].frame, right[g].frame);
       behind[g] = power(left[g].frame - all), ahead[g] = power(right[g].frame - all), own[g] = rates[g].own * power(keys[g] - all);
     }
     for (long t = start; t < end; ++t) {  // from the left
       EVERY(g, COUNT) {
         const Vec e = E[t - start][g], x = X[t - start][g];
-        const Vec num = n[g] * behind[g] + (N[t - start][g] * ahead[g] + own[g] * x);
-        const Vec den = d[g] * behind[g] + (D[t - start][g] * ahead[g] + own[g] * e);
+        const Vec num = (n[g] + left[g].n * passed[g]) * behind[g] + (N[t - start][g] * ahead[g] + own[g] * x);
+        const Vec den = (d[g] + left[g].d * passed[g]) * behind[g] + (D[t - start][g] * ahead[g] + own[g] * e);
         store_as<FULL>(out + t * stride + g * LANES, num / den, counts[g]);
-        n[g] = rates[g].next(n[g], x * by[g]), d[g] = rates[g].next(d[g], e * by[g]);
+        n[g] = rates[g].next(n[g], x * by[g]), d[g] = rates[g].next(d[g], e * by[g]), passed[g] = rates[g].next(passed[g], Vec{});
       }
     }
-    for (int g = 0; g < COUNT; ++g) left[g].n = n[g], left[g].d = d[g], left[g].normalise();
+    for (int g = 0; g < COUNT; ++g) left[g].n = rates[g].across(left[g].n, n[g]), left[g].d = rates[g].across(left[g].d, d[g]), left[g].normalise();
   }
 }
 
