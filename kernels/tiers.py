@@ -52,6 +52,9 @@ class Work:
 TIERS: Registry[Callable[[Work], Run]] = Registry("tier")
 """`RUNTIME TIER` -> what opens it; an error says why it is not to be had here."""
 
+CONVERTED: set[str] = set()
+"""Tiers whose files a converter makes, in seconds each."""
+
 
 def tier(name: str) -> Callable[[Callable[[Work], Run]], Callable[[Work], Run]]:
     """Register under a name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -33,9 +34,7 @@ def _states(delta: Tensor, new: Tensor, A: Tensor) -> Iterator[Tensor]:
     begin = torch.zeros_like(new[:, :, 0])
     count = new.shape[1]
     if count > 1:
-        end = begin
-        for end in _scanned(begin, fade, new):
-            pass  # only the last one counts
+        (end,) = deque(_scanned(begin, fade, new), maxlen=1)
         ends = torch.stack(list(_states(_chunks(delta.sum(2)), _chunks(end), A)), 2).flatten(1, 2)
         begin = F.pad(ends[:, : count - 1], (0, 0, 0, 0, 1, 0))
     return _scanned(begin, fade, new)

@@ -1,0 +1,166 @@
+"""Our operators in LiteRT: each is a composite, a name and attributes with a body of standard operators.
+
+LiteRT runs the body in the composite's place, wherever it runs at all; `litert_plugin` puts our kernel there instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.fx import GraphModule, Interpreter, Node, map_arg
+from torch.nn.functional import interpolate
+
+from edgeseg.errors import EdgesegError, need
+from edgeseg.kernels.label_map.onnx_body import BAND
+from edgeseg.kernels.label_map.torch_op import label_map
+from edgeseg.kernels.litert_plugin import DOMAIN
+from edgeseg.kernels.selective_scan.forms import scan_plain
+from edgeseg.kernels.selective_scan.torch_op import selective_scan
+from edgeseg.kernels.wkv.forms import Form, form_for, wkv_plain
+from edgeseg.kernels.wkv.torch_op import wkv
+
+
+def convert(module: nn.Module, given: Mapping[str, Tensor]) -> bytes:
+    """The LiteRT file of a module that takes `given` by name: inputs keep their names, outputs are `output_0` and so on.
+
+    Raises:
+        EdgesegError: the decay of a wkv depends on the input.
+    """
+    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # it would go to stdout, which is for documents
+    litert_torch = need("litert_torch")
+    program = torch.export.export(module.eval(), (), dict(given))
+    made = litert_torch.convert(Composites(program), sample_kwargs=dict(given))
+    return bytes(made.model_content())
+
+
+def single(
+    operator: str, feeds: Mapping[str, NDArray[Any]], constant: Sequence[str], attributes: Mapping[str, int]
+) -> bytes:
+    """The LiteRT file of one operator with the shapes and types of `feeds`; those named in `constant` are part of it."""
+    tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    module = _Single(OPERATORS[operator], tensors, constant, attributes)
+    return convert(module, {name: tensor for name, tensor in tensors.items() if name not in constant})
+
+
+class _Single(nn.Module):
+    def __init__(
+        self, operator: Any, feeds: Mapping[str, Tensor], constant: Sequence[str], attributes: Mapping[str, int]
+    ) -> None:
+        super().__init__()
+        self._operator, self._names = operator, list(feeds)
+        self._attributes = [bool(v) if name in FLAGS else v for name, v in attributes.items()]
+        for name in constant:
+            self.register_buffer(name, feeds[name])
+
+    def forward(self, **given: Tensor) -> Any:
+        inputs = [given[name] if name in given else getattr(self, name) for name in self._names]
+        return self._operator(*inputs, *self._attributes)
+
+
+class Composites(nn.Module):
+    """An exported program that does the same, with a composite for each of our operators: what `litert_torch` converts."""
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        super().__init__()
+        self.program = program.module()
+        self.training = False  # what `eval` says, which an exported module refuses
+        self.forms = {node: _form(self.program, node) for node in self.program.graph.nodes if node.target == WKV}
+
+    def forward(self, **given: Tensor) -> Any:
+        """As the program."""
+        return _Composing(self.program, self.forms).run(*given.values())
+
+
+class _Composing(Interpreter):
+    """Runs a graph node by node, and our operators as their composites."""
+
+    def __init__(self, graph: GraphModule, forms: Mapping[Node, Form]) -> None:
+        super().__init__(graph)
+        self._forms = forms
+
+    def run_node(self, n: Node) -> Any:
+        if n.target not in BODIES:
+            return super().run_node(n)
+        args, _ = self.fetch_args_kwargs_from_env(n)
+        return BODIES[n.target](*args, **({"form": self._forms[n]} if n.target == WKV else {}))
+
+
+def _form(graph: GraphModule, node: Node) -> Form:
+    """The form of a wkv node that its decays allow."""
+    decay, _, key = node.args[:3]
+    assert isinstance(decay, Node)
+    assert isinstance(key, Node)
+    with torch.no_grad():
+        return form_for(_value(graph, decay) * key.meta["val"].shape[1], preferred="chunk")
+
+
+def _value(graph: GraphModule, node: Node) -> Any:
+    """What a node is that depends on weights alone."""
+    if node.op == "get_attr":
+        return attrgetter(str(node.target))(graph)
+    if node.op != "call_function":
+        raise EdgesegError(f"the decay of wkv depends on {node.name}, an input; only a trained decay can be exported")
+    args, kwargs = map_arg((node.args, node.kwargs), partial(_value, graph))
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _composite(name: str, attributes: Mapping[str, int], body: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    """The body in float32 between marks that the converter makes a composite of."""
+    builder = need("litert_torch.hlfb").StableHLOCompositeBuilder(f"{DOMAIN}{name}", dict(attributes))
+    marked = builder.mark_inputs(*(each.float() for each in given))
+    made: Tensor = builder.mark_outputs(body(*(marked if isinstance(marked, tuple) else [marked])))
+    return made
+
+
+def _wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: bool, form: Form) -> Tensor:
+    body = partial(wkv_plain, causal=causal, form=form)
+    return _composite("wkv", {"causal": int(causal)}, body, decay, bonus, key, value).to(value.dtype)
+
+
+def _selective_scan(*six: Tensor) -> Tensor:
+    return _composite("selective_scan", {}, scan_plain, *six).to(six[0].dtype)
+
+
+def _label_map(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    body = partial(_labels, height=height, width=width, align_corners=align_corners)
+    attributes = {"height": height, "width": width, "align_corners": int(align_corners)}
+    return _composite("label_map", attributes, body, logits)
+
+
+def _labels(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    """With the classes innermost, which is how LiteRT enlarges; rows first and then columns, a band of rows at a time, where
+    the full-size logits would be large: as fast, with a fraction of the memory."""
+
+    def enlarge(part: Tensor, *size: int) -> Tensor:
+        return interpolate(part, size=size, mode="bilinear", align_corners=align_corners)
+
+    def best(full: Tensor) -> Tensor:
+        return full.permute(0, 2, 3, 1).argmax(3).to(torch.uint8)
+
+    row = 4 * x.shape[0] * x.shape[1] * width
+    if row * height <= BAND:
+        return best(enlarge(x, height, width))
+    tall = enlarge(x, height, x.shape[3])
+    bands = tall.split(max(1, BAND // row), 2)
+    return torch.cat([best(enlarge(band, band.shape[2], width)) for band in bands], 1)
+
+
+WKV = wkv._opoverload
+
+BODIES: dict[Any, Callable[..., Tensor]] = {
+    WKV: _wkv,
+    selective_scan._opoverload: _selective_scan,
+    label_map._opoverload: _label_map,
+}
+"""Operator of PyTorch -> its composite."""
+
+OPERATORS = {"wkv": wkv, "selective_scan": selective_scan, "label_map": label_map}
+FLAGS = ("causal", "align_corners")
+"""The attributes that are true or false."""
