@@ -65,50 +65,66 @@ class _Single(nn.Module):
 
 
 class Composites(nn.Module):
-    """An exported program that does the same, with a composite for each of our operators: what `litert_torch` converts."""
+    """An exported program that does the same, with a composite for each of our operators: what `litert_torch` converts.
+
+    What depends on weights alone is computed here, once: decays, which choose the form of each wkv, and the routes over an
+    image, which are sorted, and LiteRT sorts nothing.
+    """
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         super().__init__()
         self.program = program.module()
         self.training = False  # what `eval` says, which an exported module refuses
-        self.forms = {node: _form(self.program, node) for node in self.program.graph.nodes if node.target == WKV}
+        known = _known(self.program)
+        self.forms = {node: _form(node, known) for node in self.program.graph.nodes if node.target == WKV}
+        needed = [node for node in known if node.op != "get_attr" and any(user not in known for user in node.users)]
+        self.folded = [node for node in needed if isinstance(known[node], Tensor)]
+        for node in self.folded:
+            self.register_buffer(f"folded_{node.name}", known[node])
 
     def forward(self, **given: Tensor) -> Any:
         """As the program."""
-        return _Composing(self.program, self.forms).run(*given.values())
+        folded = {node: getattr(self, f"folded_{node.name}") for node in self.folded}
+        return _Composing(self.program, self.forms, folded).run(*given.values())
 
 
 class _Composing(Interpreter):
     """Runs a graph node by node, and our operators as their composites."""
 
-    def __init__(self, graph: GraphModule, forms: Mapping[Node, Form]) -> None:
+    def __init__(self, graph: GraphModule, forms: Mapping[Node, Form], folded: Mapping[Node, Tensor]) -> None:
         super().__init__(graph)
-        self._forms = forms
+        self._forms, self._folded = forms, folded
 
     def run_node(self, n: Node) -> Any:
+        if n in self._folded:
+            return self._folded[n]
         if n.target not in BODIES:
             return super().run_node(n)
         args, _ = self.fetch_args_kwargs_from_env(n)
         return BODIES[n.target](*args, **({"form": self._forms[n]} if n.target == WKV else {}))
 
 
-def _form(graph: GraphModule, node: Node) -> Form:
+def _known(graph: GraphModule) -> dict[Node, Any]:
+    """Node -> its value, for all that depend on weights alone."""
+    known: dict[Node, Any] = {}
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = attrgetter(str(node.target))(graph)
+        elif node.op == "call_function" and all(each in known for each in node.all_input_nodes):
+            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+            with torch.no_grad():
+                known[node] = node.target(*args, **kwargs)
+    return known
+
+
+def _form(node: Node, known: Mapping[Node, Any]) -> Form:
     """The form of a wkv node that its decays allow."""
     decay, _, key = node.args[:3]
+    if decay not in known:
+        raise EdgesegError(f"the decay of {node.name} depends on the input; only a trained decay can be exported")
     assert isinstance(decay, Node)
     assert isinstance(key, Node)
-    with torch.no_grad():
-        return form_for(_value(graph, decay) * key.meta["val"].shape[1], preferred="chunk")
-
-
-def _value(graph: GraphModule, node: Node) -> Any:
-    """What a node is that depends on weights alone."""
-    if node.op == "get_attr":
-        return attrgetter(str(node.target))(graph)
-    if node.op != "call_function":
-        raise EdgesegError(f"the decay of wkv depends on {node.name}, an input; only a trained decay can be exported")
-    args, kwargs = map_arg((node.args, node.kwargs), partial(_value, graph))
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    return form_for(known[decay] * key.meta["val"].shape[1], preferred="chunk")
 
 
 def _composite(name: str, attributes: Mapping[str, int], body: Callable[..., Tensor], *given: Tensor) -> Tensor:
