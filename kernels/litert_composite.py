@@ -27,6 +27,10 @@ from edgeseg.kernels.wkv.forms import Form, form_for, wkv_plain
 from edgeseg.kernels.wkv.torch_op import wkv
 
 
+NOTHING = 1e-38
+"""The converter would leave out a sum with 0 times something."""
+
+
 def convert(module: nn.Module, given: Mapping[str, Tensor]) -> bytes:
     """The LiteRT file of a module that takes `given` by name: inputs keep their names, outputs are `output_0` and so on.
 
@@ -136,7 +140,10 @@ def _composite(name: str, attributes: Mapping[str, int], body: Callable[..., Ten
 
 
 def _wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: bool, form: Form) -> Tensor:
-    body = partial(wkv_plain, causal=causal, form=form)
+    def body(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        told = k.sum(1, keepdim=True)  # XNNPACK's exp(NaN) is 0, so NaN is passed on beside it
+        return wkv_plain(w, u, k, v, causal, form) + NOTHING / (told * told + 1)
+
     return _composite("wkv", {"causal": int(causal)}, body, decay, bonus, key, value).to(value.dtype)
 
 

@@ -34,12 +34,8 @@ TYPES = {1: np.float32, 2: np.int32, 3: np.uint8, 4: np.int64, 6: np.bool_, 9: n
 
 MEANINGS = {
     1: "an argument is wrong",
-    2: "out of memory",
-    3: "it failed while running",
-    5: "not supported",
-    500: "the file cannot be read",
+    3: "it does not run, see what it wrote on stderr",
     501: "no LiteRT file, or a damaged one",
-    504: "it has an operator that is not known here or does not fit",
 }
 """Status -> what it says."""
 
@@ -73,7 +69,7 @@ class CompiledModel:
     inputs, outputs: by name, the arrays that it reads and writes: fill, `run`, read. They outlive the model.
 
     Raises:
-        EdgesegError: the file is damaged, or has an operator that there is no kernel for.
+        EdgesegError: the file is damaged; `run`: it has an operator that there is no kernel for.
     """
 
     def __init__(self, file: bytes, threads: int, customs: Sequence[Custom] = ()) -> None:

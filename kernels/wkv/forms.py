@@ -118,7 +118,8 @@ def _pairs(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: boo
     """Every token's weights over all others, a few rows at a time: T^2 work, right whatever the decays are."""
     places = torch.arange(key.shape[1], device=key.device)
     made = []
-    for rows in places.split(ROWS):
+    for start in range(0, len(places), ROWS):
+        rows = places[start : start + ROWS]
         apart = (rows[:, None] - places).abs()[..., None]  # [t, i, 1]
         exponent = torch.where(apart == 0, bonus, (1 - apart) * decay) + key[:, None]
         if causal:
