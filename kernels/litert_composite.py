@@ -26,7 +26,6 @@ from edgeseg.kernels.selective_scan.torch_op import selective_scan
 from edgeseg.kernels.wkv.forms import Form, form_for, wkv_plain
 from edgeseg.kernels.wkv.torch_op import wkv
 
-
 NOTHING = 1e-38
 """The converter would leave out a sum with 0 times something."""
 
