@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch.fx import GraphModule, Interpreter, Node, map_arg
 from torch.nn.functional import interpolate
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.kernels.label_map.onnx_body import BAND
 from edgeseg.kernels.label_map.torch_op import label_map
 from edgeseg.kernels.litert_plugin import DOMAIN
 from edgeseg.kernels.selective_scan.forms import scan_plain
@@ -151,27 +149,14 @@ def _selective_scan(*six: Tensor) -> Tensor:
 
 
 def _label_map(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
-    body = partial(_labels, height=height, width=width, align_corners=align_corners)
-    attributes = {"height": height, "width": width, "align_corners": int(align_corners)}
-    return _composite("label_map", attributes, body, logits)
-
-
-def _labels(x: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
-    """With the classes innermost, which is how LiteRT enlarges; rows first and then columns, a band of rows at a time, where
-    the full-size logits would be large: as fast, with a fraction of the memory."""
-
-    def enlarge(part: Tensor, *size: int) -> Tensor:
-        return interpolate(part, size=size, mode="bilinear", align_corners=align_corners)
-
-    def best(full: Tensor) -> Tensor:
+    def body(x: Tensor) -> Tensor:
+        # Classes innermost, which is how LiteRT enlarges. Bands of rows would save no memory: XNNPACK makes all of them
+        # before the first is asked for its labels.
+        full = interpolate(x, size=(height, width), mode="bilinear", align_corners=align_corners)
         return full.permute(0, 2, 3, 1).argmax(3).to(torch.uint8)
 
-    row = 4 * x.shape[0] * x.shape[1] * width
-    if row * height <= BAND:
-        return best(enlarge(x, height, width))
-    tall = enlarge(x, height, x.shape[3])
-    bands = tall.split(max(1, BAND // row), 2)
-    return torch.cat([best(enlarge(band, band.shape[2], width)) for band in bands], 1)
+    attributes = {"height": height, "width": width, "align_corners": int(align_corners)}
+    return _composite("label_map", attributes, body, logits)
 
 
 WKV = wkv._opoverload
