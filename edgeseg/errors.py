@@ -53,7 +53,10 @@ class InvalidMeasurement(EdgesegError):
 
 EXTRAS = {
     "coremltools": "coreml",
+    "ai_edge_litert": "litert",
+    "flatbuffers": "litert",
     "huggingface_hub": "hub",
+    "litert_torch": "litert",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",

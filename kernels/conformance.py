@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeseg.errors import EdgesegError
+from edgeseg.kernels import tiers_litert  # noqa: F401 (registers its tiers)
 from edgeseg.kernels.operators import OPERATORS, Operator
 from edgeseg.kernels.tiers import TIERS, Run, Work
 from edgeseg.schema import STRICT
@@ -40,16 +41,16 @@ def examine(
     notify: Callable[[str], None] = lambda line: None,
     tiers: Sequence[str] = (),
 ) -> Iterator[Row]:
-    """A row for every operator, tier (all, or those named) and precision; `most_tokens` leaves longer sequences out."""
+    """A row for every operator, tier and precision; `most_tokens` leaves longer sequences out. No names are all of them."""
     for name in names or OPERATORS:
         operator = OPERATORS[name]
         cases = [c for c in operator.cases if most_tokens is None or getattr(c, "tokens", 0) <= most_tokens]
         for half in halves:
-            yield from _operator(operator, cases[:most_cases], half, tiers or tuple(TIERS), notify)
+            yield from _operator(operator, cases[:most_cases], half, notify, list(tiers or TIERS))
 
 
 def _operator(
-    operator: Operator, cases: Sequence[object], half: bool, tiers: Sequence[str], notify: Callable[[str], None]
+    operator: Operator, cases: Sequence[object], half: bool, notify: Callable[[str], None], tiers: Sequence[str]
 ) -> Iterator[Row]:
     worst: dict[str, tuple[float, float, float, object]] = {}
     missing: dict[str, str] = {}

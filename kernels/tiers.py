@@ -70,6 +70,9 @@ class Tier:
         """Open it."""
         return self.opens(work)
 
+CONVERTED: set[str] = set()
+"""Tiers whose files a converter makes, in seconds each."""
+
 
 TIERS: Registry[Tier] = Registry("tier")
 """`RUNTIME TIER` -> the way."""

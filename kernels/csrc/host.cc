@@ -1,29 +1,12 @@
 // The operators as plain C functions on dense arrays, for Python without a runtime. Types: 0 float32, 1 float16, 2 bfloat16.
-#include <thread>
-#include <vector>
-
 #include "label_map.h"
 #include "selective_scan.h"
+#include "threads.h"
 #include "wkv_grad.h"
 
 namespace {
 
-// Threads are made for each call: a few microseconds each, and none are left that a fork would lose.
-struct Each {
-  long threads;
-
-  template <class F>
-  void operator()(long count, const F& f) const {
-    const long used = std::min(threads, count);
-    const auto share = [&](long worker) {
-      for (long i = worker; i < count; i += used) f(i);
-    };
-    std::vector<std::thread> others;
-    for (long worker = 1; worker < used; ++worker) others.emplace_back(share, worker);
-    if (count > 0) share(0);
-    for (auto& other : others) other.join();
-  }
-};
+using Each = edgeseg::Threads;
 
 template <class F>
 void by_type(long type, const F& f) {

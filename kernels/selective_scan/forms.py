@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 16
-"""Tokens of the inner level: T tokens take CHUNK + T / CHUNK + CHUNK steps instead of T."""
+"""Tokens of a chunk: T tokens take about 2 CHUNK steps on every one of log(T) / log(CHUNK) levels, instead of T."""
 
 
 def scan_plain(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """`y [B, T, D]` of `u`, `delta` `[B, T, D]`, `A [D, N]`, `B`, `C` `[B, T, N]`, `D [D]`: in two levels, without a loop over T.
+    """`y [B, T, D]` of `u`, `delta` `[B, T, D]`, `A [D, N]`, `B`, `C` `[B, T, N]`, `D [D]`: in chunks, without a loop over T.
 
-    The sequence is cut into chunks that start from nothing and are scanned side by side; then the states at their ends
-    are carried from chunk to chunk; then each chunk is scanned again from the state it really begins with. Only decays are
-    multiplied, never divided by, which is why this is exact for every delta.
+    Only decays are multiplied, never divided by, which is why this is exact for every delta.
     """
-    tokens = u.shape[1]
-    size = min(CHUNK, tokens)
-    count = -(-tokens // size)
-    pad = count * size - tokens
+    x, b, c = _chunks(delta * u), _chunks(B), _chunks(C)
+    states = _states(_chunks(delta), x[..., None] * b[..., None, :], A)
+    made = [(state * c[:, :, t, None]).sum(-1) for t, state in enumerate(states)]
+    return torch.stack(made, 2).flatten(1, 2)[:, : u.shape[1]] + D * u
 
-    def chunks(x: Tensor) -> Tensor:  # [B, T, ...] to [B, count, size, ...]; padding changes no state: delta is 0 there
-        return torch.nn.functional.pad(x, (0, 0, 0, pad)).unflatten(1, (count, size))
 
-    d, x, b, c = chunks(delta), chunks(delta * u), chunks(B), chunks(C)
-    fade = (d[..., None] * A).exp()  # [B, count, size, D, N]
-    new = x[..., None] * b[..., None, :]
-    state = torch.zeros_like(new[:, :, 0])
-    for t in range(size):
+def _states(delta: Tensor, new: Tensor, A: Tensor) -> Iterator[Tensor]:
+    """The states `[B, n, D, N]` after each token of all chunks, of `delta [B, n, L, D]` and what is added, `[B, n, L, D, N]`.
+
+    Chunks start from nothing and are scanned side by side. What they end with is a sequence of its own, with a chunk in the
+    place of a token, and gives the states they really begin with; from these they are scanned again.
+    """
+    fade = (delta[..., None] * A).exp()
+    begin = torch.zeros_like(new[:, :, 0])
+    count = new.shape[1]
+    if count > 1:
+        (end,) = deque(_scanned(begin, fade, new), maxlen=1)
+        ends = torch.stack(list(_states(_chunks(delta.sum(2)), _chunks(end), A)), 2).flatten(1, 2)
+        begin = F.pad(ends[:, : count - 1], (0, 0, 0, 0, 1, 0))
+    return _scanned(begin, fade, new)
+
+
+def _scanned(state: Tensor, fade: Tensor, new: Tensor) -> Iterator[Tensor]:
+    for t in range(new.shape[2]):
         state = fade[:, :, t] * state + new[:, :, t]
-    whole = (d.sum(2)[..., None] * A).exp()  # over a chunk
-    carried, begins = torch.zeros_like(state[:, 0]), []
-    for index in range(count):
-        begins.append(carried)
-        carried = whole[:, index] * carried + state[:, index]
-    state, made = torch.stack(begins, 1), []
-    for t in range(size):
-        state = fade[:, :, t] * state + new[:, :, t]
-        made.append((state * c[:, :, t, None]).sum(-1))
-    return torch.stack(made, 2).flatten(1, 2)[:, :tokens] + D * u
+        yield state
+
+
+def _chunks(x: Tensor) -> Tensor:
+    """`[B, T, ...]` to `[B, n, L, ...]`. The padding at the end changes no state: delta is 0 there."""
+    size = min(CHUNK, x.shape[1])
+    count = -(-x.shape[1] // size)
+    padded = F.pad(x, (0, 0) * (x.ndim - 2) + (0, count * size - x.shape[1]))
+    return padded.unflatten(1, (count, size))

@@ -95,28 +95,31 @@ def _places(count: int, like: Tensor) -> Tensor:
 
 def _doubling(decay: Tensor, x: Tensor, causal: bool) -> Tensor:
     """The same from windows that double: S_2n(t) = S_n(t) + exp(-n decay) S_n(t - n)."""
-    before = _window(decay, _later(x))
-    return before if causal else before + _window(decay, _later(x.flip(1))).flip(1)
+    before = _window(decay, x, 1)
+    return before if causal else before + _window(decay, x, -1)
 
 
-def _window(decay: Tensor, x: Tensor) -> Tensor:
+def _window(decay: Tensor, x: Tensor, way: int) -> Tensor:
+    x = _later(x, way)
     step = 1
     while step < x.shape[1]:
-        x = x + (-step * decay).exp() * _later(x, step)
+        x = x + (-step * decay).exp() * _later(x, way * step)
         step *= 2
     return x
 
 
 def _later(x: Tensor, by: int = 1) -> Tensor:
-    """`[B, T, C]` moved `by` tokens later; zeros come in."""
-    return F.pad(x[:, : x.shape[1] - by], (0, 0, by, 0))
+    """`[B, T, C]` moved `by` tokens later, or earlier where that is negative; zeros come in."""
+    tokens = x.shape[1]
+    return F.pad(x[:, max(0, -by) : tokens - max(0, by)], (0, 0, max(0, by), max(0, -by)))
 
 
 def _pairs(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
     """Every token's weights over all others, a few rows at a time: T^2 work, right whatever the decays are."""
     places = torch.arange(key.shape[1], device=key.device)
     made = []
-    for rows in places.split(ROWS):
+    for start in range(0, len(places), ROWS):
+        rows = places[start : start + ROWS]
         apart = (rows[:, None] - places).abs()[..., None]  # [t, i, 1]
         exponent = torch.where(apart == 0, bonus, (1 - apart) * decay) + key[:, None]
         if causal:

@@ -9,14 +9,17 @@ from edgeseg.errors import EdgesegError
 from edgeseg.kernels import conformance
 from edgeseg.kernels.conformance import examine
 from edgeseg.kernels.operators import OPERATORS
-from edgeseg.kernels.tiers import TIERS, Work, timed
+from edgeseg.kernels.tiers import CONVERTED, TIERS, Work
+
+QUICK = [tier for tier in TIERS if tier not in CONVERTED]
+"""What needs no converter, which takes seconds for every case; the others have tests of their own."""
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_tier_is_the_reference(name: str, half: bool) -> None:
-    rows = list(examine([name], most_tokens=196, halves=[half], tiers=timed()))
-    assert [row.tier for row in rows] == timed()  # what is simulated takes a second per case: tests of its own
+    rows = list(examine([name], most_tokens=196, halves=[half], tiers=QUICK))
+    assert [row.tier for row in rows] == QUICK
     assert [(row.tier, row.error, row.detail) for row in rows if row.state != "ok"] == []
 
 
@@ -28,7 +31,7 @@ def test_long_sequences(name: str) -> None:
     for tokens in (1000, 4096, 16384):
         case = next(case for case in operator.cases if case.tokens == tokens and case.channels <= 384)
         error_of = operator.judge(case, False)
-        for tier in timed():
+        for tier in QUICK:
             if tokens > 4096 and tier in ("PyTorch plain", "ONNX Runtime graph", "OpenVINO graph"):
                 continue  # gigabytes
             assert error_of(TIERS[tier](Work(name, case, threads=2))()) <= case.within, (tier, case)
