@@ -52,6 +52,7 @@ class InvalidMeasurement(EdgesegError):
 
 
 EXTRAS = {
+    "executorch": "executorch",
     "huggingface_hub": "hub",
     "onnx": "onnx",
     "onnxruntime": "onnx",

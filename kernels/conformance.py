@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.kernels.operators import OPERATORS, Operator
-from edgeseg.kernels.tiers import TIERS, Run, Work
+from edgeseg.kernels.tiers import SLOW_TO_OPEN, TIERS, Run, Work
 from edgeseg.schema import STRICT
 
 
@@ -38,23 +38,27 @@ def examine(
     most_cases: int | None = None,
     halves: Sequence[bool] = (False, True),
     notify: Callable[[str], None] = lambda line: None,
+    quick: bool = False,
 ) -> Iterator[Row]:
-    """A row for every operator, tier and precision; `most_tokens` leaves longer sequences out."""
+    """A row for every operator, tier and precision; `most_tokens` leaves longer sequences out, `quick` tiers slow to open."""
+    tiers = [name for name in TIERS if not (quick and name in SLOW_TO_OPEN)]
     for name in names or OPERATORS:
         operator = OPERATORS[name]
         cases = [c for c in operator.cases if most_tokens is None or getattr(c, "tokens", 0) <= most_tokens]
         for half in halves:
-            yield from _operator(operator, cases[:most_cases], half, notify)
+            yield from _operator(operator, cases[:most_cases], half, tiers, notify)
 
 
-def _operator(operator: Operator, cases: Sequence[object], half: bool, notify: Callable[[str], None]) -> Iterator[Row]:
+def _operator(
+    operator: Operator, cases: Sequence[object], half: bool, tiers: Sequence[str], notify: Callable[[str], None]
+) -> Iterator[Row]:
     worst: dict[str, tuple[float, float, float, object]] = {}
     missing: dict[str, str] = {}
     for case in cases:
         notify(f"{operator.name} {'fp16' if half else 'fp32'} {case}")
         error_of = operator.judge(case, half)
         within = operator.within(case, half)
-        for name in TIERS:
+        for name in tiers:
             if name in missing:
                 continue
             try:
@@ -67,7 +71,7 @@ def _operator(operator: Operator, cases: Sequence[object], half: bool, notify: C
             before = worst.get(name)
             if before is None or not share <= before[0]:  # NaN is the worst there is, and stays
                 worst[name] = before if before is not None and np.isnan(before[0]) else (share, error, within, case)
-    for name in TIERS:
+    for name in tiers:
         precision = "fp16" if half else "fp32"
         if name in missing:
             yield Row(operator.name, name, precision, 0, None, None, missing[name], "missing")

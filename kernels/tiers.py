@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import edgeseg.runtimes  # noqa: F401 (each registers the library with its plugin)
 from edgeseg.errors import EdgesegError, need
+from edgeseg.kernels import executorch_runtime  # noqa: F401 (registers the library of its kernels)
 from edgeseg.kernels.build import library
 from edgeseg.kernels.label_map import onnx_body as label_map_body
 from edgeseg.kernels.onnx_function import single
@@ -23,6 +24,9 @@ Run = Callable[[], NDArray[Any]]
 """One execution on the case it was opened for; a new array, or one that the next execution overwrites."""
 
 OPSET = 20
+
+SLOW_TO_OPEN = frozenset({"ExecuTorch plugin", "ExecuTorch graph"})
+"""Tiers that take seconds on every case before they run: `edgeseg doctor` leaves them out, tests try them on fewer cases."""
 
 
 @dataclass(frozen=True)
@@ -115,18 +119,30 @@ def _operators() -> dict[str, Callable[..., Any]]:
 
 
 def _in_torch(work: Work, torch: Any, function: Callable[..., Any]) -> Run:
-    tensors = [torch.from_numpy(array) for array in work.feeds().values()]
-    attributes = [bool(v) if name in ("causal", "align_corners") else v for name, v in work.case.attributes().items()]
+    tensors, attributes = [torch.from_numpy(array) for array in work.feeds().values()], _attributes(work)
 
-    def run() -> NDArray[Any]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(work.threads)
+    def run() -> Any:
         with torch.inference_mode():
-            made: NDArray[Any] = function(*tensors, *attributes).numpy()
-        torch.set_num_threads(before)
-        return made
+            return function(*tensors, *attributes)
 
-    return run
+    return lambda: _on_threads(work.threads, run)
+
+
+def _on_threads(count: int, run: Callable[[], Any]) -> NDArray[Any]:
+    """The tensor that `run` makes while PyTorch has so many threads."""
+    torch = need("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        made: NDArray[Any] = run().numpy()
+    finally:
+        torch.set_num_threads(before)
+    return made
+
+
+def _attributes(work: Work) -> list[int | bool]:
+    """The last arguments of the operator in PyTorch."""
+    return [bool(v) if name in ("causal", "align_corners") else v for name, v in work.case.attributes().items()]
 
 
 def model(work: Work, wkv: wkv_body.Form, label_map: label_map_body.Form, island: bool) -> Any:
@@ -203,3 +219,40 @@ def _openvino_graph(work: Work) -> Run:
     from edgeseg.export.operators import inlined
 
     return in_openvino(work, inlined(model(work, "chunk", "in_bands", work.half)))
+
+
+@tier("ExecuTorch plugin")
+def _executorch_plugin(work: Work) -> Run:
+    library("executorch")  # if it cannot be had, say so before the export
+    return _in_executorch(work, plugin=True)
+
+
+@tier("ExecuTorch graph")
+def _executorch_graph(work: Work) -> Run:
+    return _in_executorch(work, plugin=False)
+
+
+def _in_executorch(work: Work, plugin: bool) -> Run:
+    torch = need("torch")
+    from edgeseg.kernels.executorch_runtime import load, to_executorch
+
+    function, attributes = _operators()[work.name], _attributes(work)
+    feeds = {name: torch.from_numpy(array) for name, array in work.feeds().items()}
+    weights = {name: feeds[name] for name in work.operator.constant}
+    given = {name: tensor for name, tensor in feeds.items() if name not in weights}
+
+    class Alone(torch.nn.Module):  # type: ignore[misc, name-defined]
+        """The operator as a network, with its weights inside."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            for name, tensor in weights.items():
+                self.register_buffer(name, tensor)
+
+        def forward(self, *inputs: Any) -> Any:
+            values = dict(self.named_buffers()) | dict(zip(given, inputs, strict=True))
+            return function(*(values[name] for name in feeds), *attributes)
+
+    inputs = tuple(given.values())
+    run = load(to_executorch(Alone(), inputs, plugin), work.threads)
+    return lambda: _on_threads(1, lambda: run(inputs)[0])  # PyTorch only copies the result

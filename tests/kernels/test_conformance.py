@@ -9,14 +9,14 @@ from edgeseg.errors import EdgesegError
 from edgeseg.kernels import conformance
 from edgeseg.kernels.conformance import examine
 from edgeseg.kernels.operators import OPERATORS
-from edgeseg.kernels.tiers import TIERS, Work
+from edgeseg.kernels.tiers import SLOW_TO_OPEN, TIERS, Work
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_tier_is_the_reference(name: str, half: bool) -> None:
-    rows = list(examine([name], most_tokens=196, halves=[half]))
-    assert {row.tier for row in rows} == set(TIERS)
+    rows = list(examine([name], most_tokens=196, halves=[half], quick=True))
+    assert {row.tier for row in rows} == set(TIERS) - SLOW_TO_OPEN
     assert [(row.tier, row.error, row.detail) for row in rows if row.state != "ok"] == []
 
 
@@ -28,7 +28,7 @@ def test_long_sequences(name: str) -> None:
     for tokens in (1000, 4096, 16384):
         case = next(case for case in operator.cases if case.tokens == tokens and case.channels <= 384)
         error_of = operator.judge(case, False)
-        for tier in TIERS:
+        for tier in set(TIERS) - SLOW_TO_OPEN:
             if tokens > 4096 and tier in ("PyTorch plain", "ONNX Runtime graph", "OpenVINO graph"):
                 continue  # gigabytes
             assert error_of(TIERS[tier](Work(name, case, threads=2))()) <= case.within, (tier, case)
