@@ -45,18 +45,26 @@ def to_executorch(network: nn.Module, inputs: tuple[Tensor, ...], plugin: bool) 
     import torch
 
     with _quietly():
-        exir, fold = need("executorch.exir"), need("executorch.exir.passes.constant_prop_pass").constant_prop_pass
+        exir = need("executorch.exir")
         partitioner = need("executorch.backends.xnnpack.partition.xnnpack_partitioner").XnnpackPartitioner()
         # the caller's arrays are read in place
         planning = exir.passes.MemoryPlanningPass(alloc_graph_input=False, alloc_graph_output=False)
-        exported = fold(torch.export.export(network, inputs))
+        exported = _folded(torch.export.export(network, inputs))
         if plugin:
             _define_out_variants()
         else:
-            exported = fold(torch.export.export(_in_standard_operators(exported), inputs))
+            exported = torch.export.export(_in_standard_operators(exported), inputs)
         edge = exir.to_edge_transform_and_lower(exported, partitioner=[partitioner])
         made = edge.to_executorch(exir.ExecutorchBackendConfig(memory_planning_pass=planning))
     return Program(bytes(made.buffer), plugin, _delegated(edge.exported_program().graph_module))
+
+
+def _folded(exported: Any) -> Any:
+    """The exported program with what depends on weights alone computed now: decays, and what ExecuTorch has no kernel for."""
+    folded = need("executorch.exir.passes.constant_prop_pass").constant_prop_pass(exported)
+    for name, constant in folded.constants.items():
+        folded.constants[name] = constant.detach()  # a Parameter here would not be found again
+    return folded
 
 
 @cache
@@ -76,7 +84,7 @@ def _define_out_variants() -> Any:
 
 
 def _in_standard_operators(exported: Any) -> nn.Module:
-    """The network of an exported program, constants folded, without nodes of ours.
+    """The network of an exported program with its constants folded, without nodes of ours.
 
         wkv(decay, bonus, key, value, causal) -> amax, sub, exp, mul, matmul, ..., div
 
@@ -92,9 +100,7 @@ def _in_standard_operators(exported: Any) -> nn.Module:
     for node in graph.nodes:
         if node.target is torch.ops.edgeseg.wkv.default:
             if node.args[0].op != "get_attr":
-                raise EdgesegError(
-                    f"the decay of {node.name} depends on the input; only a trained decay can be exported"
-                )
+                raise EdgesegError("the decay of a wkv depends on the input; only a trained decay can be exported")
             decay, tokens = attrgetter(node.args[0].target)(network), node.meta["val"].shape[1]
             node.args = (*node.args, form_for(decay * tokens, preferred="chunk"))
         node.target = bodies.get(node.target, node.target)
@@ -147,7 +153,7 @@ def load(program: Program, threads: int) -> Callable[[Sequence[Tensor]], list[Te
 
     Raises:
         MissingTool: ExecuTorch is not installed, or a compiler for our kernels.
-        EdgesegError: from a run: inputs that the program was not exported for.
+        EdgesegError: an operator without a kernel; from a run: inputs that the program was not exported for.
     """
     with _quietly():
         bindings = need("executorch.extension.pybindings.portable_lib")
@@ -158,6 +164,12 @@ def load(program: Program, threads: int) -> Callable[[Sequence[Tensor]], list[Te
     if program.plugin and "edgeseg::wkv.out" not in runtime.operator_registry.operator_names:
         ctypes.CDLL(str(library("executorch")))
     loaded = runtime.load_program(program.code)
+    try:
+        loaded.load_method("forward")
+    except RuntimeError as error:
+        raise EdgesegError(
+            f"ExecuTorch: {error}; what it printed names an operator that it has no kernel for"
+        ) from error
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         try:
