@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import edgeseg.runtimes  # noqa: F401 (each registers the library with its plugin)
 from edgeseg.errors import EdgesegError, need
+from edgeseg.kernels import executorch_runtime  # noqa: F401 (registers the library of its kernels)
 from edgeseg.kernels.build import library
 from edgeseg.kernels.label_map import onnx_body as label_map_body
 from edgeseg.kernels.onnx_function import single
@@ -30,6 +31,9 @@ Run = Callable[[], NDArray[Any]]
 """One execution on the case it was opened for; a new array, or one that the next execution overwrites."""
 
 OPSET = 20
+
+SLOW_TO_OPEN = frozenset({"ExecuTorch plugin", "ExecuTorch graph"})
+"""Tiers that take seconds on every case before they run: `edgeseg doctor` leaves them out, tests try them on fewer cases."""
 
 
 @dataclass(frozen=True)
@@ -151,15 +155,28 @@ def _attributes(work: Work) -> list[Any]:
 def _in_torch(work: Work, torch: Any, function: Callable[..., Any]) -> Run:
     tensors, attributes = [torch.from_numpy(array) for array in work.feeds().values()], _attributes(work)
 
-    def run() -> NDArray[Any]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(work.threads)
+    def run() -> Any:
         with torch.inference_mode():
-            made: NDArray[Any] = function(*tensors, *attributes).numpy()
-        torch.set_num_threads(before)
-        return made
+            return function(*tensors, *attributes)
 
-    return run
+    return lambda: _on_threads(work.threads, run)
+
+
+def _on_threads(count: int, run: Callable[[], Any]) -> NDArray[Any]:
+    """The tensor that `run` makes while PyTorch has so many threads."""
+    torch = need("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        made: NDArray[Any] = run().numpy()
+    finally:
+        torch.set_num_threads(before)
+    return made
+
+
+def _attributes(work: Work) -> list[int | bool]:
+    """The last arguments of the operator in PyTorch."""
+    return [bool(v) if name in ("causal", "align_corners") else v for name, v in work.case.attributes().items()]
 
 
 def model(work: Work, wkv: wkv_body.Form, label_map: label_map_body.Form, island: bool) -> Any:
