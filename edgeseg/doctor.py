@@ -89,9 +89,9 @@ def _operators() -> Iterator[Callable[[], Finding]]:
 def _operator(name: str) -> Finding:
     """Every tier that runs here on two short cases; `edgeseg ops test` tries all, the simulated ones too."""
     from edgeseg.kernels.conformance import examine
-    from edgeseg.kernels.tiers import timed
+    from edgeseg.kernels.tiers import quick
 
-    rows = list(examine([name], most_tokens=2, most_cases=2, halves=[False], tiers=timed()))
+    rows = list(examine([name], most_tokens=2, most_cases=2, halves=[False], tiers=quick()))
     said = {state: [row.tier for row in rows if row.state == state] for state in ("ok", "failed", "missing")}
     detail = f"as the reference: {', '.join(said['ok'])}"
     if said["failed"]:

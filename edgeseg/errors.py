@@ -52,8 +52,9 @@ class InvalidMeasurement(EdgesegError):
 
 
 EXTRAS = {
-    "coremltools": "coreml",
     "ai_edge_litert": "litert",
+    "coremltools": "coreml",
+    "executorch": "executorch",
     "flatbuffers": "litert",
     "huggingface_hub": "hub",
     "litert_torch": "litert",

@@ -6,7 +6,8 @@ from typing import Any
 
 from edgeseg.errors import EdgesegError, need
 from edgeseg.kernels.onnx_function import OUTPUT
-from edgeseg.kernels.tiers import OPSET, Run, Work, in_onnxruntime, in_openvino
+from edgeseg.kernels.tier import Run, Work
+from edgeseg.kernels.tiers_onnx import OPSET, in_onnxruntime, in_openvino
 from edgeseg.registry import Registry
 
 BASELINES: Registry[Any] = Registry("baseline")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edgeseg.errors import EdgesegError, ParityFailed
-from edgeseg.kernels import native, tiers_litert  # noqa: F401 (registers its tiers)
+from edgeseg.kernels import native
 from edgeseg.kernels.baselines import RUNTIMES, in_runtime
 from edgeseg.kernels.operators import OPERATORS
 from edgeseg.kernels.tiers import TIERS, Run, Work, timed

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeseg.errors import EdgesegError
-from edgeseg.kernels import tiers_litert  # noqa: F401 (registers its tiers)
 from edgeseg.kernels.operators import OPERATORS, Operator
-from edgeseg.kernels.tiers import SLOW_TO_OPEN, TIERS, Run, Work
+from edgeseg.kernels.tiers import TIERS, Run, Work
 from edgeseg.schema import STRICT
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import edgeseg.runtimes  # noqa: F401 (each registers the library with its plugin)
 from edgeseg.errors import EdgesegError, MissingTool
-from edgeseg.kernels import litert_plugin, native, tensorrt_plugin  # noqa: F401 (register theirs)
+from edgeseg.kernels import executorch_runtime, litert_plugin, native, tensorrt_plugin  # noqa: F401 (register theirs)
 from edgeseg.kernels.build import LIBRARIES, library, toolchain
 
 

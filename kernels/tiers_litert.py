@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.errors import need
 from edgeseg.kernels.build import library
 from edgeseg.kernels.operators import OPERATORS
-from edgeseg.kernels.tiers import CONVERTED, Run, Work, tier
+from edgeseg.kernels.tier import Run, Work, tier
 
 if TYPE_CHECKING:
     from edgeseg.kernels.litert_runtime import Custom
 
-CONVERTED.update(("LiteRT plugin", "LiteRT graph"))
 
-
-@tier("LiteRT plugin")
+@tier("LiteRT plugin", converted=True)
 def _plugin(work: Work) -> Run:
     from edgeseg.kernels.litert_plugin import customs, with_customs
 
@@ -25,7 +23,7 @@ def _plugin(work: Work) -> Run:
     return _in_litert(work, file, customs(file, library("litert"), work.threads))
 
 
-@tier("LiteRT graph")
+@tier("LiteRT graph", converted=True)
 def _graph(work: Work) -> Run:
     return _in_litert(work, _file(work.name, work.case, work.half))
 

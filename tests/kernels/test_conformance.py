@@ -9,17 +9,14 @@ from edgeseg.errors import EdgesegError
 from edgeseg.kernels import conformance
 from edgeseg.kernels.conformance import examine
 from edgeseg.kernels.operators import OPERATORS
-from edgeseg.kernels.tiers import CONVERTED, TIERS, Work
-
-QUICK = [tier for tier in TIERS if tier not in CONVERTED]
-"""What needs no converter, which takes seconds for every case; the others have tests of their own."""
+from edgeseg.kernels.tiers import TIERS, Work, quick
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_tier_is_the_reference(name: str, half: bool) -> None:
-    rows = list(examine([name], most_tokens=196, halves=[half], tiers=QUICK))
-    assert [row.tier for row in rows] == QUICK
+    rows = list(examine([name], most_tokens=196, halves=[half], tiers=quick()))
+    assert [row.tier for row in rows] == quick()  # the others have tests of their own
     assert [(row.tier, row.error, row.detail) for row in rows if row.state != "ok"] == []
 
 
@@ -31,7 +28,7 @@ def test_long_sequences(name: str) -> None:
     for tokens in (1000, 4096, 16384):
         case = next(case for case in operator.cases if case.tokens == tokens and case.channels <= 384)
         error_of = operator.judge(case, False)
-        for tier in QUICK:
+        for tier in quick():
             if tokens > 4096 and tier in ("PyTorch plain", "ONNX Runtime graph", "OpenVINO graph"):
                 continue  # gigabytes
             assert error_of(TIERS[tier](Work(name, case, threads=2))()) <= case.within, (tier, case)

@@ -25,7 +25,8 @@ from edgeseg.kernels.label_map.torch_op import label_map as label_map_operator
 from edgeseg.kernels.operators import OPERATORS as OURS
 from edgeseg.kernels.operators import relative_rms
 from edgeseg.kernels.selective_scan import cases as selective_scan
-from edgeseg.kernels.tiers import TIERS, Work, in_mil, timed
+from edgeseg.kernels.tiers import TIERS, Work, timed
+from edgeseg.kernels.tiers_coreml import in_mil
 from edgeseg.kernels.wkv import cases as wkv
 from edgeseg.kernels.wkv import wkv as wkv_function
 from edgeseg.quantize.precision import PRECISIONS
@@ -127,7 +128,7 @@ def test_how_many_operators_they_take() -> None:
 
 
 def test_interpreted_times_enter_no_table() -> None:
-    assert TIERS[TIER].provenance == "simulated"
+    assert TIERS[TIER].simulated
     assert TIER not in timed() and {*timed(), TIER} == set(TIERS)
     ways = list(bench._ways(Work("wkv", OURS["wkv"].ordinary)))
     assert TIER not in ways and "Core ML" not in RUNTIMES and ways == [*timed(), *RUNTIMES]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.export import networks
-from edgeseg.kernels import build, tiers_litert  # noqa: F401 (registers its tiers)
+from edgeseg.kernels import build
 from edgeseg.kernels.build import library
 from edgeseg.kernels.litert_plugin import customs, read, with_customs
 from edgeseg.kernels.litert_runtime import CompiledModel
