@@ -163,7 +163,8 @@ def mask_answer(loss: MaskLoss, scores: list[list[float]], guesses: list[float],
         both = sum(c and t > 0 for c, t in zip(cut, truth, strict=True))
         either = sum(c or t > 0 for c, t in zip(cut, truth, strict=True))
         wrong.append((guess - both / either) ** 2)
-    return min(each) + loss.quality * sum(wrong) / len(wrong)
+    best = (1 - loss.others) * min(each) + loss.others * sum(each) / len(each)
+    return best + loss.quality * sum(wrong) / len(wrong)
 
 
 @pytest.fixture
@@ -177,7 +178,7 @@ def asked() -> tuple[Tensor, Tensor, Tensor]:
     return masks, quality, truth
 
 
-MASK_LOSSES = [MaskLoss(), MaskLoss(focal=1.0, dice=3.0, quality=0.5, alpha=0.6, gamma=1.5)]
+MASK_LOSSES = [MaskLoss(), MaskLoss(focal=1.0, dice=3.0, quality=0.5, alpha=0.6, gamma=1.5, others=0.3)]
 
 
 @pytest.mark.parametrize("loss", MASK_LOSSES, ids=str)
@@ -207,6 +208,15 @@ def test_only_the_best_mask_learns(asked: tuple[Tensor, Tensor, Tensor]) -> None
     learns = masks.grad.flatten(2).abs().sum(2) > 0
     assert learns.tolist() == [[False, True], [True, False], [False, False]]
     assert (quality.grad != 0).tolist() == [[True, True], [True, True], [False, False]]
+
+
+def test_the_others_learn_by_their_share(asked: tuple[Tensor, Tensor, Tensor]) -> None:
+    masks, quality, truth = asked
+    torch.autograd.backward(MaskLoss(others=1.0)(masks.requires_grad_(), quality, truth))
+    assert masks.grad is not None
+    assert (masks.grad.flatten(2).abs().sum(2) > 0).tolist() == [[True, True], [True, True], [False, False]]
+    with pytest.raises(EdgesegError, match="others is a share within 0..1, got 2"):
+        MaskLoss(others=2)
 
 
 def test_quality_is_held_to_the_iou() -> None:
