@@ -215,7 +215,7 @@ def test_the_others_learn_by_their_share(asked: tuple[Tensor, Tensor, Tensor]) -
     torch.autograd.backward(MaskLoss(others=1.0)(masks.requires_grad_(), quality, truth))
     assert masks.grad is not None
     assert (masks.grad.flatten(2).abs().sum(2) > 0).tolist() == [[True, True], [True, True], [False, False]]
-    with pytest.raises(EdgesegError, match="others is a share within 0..1, got 2"):
+    with pytest.raises(EdgesegError, match=r"others is a share within 0\.\.1, got 2"):
         MaskLoss(others=2)
 
 
