@@ -52,7 +52,7 @@ def give_bodies(model: Any, forms: Forms, opset: int) -> list[Site]:
         if node.domain != DOMAIN:
             continue
         attributes = {attribute.name: int(attribute.i) for attribute in node.attribute}
-        made = BODIES[node.op_type](node, shapes, values, attributes, forms, opset)
+        made = BODIES[node.op_type](_Node(node, shapes, values, attributes), forms, opset)
         same = node.op_type, made.SerializeToString()
         if same not in bodies:
             others = sum(operator == node.op_type for operator, _ in bodies)
@@ -74,51 +74,46 @@ def used(sites: list[Site]) -> list[str]:
     return sorted({NAMES[site.operator] for site in sites})
 
 
-Body = Callable[[Any, Mapping[str, tuple[int, ...]], Mapping[str, Any], dict[str, int], Forms, int], Any]
+@dataclass(frozen=True)
+class _Node:
+    """One of our nodes, and what is known of the values around it: their shapes, those that are weights, its attributes."""
+
+    node: Any
+    shapes: Mapping[str, tuple[int, ...]]
+    values: Mapping[str, Any]
+    attributes: Mapping[str, int]
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Of an input."""
+        shape = self.shapes.get(self.node.input[index])
+        if shape is None or min(shape) < 1:
+            name = SIGNATURES[self.node.op_type][0][index]
+            raise EdgesegError(f"the {name} of {self.node.op_type} has the free shape {shape}; export one size")
+        return shape
 
 
-def _wkv(
-    node: Any,
-    shapes: Mapping[str, Any],
-    values: Mapping[str, Any],
-    attributes: dict[str, int],
-    forms: Forms,
-    opset: int,
-) -> Any:
-    batch, tokens, channels = _shape(node, 2, shapes)
-    decay = values.get(node.input[0])
+def _wkv(place: _Node, forms: Forms, opset: int) -> Any:
+    batch, tokens, channels = place.shape(2)
+    decay = place.values.get(place.node.input[0])
     if decay is None:
-        raise EdgesegError(f"the decay of {node.name} depends on the input; only a trained decay can be exported")
+        raise EdgesegError(f"the decay of {place.node.name} depends on the input; only a trained decay can be exported")
     form = wkv.form_for(np.asarray(decay, np.float64) * tokens, forms.wkv)
-    return wkv.body((batch, tokens, channels), bool(attributes["causal"]), form, opset)
+    return wkv.body((batch, tokens, channels), bool(place.attributes["causal"]), form, opset)
 
 
-def _selective_scan(
-    node: Any,
-    shapes: Mapping[str, Any],
-    values: Mapping[str, Any],
-    attributes: dict[str, int],
-    forms: Forms,
-    opset: int,
-) -> Any:
-    batch, tokens, channels = _shape(node, 0, shapes)
-    return selective_scan.body((batch, tokens, channels), _shape(node, 2, shapes)[1], opset)
+def _selective_scan(place: _Node, forms: Forms, opset: int) -> Any:
+    batch, tokens, channels = place.shape(0)
+    return selective_scan.body((batch, tokens, channels), place.shape(2)[1], opset)
 
 
-def _label_map(
-    node: Any,
-    shapes: Mapping[str, Any],
-    values: Mapping[str, Any],
-    attributes: dict[str, int],
-    forms: Forms,
-    opset: int,
-) -> Any:
-    batch, classes, height, width = _shape(node, 0, shapes)
-    size = attributes["height"], attributes["width"]
+def _label_map(place: _Node, forms: Forms, opset: int) -> Any:
+    batch, classes, height, width = place.shape(0)
+    size = place.attributes["height"], place.attributes["width"]
     shape = batch, classes, height, width
-    return label_map.body(shape, size, bool(attributes["align_corners"]), forms.label_map, opset)
+    return label_map.body(shape, size, bool(place.attributes["align_corners"]), forms.label_map, opset)
 
 
+Body = Callable[[_Node, Forms, int], Any]
 BODIES: dict[str, Body] = {"BiWKV": _wkv, "SelectiveScan": _selective_scan, "LabelMap": _label_map}
 assert BODIES.keys() == SIGNATURES.keys() == NAMES.keys()
 
@@ -132,12 +127,3 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
         for entry in (*model.graph.value_info, *model.graph.input)
     }
     return shapes | {entry.name: tuple(entry.dims) for entry in model.graph.initializer}
-
-
-def _shape(node: Any, index: int, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    shape = shapes.get(node.input[index])
-    if shape is None or min(shape) < 1:
-        raise EdgesegError(
-            f"the {SIGNATURES[node.op_type][0][index]} of {node.op_type} has the free shape {shape}; export one size"
-        )
-    return shape
