@@ -129,6 +129,15 @@ def test_the_library_writes_all_of_its_result_and_nothing_else(kind: Any) -> Non
         assert (fence[-64:] == 777).all()
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_decays_below_the_last_bit_are_not_lost(causal: bool) -> None:
+    """One token that outweighs all others fades by less than half of float32's last bit per token, 16384 times."""
+    case = Case(16384, 96, "one of 50", causal=causal)
+    feeds = case.feeds() | {"decay": np.linspace(1e-9, 2e-7, 96).astype(np.float32)}
+    wanted = wkv_sequential(*feeds.values(), causal=causal)
+    assert relative_rms(native.wkv(*feeds.values(), causal=causal), wanted) <= 1e-5  # a rounding for each of 256 blocks
+
+
 def test_nan_stays_in_its_channel() -> None:
     given = Case(130, 32).feeds()
     for name, place in (("key", (0, 70, 5)), ("value", (0, 3, 7)), ("decay", (9,))):
