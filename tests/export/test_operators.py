@@ -106,6 +106,39 @@ def test_the_file_runs_without_edgeseg(tmp_path: Path) -> None:
     assert np.mean(first == second) >= 0.999
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rwkv_seg_tiny", "mamba"])
+def test_int8_around_our_nodes(name: str, tmp_path: Path) -> None:
+    """ONNX Runtime's own quantizer leaves them as they are, with float32 keys where it is told so, and both ways run."""
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Images(CalibrationDataReader):
+        def __init__(self) -> None:
+            dice = np.random.default_rng(1)
+            self.left = [dice.integers(0, 255, (1, 64, 96, 3), np.uint8) for _ in range(3)]
+
+        def get_next(self) -> Any:
+            return {"image": self.left.pop()} if self.left else None
+
+    es.export_model(student(name), OnnxRuntime(), tmp_path / "net", (64, 96), ("pre", "labels"))
+    file, small = tmp_path / "net" / "model.onnx", tmp_path / "int8.onnx"
+    quantize_static(file, small, Images(), extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Conv"]})
+    model = onnx.load(small)
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) > 3
+    kept = [node for node in model.graph.node if node.domain == DOMAIN]
+    assert len(kept) == sum(node.domain == DOMAIN for node in onnx.load(file).graph.node)
+    maker = {output: node.op_type for node in model.graph.node for output in node.output}
+    keys = {maker[each] for node in kept if node.op_type == "BiWKV" for each in node.input[2:]}
+    assert keys <= {"MatMul"}  # exp of a rounded key would be off by a factor
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(str(library("onnxruntime")))
+    plain = onnxruntime.InferenceSession(small, providers=["CPUExecutionProvider"])
+    ours = onnxruntime.InferenceSession(small, options, providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), np.uint8)
+    first, second = (session.run(None, {"image": image})[0] for session in (plain, ours))
+    assert np.mean(first == second) >= 0.999
+
+
 def test_an_openvino_file_has_standard_operators_only(tmp_path: Path) -> None:
     from edgeseg.runtimes.openvino_model import core
 
