@@ -112,7 +112,7 @@ def test_int8_around_our_nodes(name: str, tmp_path: Path) -> None:
     """ONNX Runtime's own quantizer leaves them as they are, with float32 keys where it is told so, and both ways run."""
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
-    class Images(CalibrationDataReader):
+    class Images(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             dice = np.random.default_rng(1)
             self.left = [dice.integers(0, 255, (1, 64, 96, 3), np.uint8) for _ in range(3)]
