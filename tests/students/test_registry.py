@@ -283,9 +283,11 @@ def test_damaged_weights_are_not_folded(student: Student) -> None:
         fuse(damaged)
 
 
-def test_one_class_is_no_segmentation() -> None:
-    with pytest.raises(EdgesegError, match="at least 2 classes, got 1"):
-        es.create(next(iter(STUDENTS)), classes=1)
+@pytest.mark.parametrize("classes", [1, 257])
+def test_classes_are_two_to_256(classes: int) -> None:
+    """One tells nothing, and labels are bytes."""
+    with pytest.raises(EdgesegError, match=f"tells 2 to 256 classes apart, got {classes}"):
+        es.create(next(iter(STUDENTS)), classes=classes)
 
 
 def test_classes_belong_to_semantic_students_alone() -> None:
