@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgeseg.ledger import Ledger
@@ -11,6 +11,9 @@ from edgeseg.provenance import MadeBy
 from edgeseg.schema import STRICT
 
 SCHEMA = 1
+
+Fact = float | int | bool | str | None
+"""What a manifest says of a conversion, under a name."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The one input. `layout` NHWC takes uint8 RGB; NCHW takes RGB scaled to 0..1, minus mean, over std."""
+    """The one input: uint8 RGB `[1, H, W, 3]` where `pre` is baked in, else RGB scaled to 0..1, minus mean, over std, as `layout` says."""
 
     __pydantic_config__ = STRICT
     name: str
@@ -55,16 +58,17 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """The output: `logits [1, classes, H, W]` or `labels [1, H, W]`; of a promptable artifact what one prompt gives.
+    """The output: `logits [1, classes, H, W]` (or as `layout` says) or `labels [1, H, W]`; of a promptable artifact what one prompt gives.
 
-    That is `masks`, logits `[1, masks, H, W]`, or with labels baked in the best of them as 0 and 1, uint8 `[1, H, W]`.
+    That is `masks`, logits `[1, masks, H, W]`, or with labels baked in the best of them as 0 and 1 `[1, H, W]`.
     """
 
     __pydantic_config__ = STRICT
     name: str
     kind: Literal["logits", "labels", "masks"]
     shape: list[int]
-    dtype: Literal["float32", "float16", "uint8"]
+    dtype: Literal["float32", "float16", "uint8", "int32"]
+    layout: Literal["NHWC", "NCHW"] = "NCHW"
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,15 @@ class Decoder:
 
     Its inputs are the maps, `points [P, N, 2]` float32 (x, y in pixels of the artifact's input) and `labels [P, N]`
     float32 (1 object, 0 background, 2 and 3 corners of a box, -1 empty), P and N of any number; its outputs the masks
-    `[P, ...]` as `OutputSpec` says and `quality [P, masks]`, the estimated IoU.
+    `[P, ...]` as `OutputSpec` says and `quality [P, masks]`, the estimated IoU. With `places`, P is 1 and N is that many:
+    the rest is labelled -2, not there.
     """
 
     __pydantic_config__ = STRICT
     file: str
     maps: list[str]
     outputs: list[str]
+    places: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,10 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The document beside an artifact's files."""
+    """The document beside an artifact's files.
+
+    conversion: what its target says of how it was written: `seconds`, and what else that format is asked for.
+    """
 
     __pydantic_config__ = STRICT
     schema: int
@@ -146,6 +155,7 @@ class Manifest:
     op_tiers: dict[str, str]
     ledger: Ledger | None
     accuracy: Accuracy | None
+    conversion: dict[str, Fact] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:

@@ -22,7 +22,7 @@ from edgeseg.pictures import save_picture
 from edgeseg.prompts import box_of, first_click, objects_of
 from edgeseg.quantize.precision import MIN_PIXELS, PRECISIONS
 from edgeseg.runtimes import PromptSession, pixels
-from edgeseg.runtimes.base import GRAPH
+from edgeseg.runtimes.base import GRAPH, HOST
 from edgeseg.students import Promptable, Semantic, Student
 from edgeseg.students.promptable import BOTTOM_RIGHT, PADDING, POSITIVE, TOP_LEFT
 
@@ -172,8 +172,12 @@ def verify_on(
     execution = artifact.session.execution
     executed = execution.precision
     tiers = dict.fromkeys(manifest.op_tiers, execution.settings.get("ops", GRAPH))
+    if manifest.output.kind == "labels" and manifest.op_tiers.get("label_map") == HOST:
+        tiers["label_map"] = HOST
     precision = coarser(manifest.precision.asked, executed)
     names, runtime = against.class_names, str(manifest.target["name"])
+    if execution.runtime != runtime:  # somebody stands in for it
+        runtime = f"{runtime} in {execution.runtime}"
     hops = [
         rows[0].hop("student -> graph", "fp32", names),
         rows[1].hop(f"graph -> {runtime}", precision, names),
@@ -255,7 +259,7 @@ def asked(artifact: Artifact, student: Student) -> Callable[[Picture], Answers]:
 
 def both(one: Picture, spec: InputSpec) -> tuple[Array, Array]:
     """The image as the student takes it, and as the artifact does."""
-    normal = replace(spec, shape=[1, 3, *pixels.size(spec)], layout="NCHW", dtype="float32")
+    normal = replace(spec, shape=[1, 3, *pixels.size(spec)], layout="NCHW", dtype="float32", baked=[])
     return pixels.prepare(one.image, normal), pixels.prepare(one.image, spec)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,16 @@ from typing import TYPE_CHECKING
 from edgeseg import schema
 from edgeseg.artifact import MANIFEST, Artifact
 from edgeseg.errors import EdgesegError
-from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder, Network
+from edgeseg.export.deployed import NATURAL, Deployed, DeployedDecoder, DeployedEncoder, Interface, Network
 from edgeseg.export.onnx_file import OnnxRuntime as OnnxRuntime
 from edgeseg.export.openvino_ir import OpenVino as OpenVino
 from edgeseg.export.target import TARGETS as TARGETS
 from edgeseg.export.target import Target, Written
 from edgeseg.export.target import from_options as from_options
 from edgeseg.files import aside_folder, sha256
-from edgeseg.manifest import SCHEMA, FileEntry, InputSpec, Manifest, OutputSpec, Precision, Source, StudentCard
+from edgeseg.manifest import SCHEMA, Fact, FileEntry, InputSpec, Manifest, OutputSpec, Precision, Source, StudentCard
 from edgeseg.provenance import made_by, now, versions
-from edgeseg.runtimes.base import GRAPH
+from edgeseg.runtimes.base import GRAPH, HOST
 from edgeseg.students import Promptable, Semantic, Student
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def export_model(
     out = Path(out)
     if out.exists() and not (out.is_dir() and ((out / MANIFEST).exists() or not any(out.iterdir()))):
         raise EdgesegError(f"{out} holds something that is no artifact and would be replaced; export to another folder")
-    parts = networks(student, size, bake)
+    parts = networks(student, size, bake, target.interface)
     with aside_folder(out) as part:
         manifest = write(parts, target, part, source or Source(None, None))
         schema.write(part / MANIFEST, manifest)
@@ -68,39 +69,45 @@ def carry_over(old: Path, new: Path) -> None:
         shutil.copytree(old / "records", new / "records")
 
 
-def networks(student: Student, size: tuple[int, int], bake: Iterable[str]) -> tuple[Network, ...]:
+def networks(
+    student: Student, size: tuple[int, int], bake: Iterable[str], interface: Interface = NATURAL
+) -> tuple[Network, ...]:
     """The graphs a student is exported as: one, or an encoder and a decoder.
 
     Raises:
         EdgesegError: a size that does not line up, or something that cannot be baked in.
     """
     if isinstance(student, Promptable):
-        encoder = DeployedEncoder(student, size, bake)
+        encoder = DeployedEncoder(student, size, bake, interface)
         return encoder, DeployedDecoder(encoder)
     if not isinstance(student, Semantic):
         raise EdgesegError(f"{student.name} is neither semantic nor promptable; derive it from one of the two")
-    return (Deployed(student, size, bake),)
+    return (Deployed(student, size, bake, interface),)
 
 
 def write(parts: Sequence[Network], target: Target, folder: Path, source: Source) -> Manifest:
     """Write the networks of a student into `folder`; the manifest, still without its ledger."""
     first, last = parts[0], parts[-1]
+    begun = time.monotonic()
     if isinstance(first, DeployedEncoder) and isinstance(last, DeployedDecoder):
         encoder, decoder = (
             _write_into(target, each, folder, name) for each, name in ((first, "encoder"), (last, "decoder"))
         )
-        written = Written(encoder.files + decoder.files, encoder.operators + decoder.operators)
-        manifest = describe(first, target, first.input_spec(), last.output_spec(), source, folder, written)
-        return replace(manifest, decoder=last.decoder_spec(decoder.files[0]))
-    assert isinstance(first, Deployed)
-    written = target.write(first, folder)
-    return describe(first, target, first.input_spec(), first.output_spec(), source, folder, written)
+        facts = encoder.facts | {f"decoder_{name}": fact for name, fact in decoder.facts.items()}
+        written = Written(encoder.files + decoder.files, encoder.operators + decoder.operators, facts)
+        made, decoding = last.output_spec(), last.decoder_spec(decoder.files[0])
+    else:
+        assert isinstance(first, Deployed)
+        written, made, decoding = target.write(first, folder), first.output_spec(), None
+    seconds: dict[str, Fact] = {"seconds": round(time.monotonic() - begun, 1)}
+    manifest = describe(first, target, first.input_spec(), made, source, folder, written)
+    return replace(manifest, decoder=decoding, conversion=seconds | written.facts)
 
 
 def _write_into(target: Target, network: Network, folder: Path, name: str) -> Written:
     (folder / name).mkdir()
     written = target.write(network, folder / name)
-    return Written([f"{name}/{file}" for file in written.files], written.operators)
+    return replace(written, files=[f"{name}/{file}" for file in written.files])
 
 
 def describe(
@@ -114,6 +121,7 @@ def describe(
 ) -> Manifest:
     """What is known of a fresh export from its files."""
     student = network.student
+    host = {"label_map": HOST} if made.kind == "labels" and network.interface.labels == "host" else {}
     return Manifest(
         schema=SCHEMA,
         created=now(),
@@ -138,7 +146,7 @@ def describe(
         files=[FileEntry(name, sha256(folder / name), (folder / name).stat().st_size) for name in written.files],
         tools=versions(*target.tools),
         calibration=None,
-        op_tiers=dict.fromkeys(written.operators, GRAPH),  # until it has run
+        op_tiers=dict.fromkeys(written.operators, GRAPH) | host,  # until it has run
         ledger=None,
         accuracy=None,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,35 @@ from edgeseg.errors import EdgesegError
 from edgeseg.kernels.label_map import label_map
 from edgeseg.manifest import Decoder, InputSpec, OutputSpec
 from edgeseg.students import Promptable, Semantic, Student, fuse, upsample
-from edgeseg.students.promptable import best_mask
+from edgeseg.students.promptable import ABSENT, best_mask
 
 BAKES = ("pre", "labels")
 """`pre`: uint8 RGB in, normalised inside. `labels`: upsampling and argmax (or the best mask) inside, uint8 out."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """How a target wants what goes into its files and what comes out.
+
+    layout: of a normalised image and of logits.
+    image:  with `pre` baked in, `pixels`: uint8 RGB `[1, H, W, 3]`, or `planes`: the same numbers as float32 `[1, 3, H, W]`.
+    labels: with `labels` baked in, their type; `host`: the file ends with low logits, or with masks, and whoever runs it labels.
+    places: an artifact answers one prompt at a time, padded to so many places; null: any number of both.
+    """
+
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    image: Literal["pixels", "planes"] = "pixels"
+    labels: Literal["uint8", "int32", "host"] = "uint8"
+    places: int | None = None
+
+    @property
+    def label_type(self) -> Literal["uint8", "int32"]:
+        """The type of labels that an artifact gives."""
+        return "int32" if self.labels == "int32" else "uint8"
+
+
+NATURAL = Interface()
+"""As PyTorch has it."""
 
 
 class Network(nn.Module):
@@ -27,8 +54,15 @@ class Network(nn.Module):
     outputs: list[str]
     dynamic: dict[str, dict[int, str]]
 
-    def __init__(self, student: Student, size: tuple[int, int], bake: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        student: Student,
+        size: tuple[int, int],
+        bake: Iterable[str] = (),
+        interface: Interface = NATURAL,
+    ) -> None:
         super().__init__()
+        self.interface = interface
         self.bake = [name for name in BAKES if name in set(bake)]
         if unknown := set(bake) - set(BAKES):
             raise EdgesegError(f"cannot bake {', '.join(sorted(unknown))}; there is {' and '.join(BAKES)}")
@@ -48,8 +82,14 @@ class ImageNetwork(Network):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, student: Student, size: tuple[int, int], bake: Iterable[str] = ()) -> None:
-        super().__init__(student, size, bake)
+    def __init__(
+        self,
+        student: Student,
+        size: tuple[int, int],
+        bake: Iterable[str] = (),
+        interface: Interface = NATURAL,
+    ) -> None:
+        super().__init__(student, size, bake, interface)
         scale = [1 / (255 * std) for std in student.std]
         shift = [mean / std for mean, std in zip(student.mean, student.std, strict=True)]
         self.register_buffer("scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
@@ -58,24 +98,28 @@ class ImageNetwork(Network):
 
     def normalised(self, image: Tensor) -> Tensor:
         """The input as the student takes it."""
-        if "pre" not in self.bake:
-            return image
-        planes = image.permute(0, 3, 1, 2).contiguous()  # else pooling is written for strides that ONNX does not have
-        return planes.float() * self.scale - self.shift
+        baked, planes = "pre" in self.bake, image
+        if (self.interface.image == "pixels") if baked else (self.interface.layout == "NHWC"):
+            planes = image.permute(
+                0, 3, 1, 2
+            ).contiguous()  # else pooling is written for strides that ONNX does not have
+        return planes.float() * self.scale - self.shift if baked else planes
 
     def feeds(self) -> dict[str, Tensor]:
-        """The image."""
+        """The image, as the file takes it."""
         spec = self.input_spec()
+        if "pre" in self.bake and self.interface.image == "planes":
+            return {spec.name: torch.zeros(1, 3, *self.size)}
         return {spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))}
 
     def input_spec(self) -> InputSpec:
         """What goes in."""
         baked = "pre" in self.bake
-        height, width = self.size
+        layout = "NHWC" if baked else self.interface.layout
         return InputSpec(
             name="image",
-            shape=[1, height, width, 3] if baked else [1, 3, height, width],
-            layout="NHWC" if baked else "NCHW",
+            shape=[1, *self.size, 3] if layout == "NHWC" else [1, 3, *self.size],
+            layout=layout,
             dtype="uint8" if baked else "float32",
             colour="RGB",
             mean=self.student.mean,
@@ -89,20 +133,32 @@ class Deployed(ImageNetwork):
 
     student: Semantic
 
-    def __init__(self, student: Semantic, size: tuple[int, int], bake: Iterable[str] = ()) -> None:
-        super().__init__(student, size, bake)
+    def __init__(
+        self,
+        student: Semantic,
+        size: tuple[int, int],
+        bake: Iterable[str] = (),
+        interface: Interface = NATURAL,
+    ) -> None:
+        super().__init__(student, size, bake, interface)
         self.outputs = [self.output_spec().name]
 
     def forward(self, image: Tensor) -> Tensor:
         """The input and output that `input_spec` and `output_spec` describe."""
         low = self.student.low_logits(self.normalised(image))
-        return label_map(low, self.size) if "labels" in self.bake else upsample(low, self.size)
+        if "labels" in self.bake:
+            return low if self.interface.labels == "host" else label_map(low, self.size)
+        logits = upsample(low, self.size)
+        return logits.permute(0, 2, 3, 1) if self.interface.layout == "NHWC" else logits
 
     def output_spec(self) -> OutputSpec:
         """What comes out."""
         if "labels" in self.bake:
-            return OutputSpec(name="labels", kind="labels", shape=[1, *self.size], dtype="uint8")
-        return OutputSpec(name="logits", kind="logits", shape=[1, self.student.classes, *self.size], dtype="float32")
+            dtype = self.interface.label_type
+            return OutputSpec(name="labels", kind="labels", shape=[1, *self.size], dtype=dtype)
+        layout, classes = self.interface.layout, self.student.classes
+        shape = [1, *self.size, classes] if layout == "NHWC" else [1, classes, *self.size]
+        return OutputSpec(name="logits", kind="logits", shape=shape, dtype="float32", layout=layout)
 
 
 class DeployedEncoder(ImageNetwork):
@@ -110,8 +166,14 @@ class DeployedEncoder(ImageNetwork):
 
     student: Promptable
 
-    def __init__(self, student: Promptable, size: tuple[int, int], bake: Iterable[str] = ()) -> None:
-        super().__init__(student, size, bake)
+    def __init__(
+        self,
+        student: Promptable,
+        size: tuple[int, int],
+        bake: Iterable[str] = (),
+        interface: Interface = NATURAL,
+    ) -> None:
+        super().__init__(student, size, bake, interface)
         with torch.inference_mode():
             self.maps = self(*self.feeds().values())
         self.outputs = [f"map_{index}" for index in range(len(self.maps))]
@@ -122,15 +184,18 @@ class DeployedEncoder(ImageNetwork):
 
 
 class DeployedDecoder(Network):
-    """The part of a promptable student that answers prompts, any number of them at once."""
+    """The part of a promptable student that answers prompts: any number of them at once, or one with a fixed number of places."""
 
     student: Promptable
 
     def __init__(self, encoder: DeployedEncoder) -> None:
-        super().__init__(encoder.student, encoder.size, encoder.bake)
+        super().__init__(encoder.student, encoder.size, encoder.bake, encoder.interface)
         self.maps = dict(zip(encoder.outputs, encoder.maps, strict=True))
         self.outputs = ["masks", "quality"]
-        self.dynamic = {"points": {0: "prompts", 1: "places"}, "labels": {0: "prompts", 1: "places"}}
+        if self.interface.places is None:
+            self.dynamic = {"points": {0: "prompts", 1: "places"}, "labels": {0: "prompts", 1: "places"}}
+        else:
+            self.student.absences = True
         self.eval()
 
     def forward(self, *feeds: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,13 +203,20 @@ class DeployedDecoder(Network):
         *maps, points, labels = feeds
         low, quality = self.student.low_masks(maps, self.size, points, labels)
         masks = self.student.enlarge(low, self.size)
-        if "labels" not in self.bake:
+        if "labels" not in self.bake or self.interface.labels == "host":
             return masks, quality
-        return (best_mask(masks, quality)[:, 0] > 0).to(torch.uint8), quality
+        return (best_mask(masks, quality)[:, 0] > 0).to(getattr(torch, self.interface.label_type)), quality
 
     def feeds(self) -> dict[str, Tensor]:
-        """The maps of a grey image and two prompts of three places."""
+        """The maps of a grey image, and two prompts of three places or one of as many as there have to be."""
         height, width = self.size
+        if self.interface.places is not None:
+            points, labels = (
+                torch.zeros(1, self.interface.places, 2),
+                torch.full((1, self.interface.places), float(ABSENT)),
+            )
+            points[0, 0], labels[0, :2] = torch.tensor([width / 2, height / 2]), torch.tensor([1.0, -1.0])
+            return {**self.maps, "points": points, "labels": labels}
         points = torch.tensor([[0.3, 0.4], [0.6, 0.5], [0.0, 0.0]]) * torch.tensor([width, height])
         labels = torch.tensor([[1.0, 0.0, -1.0], [1.0, 1.0, -1.0]])
         return {**self.maps, "points": points.expand(2, -1, -1).contiguous(), "labels": labels}
@@ -152,9 +224,10 @@ class DeployedDecoder(Network):
     def output_spec(self) -> OutputSpec:
         """What one prompt is answered with."""
         if "labels" in self.bake:
-            return OutputSpec(name="masks", kind="masks", shape=[1, *self.size], dtype="uint8")
+            dtype = self.interface.label_type
+            return OutputSpec(name="masks", kind="masks", shape=[1, *self.size], dtype=dtype)
         return OutputSpec(name="masks", kind="masks", shape=[1, self.student.masks, *self.size], dtype="float32")
 
     def decoder_spec(self, file: str) -> Decoder:
         """How the manifest describes it."""
-        return Decoder(file=file, maps=list(self.maps), outputs=self.outputs)
+        return Decoder(file=file, maps=list(self.maps), outputs=self.outputs, places=self.interface.places)

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
-from edgeseg.export.deployed import Network
+from edgeseg.export.deployed import NATURAL, Interface, Network
+from edgeseg.manifest import Fact
 from edgeseg.registry import Registry
 from edgeseg.runtimes.base import Ops
 from edgeseg.schema import STRICT
@@ -17,10 +18,14 @@ from edgeseg.schema import STRICT
 
 @dataclass(frozen=True)
 class Written:
-    """What a target wrote: the names of its files, the one that runtimes open first, and the operators of ours in them."""
+    """What a target wrote: the names of its files, the one that runtimes open first, and the operators of ours in them.
+
+    facts: what there is to say about the conversion, for the manifest, e.g. `transposes`.
+    """
 
     files: list[str]
     operators: list[str] = field(default_factory=list)
+    facts: dict[str, Fact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Target:
     __pydantic_config__ = STRICT
     name: ClassVar[str]
     tools: ClassVar[tuple[str, ...]]
+    interface: ClassVar[Interface] = NATURAL
     precision: Literal["fp32", "fp16"] = "fp32"
     ops: Ops = "auto"
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError
+from edgeseg.kernels.label_map.host import label_map_host
 from edgeseg.manifest import InputSpec, Manifest, OutputSpec
 from edgeseg.registry import Registry
 from edgeseg.runtimes import pixels
@@ -90,7 +91,11 @@ def open_artifact(artifact: Artifact, threads: int) -> Session:
 Ops = Literal["auto", "plugin", "graph"]
 """How operators of ours are asked to run: as our kernel, as standard operators, or as what can be had."""
 
-PLUGIN, GRAPH = "plugin", "graph"
+PLUGIN, GRAPH, HOST = "plugin", "graph", "host"
+"""Tiers as a manifest names them; `host`: not in the file, whoever runs it does it."""
+
+ABSENT = -2
+"""As in `edgeseg.students.promptable`, without PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,8 @@ def sessions(open_graph: OpenGraph) -> Callable[[Artifact, int], Session]:
             return open_graph(Opening(file, outputs, manifest.precision.asked, threads, tuple(manifest.op_tiers), ops))
 
         if manifest.decoder is None:
-            return ImageSession(graph(artifact.model_file, [manifest.output.name]), manifest.input, manifest.output)
+            opened = graph(artifact.model_file, [manifest.output.name])
+            return ImageSession(opened, manifest.input, manifest.output, threads)
         encoder = graph(artifact.model_file, manifest.decoder.maps)
         return PromptSession(encoder, graph(artifact.decoder_file, manifest.decoder.outputs), manifest)
 
@@ -150,15 +156,19 @@ def sessions(open_graph: OpenGraph) -> Callable[[Artifact, int], Session]:
 class ImageSession:
     """A network that takes an image and labels it."""
 
-    def __init__(self, graph: Graph, given: InputSpec, made: OutputSpec) -> None:
-        self.input, self.output = given, made
+    def __init__(self, graph: Graph, given: InputSpec, made: OutputSpec, threads: int = 1) -> None:
+        self.input, self.output, self._threads = given, made, threads
         self._graph, self._shape, self._dtype = graph, tuple(given.shape), np.dtype(given.dtype)
 
     def run(self, image: NDArray[Any]) -> NDArray[Any]:
         """The output for one input."""
         if image.shape != self._shape or image.dtype != self._dtype:
             raise wrong_input(image, self.input)
-        return self._graph.run({self.input.name: image})[0]
+        made = self._graph.run({self.input.name: image})[0]
+        if made.ndim == 4 and self.output.kind == "labels":  # the file leaves that to us
+            height, width = self.output.shape[1:]
+            return label_map_host(made, (height, width), self._threads)
+        return made.transpose(0, 3, 1, 2) if self.output.layout == "NHWC" else made
 
     @property
     def execution(self) -> Execution:
@@ -177,6 +187,7 @@ class PromptSession:
         assert manifest.decoder is not None
         self.input, self.output = manifest.input, manifest.output
         self._encoder, self._decoder, self._maps = encoder, decoder, manifest.decoder.maps
+        self._places = manifest.decoder.places
         self._shape, self._dtype = tuple(self.input.shape), np.dtype(self.input.dtype)
         height, width = pixels.size(self.input)
         # a click in the middle and one empty place, which is how a prompt without a box ends
@@ -196,7 +207,20 @@ class PromptSession:
 
         Masks are logits `[P, masks, H, W]`, or uint8 `[P, H, W]` where labels are baked in; quality is `[P, masks]`.
         """
-        masks, quality = self._decoder.run(self._feeds(maps, points, labels))
+        places = self._places
+        if places is None:
+            masks, quality = self._decoder.run(self._feeds(maps, points, labels))
+            return masks, quality
+        count, used = labels.shape
+        if used > places:
+            raise EdgesegError(f"a prompt has {used} points, corners of a box included; this artifact takes {places}")
+        spots, signs = np.zeros((count, places, 2), np.float32), np.full((count, places), ABSENT, np.float32)
+        spots[:, :used], signs[:, :used] = points, labels
+        made = [self._decoder.run(self._feeds(maps, spots[[i]], signs[[i]])) for i in range(count)]
+        masks, quality = (np.concatenate(each) for each in zip(*made, strict=True))
+        if masks.ndim == 4 and self.output.shape[1:] == list(masks.shape[2:]):  # the file leaves that to us
+            best = masks[np.arange(count), quality.argmax(1)] > 0
+            return best.astype(np.uint8), quality
         return masks, quality
 
     def run(self, image: NDArray[Any]) -> NDArray[Any]:

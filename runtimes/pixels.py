@@ -41,11 +41,12 @@ def prepare(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:
         import cv2
 
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
-    if spec.layout == "NHWC":
+    if "pre" in spec.baked:
         return np.ascontiguousarray(image)[None]
     scale = np.asarray([1 / (255 * std) for std in spec.std], np.float32)
     shift = np.asarray([mean / std for mean, std in zip(spec.mean, spec.std, strict=True)], np.float32)
-    planes = (image * scale - shift).transpose(2, 0, 1)
+    scaled = image * scale - shift
+    planes = scaled if spec.layout == "NHWC" else scaled.transpose(2, 0, 1)
     normal: NDArray[Any] = np.ascontiguousarray(planes[None], dtype=spec.dtype)
     return normal
 

@@ -15,8 +15,9 @@ from edgeseg.errors import EdgesegError
 from edgeseg.students.saliency import salient_point
 from edgeseg.students.student import Student, check_rgb, upsample
 
-NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT, PADDING = 0, 1, 2, 3, -1
-"""What a point's label says: background, object, a box's first and second corner, nothing (to make rows equally long)."""
+NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT, PADDING, ABSENT = 0, 1, 2, 3, -1, -2
+"""What a point's label says: background, object, a box's first and second corner, nothing (to make rows equally long, and seen
+as an empty place, as in SAM), not there (what files of a fixed size are filled up with, and nobody sees)."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Promptable(Student):
 
     masks:   how many masks a prompt is answered with, each with an estimate of its quality.
     at_once: how many prompts `decode` answers together on a processor, where more would only leave its cache; null: all.
+    absences: whether places of a prompt may be `ABSENT`: attention then looks past them, which costs a little.
     """
 
     task = "promptable"
     masks: int = 1
     at_once: int | None = None
+    absences: bool = False
 
     def __init__(self) -> None:
         super().__init__(["background", "object"])

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError
 from edgeseg.students.layers import LayerNorm2d
-from edgeseg.students.promptable import PADDING, Promptable
+from edgeseg.students.promptable import ABSENT, PADDING, Promptable
 from edgeseg.students.rwkv_backbone import RwkvBackbone
-from edgeseg.students.sam_layers import Mlp, TwoWayTransformer
+from edgeseg.students.sam_layers import UNSEEN, Mlp, TwoWayTransformer
 from edgeseg.students.student import Stage, Student, register
 
 DIM, TOKENS, EPS = 256, 4, 1e-6
@@ -132,13 +132,17 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(Hypernetwork(FINE) for _ in range(masks))
         self.iou_prediction_head = Hypernetwork(TOKENS)
 
-    def forward(self, image: Tensor, place: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, place: Tensor, prompt: Tensor, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """`image [P or 1, 256, h, w]`, its codes, `prompt [P, N, 256]`: features `[P, 32, 4h, 4w]`, weights `[P, masks, 32]`, quality."""
         used = len(self.output_hypernetworks_mlps)  # as the authors: tokens that give no mask are not there
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight[:used]])
         tokens = torch.cat([own.expand(prompt.shape[0], -1, -1), prompt], 1)
         height, width = image.shape[2:]
-        tokens, flat = self.transformer(tokens, image.flatten(2).transpose(1, 2), place)
+        if hidden is not None:
+            hidden = F.pad(hidden, (len(own), 0))
+        tokens, flat = self.transformer(tokens, image.flatten(2).transpose(1, 2), place, hidden)
         features = self.output_upscaling(flat.transpose(1, 2).reshape(flat.shape[0], DIM, height, width))
         mlps = self.output_hypernetworks_mlps
         weights = torch.stack([mlp(tokens[:, 1 + index]) for index, mlp in enumerate(mlps)], 1)
@@ -166,9 +170,11 @@ class HighResolutionDecoder(nn.Module):
         assert isinstance(first, nn.Conv2d)
         return first
 
-    def forward(self, image: Tensor, place: Tensor, prompt: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, place: Tensor, prompt: Tensor, detail: Tensor, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Mask logits `[P, masks, 4h, 4w]` and quality `[P, masks]`."""
-        features, weights, quality = self.mask_decoder(image, place, prompt)
+        features, weights, quality = self.mask_decoder(image, place, prompt, hidden)
         mixed = F.conv2d(features, self._mix.weight[:, :FINE], padding=1) + detail
         features = features + self.mix_feat_proj[1:](mixed)
         masks = (weights @ features.flatten(2)).reshape(features.shape[0], -1, *features.shape[2:])
@@ -223,7 +229,8 @@ class RwkvSam(Promptable):
         image, detail = maps
         prompt = self.prompt_encoder.tokens(points, labels, size)
         place = self.prompt_encoder.grid(*image.shape[2:])
-        masks, quality = self.decoder(image + self.prompt_encoder.dense(before), place, prompt, detail)
+        hidden = (labels == ABSENT).to(image.dtype) * UNSEEN if self.absences else None
+        masks, quality = self.decoder(image + self.prompt_encoder.dense(before), place, prompt, detail, hidden)
         return masks, quality
 
     def rename(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -153,10 +153,10 @@ class Mlp(nn.Module):
 class Block(TwoWayBlock):
     """SAM's block with two differences: the first one keeps its residual, the others keep the code they add."""
 
-    def among(self, tokens: Tensor, code: Tensor) -> Tensor:
+    def among(self, tokens: Tensor, code: Tensor, hidden: Tensor | None) -> Tensor:
         """The tokens among themselves."""
         tokens = tokens if self.first else tokens + code
-        return tokens + self.self_attn(tokens, tokens, tokens)
+        return tokens + self.self_attn(tokens, tokens, tokens, hidden)
 
 
 class Bottleneck(nn.Module):

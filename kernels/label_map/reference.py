@@ -11,14 +11,14 @@ def label_map_reference(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Labels `[B, H, W]`, and by how much the winner wins `[B, H, W]`: where that is rounding, any of the tied labels is right."""
     x = logits.astype(np.float64)
-    rows = _weights(x.shape[2], size[0], align_corners)
-    columns = _weights(x.shape[3], size[1], align_corners)
+    rows = weights(x.shape[2], size[0], align_corners)
+    columns = weights(x.shape[3], size[1], align_corners)
     full = np.einsum("Hh,bkhw,Ww->bkHW", rows, x, columns, optimize=True)
     first, second = -np.sort(-full, axis=1)[:, :2].swapaxes(0, 1)
     return full.argmax(1).astype(np.uint8), first - second
 
 
-def _weights(inner: int, outer: int, align_corners: bool) -> NDArray[np.float64]:
+def weights(inner: int, outer: int, align_corners: bool) -> NDArray[np.float64]:
     """The bilinear weights `[outer, inner]`: row i holds how much of each input sample output sample i is."""
     if align_corners:
         place = np.arange(outer) * ((inner - 1) / max(1, outer - 1))
