@@ -63,14 +63,14 @@ def make(name: str, size: tuple[int, int], folder: Path) -> Made:
     return Made(plain_export(student, size, folder / "plain.onnx"), logits, labels)
 
 
-def lively(name: str) -> Student:
+def lively(name: str, classes: int = CLASSES) -> Student:
     """A student whose BatchNorm has seen an image: with the statistics it is born with, all signals fade."""
     import torch
 
     from edgeseg.students import create
 
     torch.manual_seed(0)
-    student = create(name, classes=CLASSES).train()
+    student = create(name, classes=classes).train()
     image = torch.from_numpy(pixels.pattern(128, 128)).permute(2, 0, 1)
     batch = student.normalise(torch.stack([image, image.flip(2)]))
     with torch.no_grad():

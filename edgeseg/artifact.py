@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
-from edgeseg.files import inside, sha256
-from edgeseg.manifest import Manifest
+from edgeseg.files import inside, read_json, sha256
+from edgeseg.manifest import SCHEMA, Manifest
 
 if TYPE_CHECKING:
     from edgeseg.runtimes import Session
@@ -39,7 +39,12 @@ class Artifact:
         folder = Path(folder)
         if not (folder / MANIFEST).exists():
             raise EdgesegError(f"{folder} is not an artifact: it has no {MANIFEST}")
-        artifact = cls(folder, schema.read(Manifest, folder / MANIFEST))
+        document = read_json(folder / MANIFEST)
+        if isinstance(document, dict) and isinstance(version := document.get("schema"), int) and version > SCHEMA:
+            raise EdgesegError(
+                f"{folder / MANIFEST} is of schema {version}, this edgeseg reads {SCHEMA}; pip install --upgrade edgeseg"
+            )
+        artifact = cls(folder, schema.parse(Manifest, document, str(folder / MANIFEST)))
         if not artifact.manifest.files:
             raise EdgesegError(f"{folder / MANIFEST} names no files; export again")
         for entry in artifact.manifest.files:

@@ -11,6 +11,9 @@ EdgesegError            1   the caller's mistake: one line that says what, what 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
+from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
@@ -58,16 +61,44 @@ EXTRAS = {
     "flatbuffers": "litert",
     "huggingface_hub": "hub",
     "litert_torch": "litert",
+    "ncnn": "ncnn",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "onnxslim": "onnx",
     "openvino": "openvino",
+    "pnnx": "ncnn",
     "tensorboard": "tensorboard",
+    "tensorrt": "tensorrt",
     "timm": "timm",
     "transformers": "transformers",
 }
 """Optional module -> the extra of this package that brings it."""
+
+
+def import_trusted(module: str) -> None:
+    """Import a module of somebody's networks that the user has named, from where the user is too."""
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise EdgesegError(f"cannot import {module}: {error}; name a module that Python finds from here") from error
+
+
+def require(*modules: str) -> None:
+    """Nothing when all of these optional modules are installed, without importing them.
+
+    Raises:
+        MissingTool: one is not; the message says which extra brings it.
+    """
+    for module in modules:
+        try:
+            there = importlib.util.find_spec(module) is not None
+        except (ValueError, ModuleNotFoundError):  # switched off, or not even what it is a part of
+            there = False
+        if not there:
+            top = module.split(".", maxsplit=1)[0]
+            raise MissingTool(f"{top} is not installed; pip install 'edgeseg[{EXTRAS[top]}]'")
 
 
 def need(module: str) -> ModuleType:

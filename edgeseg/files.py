@@ -60,7 +60,7 @@ def aside_folder(path: Path) -> Iterator[Path]:
     What stood at `path` is kept until the new folder is complete; leftovers of a killed earlier try are removed first,
     and what it had already moved out of the way is moved back.
     """
-    temporary = path.parent / f".{path.name}.part"
+    temporary = _part(path)
     old = path.parent / f".{path.name}.old"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +80,15 @@ def aside_folder(path: Path) -> Iterator[Path]:
         raise EdgesegError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def clear_aside(path: Path) -> None:
+    """Remove what a killed process had written beside `path`; what stands at `path` stays."""
+    shutil.rmtree(_part(path), ignore_errors=True)
+
+
+def _part(path: Path) -> Path:
+    return path.parent / f".{path.name}.part"
 
 
 def write_text(path: Path, text: str) -> Path:

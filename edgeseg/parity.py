@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from edgeseg.artifact import Artifact
 from edgeseg.data import Data, load_data
-from edgeseg.errors import EdgesegError
+from edgeseg.diagnosis import diagnose
+from edgeseg.errors import EdgesegError, ParityFailed
 from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder
 from edgeseg.ledger import Hop, Ledger
 from edgeseg.manifest import InputSpec
@@ -31,6 +32,9 @@ IMAGES = 8
 
 OBJECTS = 4
 """Objects per image that a promptable artifact is asked about, each by a click and by a box."""
+
+DIAGNOSED = 2
+"""Images that usual mistakes are tried on when an artifact fails."""
 
 EVIDENCE = 3
 """Images whose masks are kept for people to look at."""
@@ -159,9 +163,12 @@ def verify_on(
     rows = [Comparison(against.classes, images=len(pictures)) for _ in range(3)]
     kept = set(np.linspace(0, len(pictures) - 1, min(EVIDENCE, len(pictures))).astype(int).tolist())
     evidence: list[tuple[Picture, NDArray[np.uint8], NDArray[np.uint8]]] = []
+    given: list[NDArray[np.uint8]] = []
     answer = answers(artifact, against)
     for index, one in enumerate(pictures):
         made = answer(one)
+        if index < DIAGNOSED:
+            given.append(pixels.labels(made[0][2]))
         for trained, graph, device in made:
             for row, before, after in zip(rows, (trained, graph, trained), (graph, device, device), strict=True):
                 row.add(before, after)
@@ -183,6 +190,8 @@ def verify_on(
         rows[1].hop(f"graph -> {runtime}", precision, names),
         rows[2].hop(f"student -> {runtime}", precision, names),
     ]
+    if not hops[2].passed and not hops[2].nonfinite and (why := _why(against, pictures, given, artifact.size)):
+        hops[2].reasons.append(why)
     keep_evidence(artifact.folder / "evidence", evidence)
     return artifact.rewrite(
         replace(
@@ -192,6 +201,27 @@ def verify_on(
             op_tiers=tiers,
         )
     )
+
+
+def _why(
+    student: Student, pictures: Sequence[Picture], given: Sequence[NDArray[np.uint8]], size: tuple[int, int]
+) -> str | None:
+    """The usual mistake that explains the labels given for the first pictures, in words."""
+    if isinstance(student, Promptable):
+        if student.masks > 1:
+            return None  # which of the masks was seen is not known
+        points, labels = questions(pictures[0], size)
+        prompt = torch.from_numpy(points[:1]), torch.from_numpy(labels[:1])
+        words = diagnose(student, [(pictures[0].image, given[0])], EXPLAINED, prompt)
+    else:
+        words = diagnose(
+            student, [(one.image, labels) for one, labels in zip(pictures, given, strict=False)], EXPLAINED
+        )
+    return None if words is None else f"it draws what the student draws when {words}"
+
+
+EXPLAINED = 0.98
+"""The share of pixels that a usual mistake must explain before it is named."""
 
 
 def coarser(asked: str, executed: str | None) -> str:
@@ -224,7 +254,7 @@ def labelled(artifact: Artifact, student: Student) -> Callable[[Picture], Answer
     def answer(one: Picture) -> Answers:
         normal, given = both(one, artifact.manifest.input)
         trained: Array = student.eval()(torch.from_numpy(normal)).numpy()
-        graph: Array = deployed(torch.from_numpy(given)).numpy()
+        graph: Array = deployed(torch.from_numpy(given if deployed.bakes_pre else normal)).numpy()
         return [(trained, graph, artifact.session.run(given))]
 
     return answer
@@ -244,7 +274,7 @@ def asked(artifact: Artifact, student: Student) -> Callable[[Picture], Answers]:
         points, labels = questions(one, artifact.size)
         prompts = torch.from_numpy(points), torch.from_numpy(labels)
         trained = student.eval()(torch.from_numpy(normal), *prompts)
-        graph = decoder(*encoder(torch.from_numpy(given)), *prompts)
+        graph = decoder(*encoder(torch.from_numpy(given if encoder.bakes_pre else normal)), *prompts)
         device = session.decode(session.encode(given), points, labels)
         masks = [trained[0].numpy(), graph[0].numpy(), device[0]]
         if masks[1].ndim == 3:  # the best mask is chosen inside
@@ -304,6 +334,14 @@ def keep_evidence(folder: Path, evidence: Sequence[tuple[Picture, NDArray[np.uin
         save_picture(folder / f"{index:02d}-artifact.png", made)
         if one.truth is not None:
             save_picture(folder / f"{index:02d}-truth.png", one.truth)
+
+
+def refusal(artifact: Artifact) -> ParityFailed | None:
+    """Why an artifact that was verified must not be used; null when it may."""
+    ledger = artifact.manifest.ledger
+    if ledger is None or ledger.passed:
+        return None
+    return ParityFailed(f"{artifact.folder} does not draw the masks of its run: {'; '.join(bad_hops(ledger))}")
 
 
 def bad_hops(ledger: Ledger) -> Iterator[str]:

@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING
 from edgeseg import schema
 from edgeseg.artifact import MANIFEST, Artifact
 from edgeseg.errors import EdgesegError
+from edgeseg.export.coreml_package import CoreMl as CoreMl
 from edgeseg.export.deployed import NATURAL, Deployed, DeployedDecoder, DeployedEncoder, Interface, Network
+from edgeseg.export.executorch_program import ExecuTorch as ExecuTorch
+from edgeseg.export.litert_file import LiteRt as LiteRt
+from edgeseg.export.ncnn_files import Ncnn as Ncnn
 from edgeseg.export.onnx_file import OnnxRuntime as OnnxRuntime
 from edgeseg.export.openvino_ir import OpenVino as OpenVino
 from edgeseg.export.target import TARGETS as TARGETS
 from edgeseg.export.target import Target, Written
 from edgeseg.export.target import from_options as from_options
+from edgeseg.export.tensorrt_onnx import TensorRt as TensorRt
 from edgeseg.files import aside_folder, sha256
 from edgeseg.manifest import SCHEMA, Fact, FileEntry, InputSpec, Manifest, OutputSpec, Precision, Source, StudentCard
 from edgeseg.provenance import made_by, now, versions

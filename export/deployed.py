@@ -96,9 +96,14 @@ class ImageNetwork(Network):
         self.register_buffer("shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
         self.eval()
 
+    @property
+    def bakes_pre(self) -> bool:
+        """Whether the graph takes the pixels of an image, not what the student takes."""
+        return "pre" in self.bake
+
     def normalised(self, image: Tensor) -> Tensor:
         """The input as the student takes it."""
-        baked, planes = "pre" in self.bake, image
+        baked, planes = self.bakes_pre, image
         if (self.interface.image == "pixels") if baked else (self.interface.layout == "NHWC"):
             planes = image.permute(
                 0, 3, 1, 2
@@ -108,13 +113,13 @@ class ImageNetwork(Network):
     def feeds(self) -> dict[str, Tensor]:
         """The image, as the file takes it."""
         spec = self.input_spec()
-        if "pre" in self.bake and self.interface.image == "planes":
+        if self.bakes_pre and self.interface.image == "planes":
             return {spec.name: torch.zeros(1, 3, *self.size)}
         return {spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))}
 
     def input_spec(self) -> InputSpec:
         """What goes in."""
-        baked = "pre" in self.bake
+        baked = self.bakes_pre
         layout = "NHWC" if baked else self.interface.layout
         return InputSpec(
             name="image",

@@ -39,12 +39,6 @@ TABLE = (
         instead="resize without antialiasing",
     ),
     KnownBad(
-        "bicubic resizing",
-        ("aten.upsample_bicubic2d",),
-        {"coreml": "does not know it"},
-        instead="export it as a product with its weights (export/rewrites.py)",
-    ),
-    KnownBad(
         "GELU in its tanh form",
         ("aten.gelu",),
         {"coreml": "computes the exact one without a word", "executorch": "is off by 4e-4 in XNNPACK"},

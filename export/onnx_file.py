@@ -15,7 +15,7 @@ import torch
 from edgeseg.errors import EdgesegError, need
 from edgeseg.export.deployed import Network
 from edgeseg.export.operators import Forms, give_bodies, used
-from edgeseg.export.target import Target, Written, register
+from edgeseg.export.target import Target, Written, card, register
 from edgeseg.kernels.onnx_function import SIGNATURES, translations
 
 FORMS = Forms(wkv="closed", label_map="at_once")
@@ -29,6 +29,7 @@ class OnnxRuntime(Target):
 
     name: ClassVar[str] = "onnxruntime"
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime")
+    modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxslim", "onnxruntime")
     opset: int = 20
 
     def __post_init__(self) -> None:
@@ -43,10 +44,7 @@ class OnnxRuntime(Target):
         sites = give_bodies(model, FORMS, self.opset)
         need("onnx").checker.check_model(model, full_check=True)
         if self.precision == "fp16":
-            from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-
-            kept = [*DEFAULT_OP_BLOCK_LIST, *SIGNATURES]  # their sums need float32
-            model = convert_float_to_float16(model, keep_io_types=True, op_block_list=kept)
+            model = in_half(model)
         need("onnx").save(model, folder / "model.onnx")
         return Written(["model.onnx"], used(sites))
 
@@ -59,18 +57,18 @@ def to_onnx(network: Network, opset: int) -> Any:
     got = {entry.domain: entry.version for entry in model.opset_import}.get("", 0)
     if got != opset:  # the exporter logs a failed down-conversion and writes another version without raising
         raise EdgesegError(f"PyTorch wrote operator set {got} instead of {opset}; choose opset {got}")
-    student = network.student
-    card = {
-        "student": student.name,
-        "class_names": list(student.class_names),
-        "palette": [list(colour) for colour in student.palette],
-        "mean": list(student.mean),
-        "std": list(student.std),
-        "baked": network.bake,
-    }
-    onnx.helper.set_model_props(model, {"edgeseg": json.dumps(card)})
+    onnx.helper.set_model_props(model, {"edgeseg": json.dumps(card(network))})
     model.producer_name = "edgeseg"
     return model
+
+
+def in_half(model: Any) -> Any:
+    """The ModelProto with weights and arithmetic in float16; what goes in and comes out, and our operators, stay float32."""
+    need("onnxruntime")
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    kept = [*DEFAULT_OP_BLOCK_LIST, *SIGNATURES]  # their sums need float32
+    return convert_float_to_float16(model, keep_io_types=True, op_block_list=kept)
 
 
 def _quiet_export(network: Network, opset: int) -> Any:

@@ -28,6 +28,7 @@ class OpenVino(Target):
 
     name: ClassVar[str] = "openvino"
     tools: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxslim", "openvino")
+    modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxslim", "openvino")
 
     def write(self, network: Network, folder: Path) -> Written:
         """`model.xml` and `model.bin`, by way of ONNX: standard operators only, and a note where ours could take their place."""

@@ -32,12 +32,15 @@ class Written:
 class Target:
     """What every deployment format has. `name` is also the runtime that executes the result.
 
+    tools:     distributions whose versions a manifest has; `modules` must be there to write.
+    interface: how its files take images, labels and prompts.
     ops: how our operators run: `plugin`, `graph` (standard operators), or `auto`: the plugin where it can be had.
     """
 
     __pydantic_config__ = STRICT
     name: ClassVar[str]
     tools: ClassVar[tuple[str, ...]]
+    modules: ClassVar[tuple[str, ...]] = ()
     interface: ClassVar[Interface] = NATURAL
     precision: Literal["fp32", "fp16"] = "fp32"
     ops: Ops = "auto"
@@ -55,6 +58,20 @@ class Target:
     def options(self) -> dict[str, Any]:
         """The target as it stands in a manifest."""
         return {"name": self.name, **dataclasses.asdict(self)}
+
+
+def card(network: Network) -> dict[str, Any]:
+    """What a file says about itself, for formats that have a place for it."""
+    student = network.student
+    return {
+        "student": student.name,
+        "class_names": list(student.class_names),
+        "palette": [list(colour) for colour in student.palette],
+        "mean": list(student.mean),
+        "std": list(student.std),
+        "licence": student.licence,
+        "baked": network.bake,
+    }
 
 
 TARGETS: Registry[type[Target]] = Registry("target")

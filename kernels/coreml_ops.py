@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from traceback import clear_frames
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from edgeseg.errors import EdgesegError, need
+from edgeseg.export.rewrites import cubic_weights
 from edgeseg.kernels.label_map.onnx_body import BAND, LARGE
 from edgeseg.kernels.wkv.forms import CHUNK, form_for
 from edgeseg.runtimes.mil_interpreter import quiet
@@ -244,14 +247,69 @@ def alias(make: Make, x: Any) -> Any:
     return x
 
 
+def bicubic(make: Make, x: Any, size: Any, align_corners: Any, scales: Any) -> Any:
+    """As `export.rewrites.bicubic_as_products`: MIL has no such resizing."""
+    return _resized(make, x, size, scales, partial(cubic_weights, align_corners=bool(align_corners.val)))
+
+
+def nearest(make: Make, x: Any, size: Any, scales: Any) -> Any:
+    """Repeats each sample; by a fraction as a product: which sample Core ML would take then, its documentation does not say."""
+    (rows, height), (columns, width) = _lengths(x, size, scales)
+    if height % rows or width % columns:
+        return _resized(make, x, size, scales, nearest_weights)
+    return make(
+        "upsample_nearest_neighbor", x=x, scale_factor_height=height // rows, scale_factor_width=width // columns
+    )
+
+
+def nearest_weights(inner: int, outer: int) -> Tensor:
+    """`[outer, inner]`: 1 for the sample that PyTorch takes, else 0."""
+    return F.interpolate(torch.eye(inner)[None, None], size=(outer, inner), mode="nearest")[0, 0]
+
+
+def _lengths(x: Any, size: Any, scales: Any) -> list[tuple[int, int]]:
+    """Height before and after, and width."""
+    inner = [int(side) for side in x.shape[-2:]]
+    outer = _numbers(size) if size is not None else [s * by for s, by in zip(inner, _numbers(scales), strict=True)]
+    if any(side % 1 for side in outer):
+        raise EdgesegError(f"resizing {inner} to {outer} ends between two samples; give a size instead of a scale")
+    return list(zip(inner, map(int, outer), strict=True))
+
+
+def _numbers(given: Any) -> list[float]:
+    """The numbers of a constant, or of a list of them."""
+    values: list[Any] = given if isinstance(given, list) else list(given.val)
+    return [float(each.val if hasattr(each, "val") else each) for each in values]
+
+
+def _resized(make: Make, x: Any, size: Any, scales: Any, weights: Callable[[int, int], Tensor]) -> Any:
+    """`x [B, K, h, w]` at another size: rows @ x @ columns."""
+    rows, columns = (weights(*lengths).double().numpy() for lengths in _lengths(x, size, scales))
+    return make("matmul", x=rows, y=make("matmul", x=x, y=columns, transpose_y=True))
+
+
 LOWERINGS: dict[str, Callable[..., Any]] = {
     "edgeseg::wkv": wkv,
     "edgeseg::selective_scan": selective_scan,
     "edgeseg::label_map": label_map,
     "lerp": lerp,
     "alias": alias,
+    "upsample_bicubic2d.vec": bicubic,
+    "upsample_nearest2d.vec": nearest,
 }
 """Operator as coremltools calls it -> what makes it."""
+
+
+def _of_truths(function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """A function in the place of an operator where both arguments are truths; else PyTorch keeps its own."""
+    return lambda x, y: function(x, y) if x.dtype == y.dtype == torch.bool else NotImplemented
+
+
+SPELLINGS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.__and__.Tensor: _of_truths(torch.logical_and),
+    torch.ops.aten.__or__.Tensor: _of_truths(torch.logical_or),
+}
+"""Operators of PyTorch that coremltools 9 knows under another name only."""
 
 
 @cache
@@ -280,8 +338,14 @@ def _prefix(operator: str) -> str:
     return f"edgeseg_{operator}__"
 
 
-def save_package(program: Any, path: Path, precision: Any = None) -> Path:
-    """The program of `torch.export` as an .mlpackage for iOS 17; `precision` as coremltools has it, else float32.
+WRONG = (NotImplementedError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What coremltools raises for a network that it does not take; it has no error of its own."""
+
+
+def convert(program: Any, deployment: str = "iOS17", precision: Any = None, **given: Any) -> Any:
+    """The program of `torch.export` as coremltools' model.
+
+    deployment: as `coremltools.target` has it. precision: as coremltools has it, else float32. given: its `inputs`, `outputs`.
 
     Raises:
         EdgesegError: an operator that coremltools does not know, or a wkv that Core ML cannot have.
@@ -290,14 +354,22 @@ def save_package(program: Any, path: Path, precision: Any = None) -> Path:
         tools = need("coremltools")
         register()
         try:
-            made = tools.convert(
-                deepcopy(program.run_decompositions({})),  # its folding of biases was seen to write into ours
-                minimum_deployment_target=tools.target.iOS17,
+            return tools.convert(
+                deepcopy(program.run_decompositions(SPELLINGS)),  # its folding of biases was seen to write into ours
+                minimum_deployment_target=getattr(tools.target, deployment),
                 compute_precision=precision or tools.precision.FLOAT32,
                 skip_model_load=True,
+                **given,
             )
-        except (EdgesegError, NotImplementedError) as error:
+        except (EdgesegError, *WRONG) as error:
             clear_frames(error.__traceback__)  # they hold a temporary folder that would complain when it goes later
-            raise EdgesegError(f"cannot convert the network to Core ML: {error}") from error
+            why = " ".join(str(error).split())
+            raise EdgesegError(f"cannot convert the network to Core ML: {why}") from error
+
+
+def save_package(program: Any, path: Path, precision: Any = None) -> Path:
+    """The program of `torch.export` as an .mlpackage for iOS 17; raises as `convert` does."""
+    made = convert(program, precision=precision)
+    with quiet():
         made.save(str(path))
     return path

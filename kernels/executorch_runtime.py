@@ -1,42 +1,61 @@
-"""Networks with our operators as programs of ExecuTorch: ours as its kernels, or as standard operators. XNNPACK gets the rest."""
+"""Networks with our operators as programs of ExecuTorch: ours as its kernels, or as standard operators. A delegate gets the rest."""
 
 from __future__ import annotations
 
 import ctypes
+import json
+import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from operator import attrgetter, getitem
+from operator import getitem
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+from unittest.mock import patch
 
-from edgeseg.errors import EdgesegError, need
+from edgeseg.errors import EdgesegError, MissingTool, need
 from edgeseg.kernels.build import LIBRARIES, Flags, Library, library
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.export import ExportedProgram
 
-    from edgeseg.kernels.wkv.forms import Form
+Delegate = Literal["xnnpack", "coreml", "vulkan", "portable"]
+
+DELEGATES = {"xnnpack": "XnnpackBackend", "coreml": "CoreMLBackend", "vulkan": "VulkanBackend"}
+"""Delegate -> what ExecuTorch calls it; `portable` is none of them."""
+
+CARD = "edgeseg"
+"""The method of a program that gives what it says about itself: one JSON document."""
 
 
 @dataclass(frozen=True)
 class Program:
     """What ExecuTorch executes, for inputs of one size.
 
-    code:      the contents of a `.pte` file.
-    plugin:    it calls our kernels, so it runs only where they are registered.
-    delegated: the share of its operators that XNNPACK executes; ExecuTorch's own kernels and ours do the others.
+    code:       the contents of a `.pte` file.
+    plugin:     it calls our kernels, so it runs only where they are registered.
+    delegated:  the share of its operators that a delegate executes; ExecuTorch's own kernels and ours do the others.
+    parts:      how many times a delegate is called.
+    left:       operators that no delegate takes, with their number.
+    arithmetic: precision -> how many convolutions and products compute in it.
+    operators:  those of ours that it has, as kernels or as standard operators.
     """
 
     code: bytes
     plugin: bool
     delegated: float
+    parts: int = 0
+    left: Mapping[str, int] = field(default_factory=dict)
+    arithmetic: Mapping[str, int] = field(default_factory=dict)
+    operators: list[str] = field(default_factory=list)
 
 
 def to_executorch(network: nn.Module, inputs: tuple[Tensor, ...], plugin: bool) -> Program:
-    """The program of a network, with our operators as our kernels (`plugin`) or as standard operators.
+    """The program of a network for XNNPACK, with our operators as our kernels (`plugin`) or as standard operators.
 
     Raises:
         MissingTool: ExecuTorch is not installed.
@@ -44,27 +63,90 @@ def to_executorch(network: nn.Module, inputs: tuple[Tensor, ...], plugin: bool) 
     """
     import torch
 
-    with _quietly():
+    need("executorch")
+    return lower(torch.export.export(network, inputs), plugin)
+
+
+def lower(
+    exported: ExportedProgram,
+    plugin: bool,
+    delegate: Delegate = "xnnpack",
+    half: bool = False,
+    card: Mapping[str, Any] | None = None,
+) -> Program:
+    """The program of an exported network, for a delegate; with `half` in float16 wherever the image is involved.
+
+    card: what the file says about itself, beside what is known here.
+
+    Raises:
+        MissingTool: ExecuTorch is not installed, or not the part that writes for this delegate.
+        EdgesegError: the decay of a wkv depends on the input, a weight that float16 cannot hold, or what the converter cannot do.
+    """
+    import torch
+
+    with _quietly(), torch.no_grad():
         exir = need("executorch.exir")
-        partitioner = need("executorch.backends.xnnpack.partition.xnnpack_partitioner").XnnpackPartitioner()
         # the caller's arrays are read in place
         planning = exir.passes.MemoryPlanningPass(alloc_graph_input=False, alloc_graph_output=False)
-        exported = _folded(torch.export.export(network, inputs))
-        if plugin:
-            _define_out_variants()
-        else:
-            exported = torch.export.export(_in_standard_operators(exported), inputs)
-        edge = exir.to_edge_transform_and_lower(exported, partitioner=[partitioner])
+        ours = sorted({_name(node.target) for node in exported.graph.nodes if node.target in _ours()})
+        prepared = _prepared(exported, plugin, delegate, half)
+        edge = exir.to_edge_transform_and_lower(
+            prepared, partitioner=_partitioners(delegate, half), compile_config=exir.EdgeCompileConfig(_check_ir_validity=False)
+        )
+        network = edge.exported_program().graph_module
+        parts, left, arithmetic = _parts(network), _kinds(network), _arithmetic(network)
+        inside = sum(len(_operators(part)) for part in parts)
+        said = {"delegate": delegate, "plugin": plugin, "parts": len(parts), "inside": inside, "left": left}
+        edge._config_methods = {CARD: json.dumps({**said, "arithmetic": arithmetic, **(card or {})})}
         made = edge.to_executorch(exir.ExecutorchBackendConfig(memory_planning_pass=planning))
-    return Program(bytes(made.buffer), plugin, _delegated(edge.exported_program().graph_module))
+    delegated = inside / max(1, inside + sum(left.values()))
+    return Program(bytes(made.buffer), plugin, delegated, len(parts), left, arithmetic, ours)
 
 
-def _folded(exported: Any) -> Any:
+def _prepared(exported: ExportedProgram, plugin: bool, delegate: Delegate, half: bool) -> ExportedProgram:
+    """The exported program in operators that ExecuTorch and the delegate know."""
+    import torch
+
+    from edgeseg.kernels import executorch_bodies as bodies
+    from edgeseg.kernels.executorch_half import halve
+
+    if plugin:
+        _define_out_variants()
+    assert exported.example_inputs is not None
+    inputs = exported.example_inputs[0]
+    network = _folded(exported).module()
+    bodies.without_checks(network)
+    bodies.cast_first(network)
+    if half:
+        halve(network)
+    functions = ({} if plugin else bodies.OURS) | (bodies.XNNPACK if delegate == "xnnpack" else {})
+    modules = ({} if plugin else bodies.MODULES) | (bodies.XNNPACK_MODULES if delegate == "xnnpack" else {})
+    bodies.rewrite(network, functions, modules)
+    bodies.drop_unused(network)
+    return torch.export.export(network, inputs)
+
+
+def _folded(exported: ExportedProgram) -> ExportedProgram:
     """The exported program with what depends on weights alone computed now: decays, and what ExecuTorch has no kernel for."""
-    folded = need("executorch.exir.passes.constant_prop_pass").constant_prop_pass(exported)
+    folded: ExportedProgram = need("executorch.exir.passes.constant_prop_pass").constant_prop_pass(exported)
     for name, constant in folded.constants.items():
         folded.constants[name] = constant.detach()  # a Parameter here would not be found again
     return folded
+
+
+def _partitioners(delegate: Delegate, half: bool) -> list[Any]:
+    """What finds the parts of a network that a delegate takes."""
+    if delegate == "xnnpack":
+        return [need("executorch.backends.xnnpack.partition.xnnpack_partitioner").XnnpackPartitioner()]
+    if delegate == "vulkan":
+        return [need("executorch.backends.vulkan.partitioner.vulkan_partitioner").VulkanPartitioner()]
+    if delegate == "coreml":
+        coremltools = need("coremltools")
+        backend = need("executorch.backends.apple.coreml.compiler").CoreMLBackend
+        precision = coremltools.precision.FLOAT16 if half else coremltools.precision.FLOAT32
+        specs = backend.generate_compile_specs(compute_precision=precision)
+        return [need("executorch.backends.apple.coreml.partition").CoreMLPartitioner(compile_specs=specs)]
+    return []
 
 
 @cache
@@ -76,83 +158,85 @@ def _define_out_variants() -> Any:
     from torch.library import Library
 
     definitions = Library("edgeseg", "FRAGMENT")
-    for operator in _bodies():
+    for operator in _ours():
         name, _, rest = str(operator._schema).removeprefix("edgeseg::").partition("(")
         given, _, _ = rest.rpartition(") ->")
         definitions.define(f"{name}.out({given}, *, Tensor(a!) out) -> Tensor(a!)")
     return definitions
 
 
-def _in_standard_operators(exported: Any) -> nn.Module:
-    """The network of an exported program with its constants folded, without nodes of ours.
-
-        wkv(decay, bonus, key, value, causal) -> amax, sub, exp, mul, matmul, ..., div
-
-    The form of each wkv is chosen from the decays at its place.
-    """
-    import torch
-
-    from edgeseg.kernels.wkv.forms import form_for
-
-    network: nn.Module = exported.module()
-    graph: Any = network.graph
-    bodies = _bodies()
-    for node in graph.nodes:
-        if node.target is torch.ops.edgeseg.wkv.default:
-            if node.args[0].op != "get_attr":
-                raise EdgesegError("the decay of a wkv depends on the input; only a trained decay can be exported")
-            decay, tokens = attrgetter(node.args[0].target)(network), node.meta["val"].shape[1]
-            node.args = (*node.args, form_for(decay * tokens, preferred="chunk"))
-        node.target = bodies.get(node.target, node.target)
-    network.recompile()  # type: ignore[operator]
-    return network
-
-
-def _bodies() -> dict[Any, Callable[..., Tensor]]:
-    """Our operators, and what they are made of."""
+def _ours() -> list[Any]:
+    """Our operators."""
     from torch import ops
 
     import edgeseg.kernels.label_map.torch_op  # noqa: F401 (each defines its operator)
     import edgeseg.kernels.selective_scan.torch_op  # noqa: F401
     import edgeseg.kernels.wkv.torch_op  # noqa: F401
-    from edgeseg.kernels.selective_scan.forms import scan_plain
 
-    ours = ops.edgeseg
-    return {ours.wkv.default: _wkv, ours.selective_scan.default: scan_plain, ours.label_map.default: _label_map}
+    return [ops.edgeseg.wkv.default, ops.edgeseg.selective_scan.default, ops.edgeseg.label_map.default]
 
 
-def _wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: bool, form: Form) -> Tensor:
-    from edgeseg.kernels.wkv.forms import wkv_plain
-
-    return wkv_plain(decay, bonus, key.float(), value.float(), causal, form).to(value.dtype)
-
-
-def _label_map(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
-    import torch
-    from torch.nn.functional import interpolate
-
-    full = interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=align_corners)
-    return full.permute(0, 2, 3, 1).argmax(3).to(torch.uint8)  # with the classes innermost it takes two thirds as long
+def _parts(network: Any) -> list[Any]:
+    """The networks inside the parts that a delegate takes."""
+    found = need("executorch.exir.lowered_backend_module").get_lowered_submodules(network)
+    return [part.original_module.graph_module for _, part, _ in found]
 
 
-def _delegated(network: Any) -> float:
-    """The share of the operators that lie in delegated parts."""
+def _operators(network: Any) -> list[Any]:
+    """The nodes of a network that compute something in it."""
+    return [
+        node
+        for node in network.graph.nodes
+        if node.op == "call_function" and node.target is not getitem and "call_delegate" not in str(node.target)
+    ]
 
-    def operators(graph: Any) -> int:
-        return sum(node.op == "call_function" and node.target is not getitem for node in graph.nodes)
 
-    parts = [part for _, part, _ in need("executorch.exir.lowered_backend_module").get_lowered_submodules(network)]
-    inside = sum(operators(part.original_module.graph) for part in parts)
-    return inside / (inside + operators(network.graph) - len(parts))
+def _kinds(network: Any) -> dict[str, int]:
+    """Operators outside of delegated parts -> their number."""
+    return dict(Counter(_name(node.target) for node in _operators(network)))
+
+
+def _name(operator: Any) -> str:
+    """`aten::add.Tensor` is `add`."""
+    return str(operator._schema.name).partition("::")[2]
+
+
+HEAVY = ("convolution", "linear", "addmm", "mm", "bmm")
+
+
+def _arithmetic(network: Any) -> dict[str, int]:
+    """Precision -> how many of the operators that carry the arithmetic have their results in it."""
+    names = {"torch.float32": "fp32", "torch.float16": "fp16"}
+    heavy = (
+        node
+        for part in (network, *_parts(network))
+        for node in _operators(part)
+        if _name(node.target) in HEAVY
+    )
+    return dict(Counter(names.get(str(node.meta["val"].dtype), str(node.meta["val"].dtype)) for node in heavy))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A program that can be run; `card` is what it says about itself, `threads` how many the process has."""
+
+    card: Mapping[str, Any]
+    run: Callable[[Sequence[Tensor]], list[Tensor]]
+    threads: Callable[[], int]
 
 
 def load(program: Program, threads: int) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """What runs a program.
+    """What runs a program; as `load_code`."""
+    return load_code(program.code, threads).run
 
-    threads: for every program in this process, since ExecuTorch has one pool for all of them.
+
+def load_code(code: bytes, threads: int) -> Loaded:
+    """The contents of a `.pte` file, ready to run.
+
+    threads: for every program in this process, since ExecuTorch has one pool for all of them: the last one says how many.
 
     Raises:
-        MissingTool: ExecuTorch is not installed, or a compiler for our kernels.
+        MissingTool: ExecuTorch is not installed, a compiler for our kernels, or the delegate that the program was made for.
         EdgesegError: an operator without a kernel; from a run: inputs that the program was not exported for.
     """
     with _quietly():
@@ -160,10 +244,12 @@ def load(program: Program, threads: int) -> Callable[[Sequence[Tensor]], list[Te
         runtime = need("executorch.runtime").Runtime.get()
     if bindings._threadpool_get_thread_count() != threads:
         bindings._unsafe_reset_threadpool(threads)
-    # a second registration would end the process
-    if program.plugin and "edgeseg::wkv.out" not in runtime.operator_registry.operator_names:
-        ctypes.CDLL(str(library("executorch")))
-    loaded = runtime.load_program(program.code)
+    try:
+        loaded = runtime.load_program(code)
+    except RuntimeError as error:
+        raise EdgesegError(f"ExecuTorch: {error}; this is no program of version {_version()}: export again") from error
+    card = json.loads(loaded.load_method(CARD).execute([])[0]) if CARD in loaded.method_names else {}
+    _prepare(runtime, card)
     try:
         loaded.load_method("forward")
     except RuntimeError as error:
@@ -173,21 +259,53 @@ def load(program: Program, threads: int) -> Callable[[Sequence[Tensor]], list[Te
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         try:
-            made: list[Tensor] = loaded.load_method("forward").execute(inputs)
+            made: list[Tensor] = loaded.load_method("forward").execute(inputs)  # a method does not keep its program alive
         except RuntimeError as error:
             got = ", ".join(f"{each.dtype} {list(each.shape)}" for each in inputs)
             raise EdgesegError(f"ExecuTorch: {error}; got {got}: run what the program was exported for") from error
         return made
 
-    return run
+    return Loaded(card, run, bindings._threadpool_get_thread_count)
+
+
+def _prepare(runtime: Any, card: Mapping[str, Any]) -> None:
+    """See to it that there is what a program calls."""
+    needed = DELEGATES.get(card.get("delegate", ""))
+    there = runtime.backend_registry.registered_backend_names
+    if needed is not None and needed not in there:
+        raise MissingTool(
+            f"the program was made for {needed}, and ExecuTorch {_version()} has {', '.join(sorted(there))} here; "
+            f"run it on a device that has {needed}, or export with delegate='xnnpack'"
+        )
+    # a second registration would end the process
+    if card.get("plugin") and "edgeseg::wkv.out" not in runtime.operator_registry.operator_names:
+        ctypes.CDLL(str(library("executorch")))
+
+
+def _version() -> str:
+    return str(need("executorch.version").__version__)
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without ExecuTorch's remarks about deprecated and experimental names, which are not the user's to mend."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Without ExecuTorch's remarks about deprecated and experimental names, which are not the user's to mend.
+
+    And without the history of every node: each of the fifty steps copies it, longer every time, for a fifth of the export.
+    """
+    from torch.fx.traceback import NodeSource
+
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), patch.object(NodeSource, "__deepcopy__", _itself, create=True):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _itself(one: Any, memo: Any) -> Any:
+    return one
 
 
 def _flags() -> Flags:

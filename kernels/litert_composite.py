@@ -6,6 +6,7 @@ LiteRT runs the body in the composite's place, wherever it runs at all; `litert_
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -17,6 +18,7 @@ from torch.fx import GraphModule, Interpreter, Node, map_arg
 from torch.nn.functional import interpolate
 
 from edgeseg.errors import EdgesegError, need
+from edgeseg.export.rewrites import average_pool_of_padded, bicubic_as_products, lerp_as_sum
 from edgeseg.kernels.label_map.torch_op import label_map
 from edgeseg.kernels.litert_plugin import DOMAIN
 from edgeseg.kernels.selective_scan.forms import scan_plain
@@ -28,16 +30,22 @@ NOTHING = 1e-38
 """The converter would leave out a sum with 0 times something."""
 
 
-def convert(module: nn.Module, given: Mapping[str, Tensor]) -> bytes:
-    """The LiteRT file of a module that takes `given` by name: inputs keep their names, outputs are `output_0` and so on.
+def convert(program: torch.export.ExportedProgram, given: Mapping[str, Tensor]) -> bytes:
+    """The LiteRT file of a program that takes `given` by name: inputs keep their names, outputs are `output_0` and so on.
 
     Raises:
-        EdgesegError: the decay of a wkv depends on the input.
+        EdgesegError: the decay of a wkv depends on the input, or an operator that the converter does not know.
     """
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # it would go to stdout, which is for documents
     litert_torch = need("litert_torch")
-    program = torch.export.export(module.eval(), (), dict(given))
-    made = litert_torch.convert(Composites(program), sample_kwargs=dict(given))
+    composites = Composites(program)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            made = litert_torch.convert(composites, sample_kwargs=dict(given))
+    except (RuntimeError, NotImplementedError, ValueError, TypeError, KeyError) as error:
+        words = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise EdgesegError(f"litert_torch cannot convert the network: {words.strip()[:300]}") from error
     return bytes(made.model_content())
 
 
@@ -47,7 +55,8 @@ def single(
     """The LiteRT file of one operator with the shapes and types of `feeds`; those named in `constant` are part of it."""
     tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
     module = _Single(OPERATORS[operator], tensors, constant, attributes)
-    return convert(module, {name: tensor for name, tensor in tensors.items() if name not in constant})
+    given = {name: tensor for name, tensor in tensors.items() if name not in constant}
+    return convert(torch.export.export(module.eval(), (), given), given)
 
 
 class _Single(nn.Module):
@@ -165,8 +174,11 @@ BODIES: dict[Any, Callable[..., Tensor]] = {
     WKV: _wkv,
     selective_scan._opoverload: _selective_scan,
     label_map._opoverload: _label_map,
+    torch.ops.aten.upsample_bicubic2d.vec: bicubic_as_products,  # as it is, it comes with 17 transpositions
+    torch.ops.aten.avg_pool2d.default: average_pool_of_padded,  # as it is, XNNPACK does not take it
+    torch.ops.aten.lerp.Tensor: lerp_as_sum,
 }
-"""Operator of PyTorch -> its composite."""
+"""Operator of PyTorch -> its composite, or what LiteRT does better."""
 
 OPERATORS = {"wkv": wkv, "selective_scan": selective_scan, "label_map": label_map}
 FLAGS = ("causal", "align_corners")

@@ -52,8 +52,8 @@ def with_customs(file: bytes) -> bytes:
             node.builtinOptions2, node.builtinOptions2Type = None, 0
             body = model.subgraphs[options.decompositionSubgraphIndex]
             body.inputs, body.outputs, body.operators, body.tensors = [], [], [], []
-    _drop_unused(model)
-    return _written(schema, model)
+    drop_unused(model)
+    return written(schema, model)
 
 
 def customs(file: bytes, library: Path, threads: int) -> list[Custom]:
@@ -111,8 +111,8 @@ def _code(schema: Any, name: str) -> Any:
     return code
 
 
-def _drop_unused(model: Any) -> None:
-    """Empty the buffers that only bodies read."""
+def drop_unused(model: Any) -> None:
+    """Empty the buffers that nobody reads any more."""
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     used |= {entry.buffer for entry in model.metadata or []}
     for index, buffer in enumerate(model.buffers):
@@ -120,7 +120,8 @@ def _drop_unused(model: Any) -> None:
             buffer.data = None
 
 
-def _written(schema: Any, model: Any) -> bytes:
+def written(schema: Any, model: Any) -> bytes:
+    """The bytes of a model, its constants where LiteRT takes them without a copy."""
     class Aligned(schema.BufferT):  # type: ignore[misc]
         def Pack(self, builder: Any) -> Any:
             builder.Prep(ALIGNED, len(self.data))

@@ -68,6 +68,11 @@ class Runtime:
     open_run: Callable[[Path, int, tuple[int, int]], Session] | None = None
     provenance: Literal["measured", "simulated"] = "measured"
 
+    @property
+    def graph(self) -> OpenGraph | None:
+        """What opens one network file; null for a runtime that has no such."""
+        return self.open.open_graph if isinstance(self.open, Sessions) else None
+
 
 RUNTIMES: Registry[Runtime] = Registry("runtime")
 """Name -> runtime; each file of this folder that is one adds itself."""
@@ -134,15 +139,20 @@ class Opening:
 OpenGraph: TypeAlias = Callable[[Opening], Graph]
 
 
-def sessions(open_graph: OpenGraph) -> Callable[[Artifact, int], Session]:
+@dataclass(frozen=True)
+class Sessions:
     """What opens artifacts in a runtime that knows how to open one file."""
 
-    def open_session(artifact: Artifact, threads: int) -> Session:
+    open_graph: OpenGraph
+
+    def __call__(self, artifact: Artifact, threads: int) -> Session:
+        """An artifact and a number of threads to a session."""
         manifest = artifact.manifest
 
         def graph(file: Path, outputs: Sequence[str]) -> Graph:
             ops = manifest.target.get("ops", "auto")
-            return open_graph(Opening(file, outputs, manifest.precision.asked, threads, tuple(manifest.op_tiers), ops))
+            used = tuple(name for name, tier in manifest.op_tiers.items() if tier != HOST)
+            return self.open_graph(Opening(file, outputs, manifest.precision.asked, threads, used, ops))
 
         if manifest.decoder is None:
             opened = graph(artifact.model_file, [manifest.output.name])
@@ -150,7 +160,10 @@ def sessions(open_graph: OpenGraph) -> Callable[[Artifact, int], Session]:
         encoder = graph(artifact.model_file, manifest.decoder.maps)
         return PromptSession(encoder, graph(artifact.decoder_file, manifest.decoder.outputs), manifest)
 
-    return open_session
+
+def sessions(open_graph: OpenGraph) -> Sessions:
+    """What opens artifacts, from what opens one file."""
+    return Sessions(open_graph)
 
 
 class ImageSession:

@@ -1,4 +1,4 @@
-"""The other end of `worker.py`: starts the process, asks it, and says in one line how it died."""
+"""The outer end of a process that works for this one: starts it, asks it, and says in one line how it died."""
 
 from __future__ import annotations
 
@@ -30,15 +30,24 @@ HINTS = {"SIGKILL": "; was the machine out of memory?", "SIGILL": "; the runtime
 
 
 class Worker:
-    """A fresh process for one subject. `with closing(Worker()) as worker:` ends it and all it started, whatever happens."""
+    """A fresh process for one subject. `with closing(Worker()) as worker:` ends it and all it started, whatever happens.
 
-    def __init__(self, patience_s: float = PATIENCE_S) -> None:
-        self._patience_s = patience_s
+    module: what runs in it, a `Servant`. noun: what to call it when it dies, which raises a `death`.
+    """
+
+    def __init__(
+        self,
+        patience_s: float = PATIENCE_S,
+        module: str = "edgeseg.runtimes.worker",
+        noun: str = "the measuring process",
+        death: type[EdgesegError] = InvalidMeasurement,
+    ) -> None:
+        self._patience_s, self._noun, self._kind = patience_s, noun, death
         top = str(Path(edgeseg.__file__).parent.parent)  # a checkout need not be installed
         path = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgeseg.runtimes.worker"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -50,13 +59,20 @@ class Worker:
         self._listener.start()
 
     def ask(
-        self, do: str, limit_s: float = 0.0, tick: Callable[[float], None] | None = None, **request: Any
+        self,
+        do: str,
+        limit_s: float = 0.0,
+        tick: Callable[[float], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **request: Any,
     ) -> dict[str, Any]:
         """The worker's answer. `tick` is called with the seconds since the question, a few times per second.
 
+        progress: called with what the worker tells on the way, (done, all).
+
         Raises:
-            EdgesegError: what the worker raised, of the same kind.
-            InvalidMeasurement: the worker died, or said nothing for `limit_s` plus its patience.
+            EdgesegError: what the worker raised, of the same kind; or its own kind of death: it died, or said nothing for
+                `limit_s` plus its patience.
         """
         begin = time.monotonic()
         try:
@@ -66,16 +82,21 @@ class Worker:
         while True:
             try:
                 line = self._lines.get(timeout=TICK_S)
-                break
             except queue.Empty:
                 waited = time.monotonic() - begin
-            if waited > limit_s + self._patience_s:
-                raise InvalidMeasurement(f"the measuring process has said nothing for {waited:.0f} s; it hangs")
-            if tick:
-                tick(waited)
-        if line is None:
-            raise self._death()
-        answer: dict[str, Any] = json.loads(line)
+                if waited > limit_s + self._patience_s:
+                    raise self._kind(f"{self._noun} has said nothing for {waited:.0f} s; it hangs") from None
+                if tick:
+                    tick(waited)
+                continue
+            if line is None:
+                raise self._death()
+            answer: dict[str, Any] = json.loads(line)
+            if "progress" not in answer:
+                break
+            begin = time.monotonic()
+            if progress:
+                progress(*answer["progress"])
         if "error" in answer:
             kind: type[EdgesegError] = getattr(errors, answer["kind"], EdgesegError)
             raise kind(answer["error"])
@@ -86,15 +107,15 @@ class Worker:
             self._lines.put(line)
         self._lines.put(None)
 
-    def _death(self) -> InvalidMeasurement:
+    def _death(self) -> EdgesegError:
         code = self._process.wait()
         self._stderr.seek(0)
         words = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         last = f": {words[-1]}" if words else ""
         if code < 0:
             name = signal.Signals(-code).name
-            return InvalidMeasurement(f"the measuring process was ended by {name}{HINTS.get(name, '')}{last}")
-        return InvalidMeasurement(f"the measuring process ended with exit code {code}{last}")
+            return self._kind(f"{self._noun} was ended by {name}{HINTS.get(name, '')}{last}")
+        return self._kind(f"{self._noun} ended with exit code {code}{last}")
 
     def close(self) -> None:
         """End the process and all it started, now."""

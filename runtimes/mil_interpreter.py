@@ -11,7 +11,7 @@ import logging
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,15 @@ TYPES = {
     "UINT16": "uint16",
 }
 """Element type in MIL -> in NumPy and PyTorch."""
+
+PRECISIONS = {"FLOAT32": "fp32", "FLOAT16": "fp16", "INT8": "int8", "UINT8": "int8"}
+"""Element type in MIL -> ours."""
+
+HEAVY = frozenset({"conv", "conv_transpose", "einsum", "linear", "matmul", "scaled_dot_product_attention"})
+"""Operators of MIL that carry the arithmetic and so decide the precision."""
+
+Watch = Callable[[str, Tensor], None]
+"""Is told the name and the value of everything that an operator makes."""
 
 SENTINEL = 0xDEADBEEF
 """Begins what describes a blob of the weights: then type, bytes and offset."""
@@ -70,31 +79,38 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """What an .mlpackage computes."""
+    """What an .mlpackage computes. `images` are the inputs that it takes as RGB pictures; to its operators they are planes."""
 
     inputs: tuple[Declared, ...]
     outputs: tuple[str, ...]
     steps: tuple[Step, ...]
+    images: frozenset[str] = frozenset()
 
     def counts(self) -> Counter[str]:
         """How often each operator is there."""
         return Counter(step.operator for step in self.steps)
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Inputs by name to outputs by name.
+    def run(self, feeds: Mapping[str, NDArray[Any]], watch: Watch | None = None) -> dict[str, NDArray[Any]]:
+        """Inputs by name to outputs by name; a picture is uint8 RGB `[1, H, W, 3]`.
 
         Raises:
             EdgesegError: an input is missing or has another shape, or an operator is used in a way that is not known here.
         """
         values: dict[str, Tensor] = {}
         for entry in self.inputs:
-            if entry.name not in feeds or feeds[entry.name].shape != entry.shape:
+            given = feeds.get(entry.name)
+            if given is not None and entry.name in self.images:
+                given = given.transpose(0, 3, 1, 2) if given.ndim == 4 and given.dtype == np.uint8 else None
+            if given is None or given.shape != entry.shape:
                 shapes = {name: list(array.shape) for name, array in feeds.items()}
                 raise EdgesegError(f"the network takes {entry.name} {list(entry.shape)}, got {shapes}")
-            values[entry.name] = torch.from_numpy(feeds[entry.name]).to(getattr(torch, entry.kind))
+            values[entry.name] = torch.from_numpy(np.ascontiguousarray(given)).to(getattr(torch, entry.kind))
         with torch.inference_mode():
             for step in self.steps:
                 values.update(zip((each.name for each in step.made), _executed(step, values), strict=True))
+                if watch is not None:
+                    for each in step.made:
+                        watch(each.name, values[each.name])
                 for name in step.done:
                     del values[name]
         return {name: values[name].numpy() for name in self.outputs}
@@ -128,18 +144,12 @@ def read_package(path: Path) -> Program:
     Raises:
         EdgesegError: something is missing, cut off or damaged, leads out of the package, or is an operator not in the table.
     """
-    manifest = read_json(path / "Manifest.json")
-    try:
-        entry = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    except (KeyError, TypeError) as error:
-        raise EdgesegError(f"{path}/Manifest.json names no model; was it cut off or edited?") from error
-    model = inside(path / "Data", entry)
-    with quiet():
-        parser = need("coremltools.proto.Model_pb2").Model
+    model = model_file(path)
+    need("coremltools.proto")
     from google.protobuf.message import DecodeError  # comes with coremltools
 
     try:
-        program = _Reader(model.parent, parser.FromString(model.read_bytes()).mlProgram).program()
+        program = _Reader(model.parent, parse(model)).program()
     except (DecodeError, OSError, LookupError, ValueError, struct.error) as error:
         raise EdgesegError(f"{path} is damaged or no mlprogram: {type(error).__name__}: {error}") from error
     if unknown := sorted(program.counts().keys() - OPERATORS.keys()):
@@ -147,6 +157,54 @@ def read_package(path: Path) -> Program:
             f"{path} has the MIL operators {', '.join(unknown)}, which are not known here; add them to runtimes/mil_operators.py"
         )
     return program
+
+
+def parse(path: Path) -> Any:
+    """The `Model` that the file of a package holds.
+
+    Raises:
+        DecodeError, OSError: it is cut off, or not there.
+    """
+    with quiet():
+        parser = need("coremltools.proto.Model_pb2").Model
+    return parser.FromString(path.read_bytes())
+
+
+def main_function(parsed: Any) -> Any:
+    """The program of a parsed package, and the one block of it."""
+    function = dict(parsed.mlProgram.functions)["main"]  # asked itself, a map makes what is not there
+    return function, dict(function.block_specializations)[function.opset]
+
+
+def pictures(parsed: Any) -> frozenset[str]:
+    """The inputs that a parsed package takes as pictures."""
+    return frozenset(each.name for each in parsed.description.input if each.type.WhichOneof("Type") == "imageType")
+
+
+def operations(parsed: Any) -> list[Any]:
+    """The operators of a parsed package, in order, without its constants."""
+    return [each for each in main_function(parsed)[1].operations if each.type != "const"]
+
+
+def arithmetic(parsed: Any) -> Counter[str]:
+    """The precisions that a parsed package declares for what its heavy operators make, and for how many of them."""
+    name = need("coremltools.proto.MIL_pb2").DataType.Name
+    kinds = (name(each.outputs[0].type.tensorType.dataType) for each in operations(parsed) if each.type in HEAVY)
+    return Counter(PRECISIONS.get(kind, kind.lower()) for kind in kinds)
+
+
+def model_file(path: Path) -> Path:
+    """The file of an .mlpackage that holds its description and program.
+
+    Raises:
+        EdgesegError: no manifest, one that names no model, or one that leads out of the package.
+    """
+    manifest = read_json(path / "Manifest.json")
+    try:
+        entry = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+    except (KeyError, TypeError) as error:
+        raise EdgesegError(f"{path}/Manifest.json names no model; was it cut off or edited?") from error
+    return inside(path / "Data", entry)
 
 
 @contextmanager
@@ -167,16 +225,13 @@ class _Reader:
     """Turns the parsed file into a `Program`."""
 
     def __init__(self, folder: Path, parsed: Any) -> None:
-        self.folder, self.function = (
-            folder,
-            dict(parsed.functions)["main"],
-        )  # asked itself, a map makes what is not there
+        self.folder, self.model = folder, parsed
         self.type_name = need("coremltools.proto.MIL_pb2").DataType.Name
         self.constants: dict[str, Any] = {}
         self.blobs: dict[str, bytes] = {}
 
     def program(self) -> Program:
-        block = dict(self.function.block_specializations)[self.function.opset]
+        function, block = main_function(self.model)
         steps = []
         for operation in block.operations:
             if operation.type == "const":
@@ -184,8 +239,9 @@ class _Reader:
             else:
                 given = {name: self.given(argument) for name, argument in operation.inputs.items()}
                 steps.append((operation.type, given, tuple(map(self.declared, operation.outputs))))
-        inputs = tuple(map(self.declared, self.function.inputs))
-        return Program(inputs, tuple(block.outputs), tuple(_ended(steps, inputs, set(block.outputs))))
+        inputs = tuple(map(self.declared, function.inputs))
+        ended = tuple(_ended(steps, inputs, set(block.outputs)))
+        return Program(inputs, tuple(block.outputs), ended, pictures(self.model))
 
     def declared(self, entry: Any) -> Declared:
         kind, shape = self.type(entry.type)

@@ -26,6 +26,22 @@ OPERATORS: dict[str, Callable[..., Made]] = {
     "sub": lambda x, y: x - y,
     "mul": lambda x, y: x * y,
     "real_div": lambda x, y: x / y,
+    "sqrt": lambda x: x.sqrt(),
+    "square": lambda x: x * x,
+    "sin": lambda x: x.sin(),
+    "cos": lambda x: x.cos(),
+    "relu6": lambda x: x.clamp(0, 6),
+    "clip": lambda x, alpha, beta: x.clamp(alpha, beta),
+    "sigmoid_hard": lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1),
+    "thresholded_relu": lambda x, alpha: torch.where(x >= alpha, x, 0.0),
+    "equal": lambda x, y: x == y,
+    "not_equal": lambda x, y: x != y,
+    "greater": lambda x, y: x > y,
+    "greater_equal": lambda x, y: x >= y,
+    "less_equal": lambda x, y: x <= y,
+    "logical_and": lambda x, y: x & y,
+    "logical_or": lambda x, y: x | y,
+    "logical_not": lambda x: ~x,
     "cast": lambda x, dtype: x,  # whatever is made gets the type that the file declares
 }
 
@@ -49,6 +65,41 @@ def conv(
 ) -> Tensor:
     padded = F.pad(x, _last_first(_pads(pad_type, pad)))
     return F.conv2d(padded, weight, bias, tuple(strides), 0, tuple(dilations), groups)
+
+
+@operator
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    pad: Sequence[int] = (0, 0, 0, 0),
+    output_shape: Sequence[int] | None = None,
+    pad_type: str = "valid",
+    strides: Sequence[int] = (1, 1),
+    dilations: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    top, bottom, left, right = _pads(pad_type, pad)
+    full = F.conv_transpose2d(x, weight, bias, tuple(strides), 0, 0, groups, tuple(dilations))
+    made = full[..., top : full.shape[-2] - bottom, left : full.shape[-1] - right]
+    if output_shape is not None and list(output_shape) != list(made.shape):
+        raise ValueError(f"output_shape {list(output_shape)} where the padding leaves {list(made.shape)}")
+    return made
+
+
+@operator
+def max_pool(
+    x: Tensor,
+    kernel_sizes: Sequence[int],
+    strides: Sequence[int] = (1, 1),
+    pad_type: str = "valid",
+    pad: Sequence[int] = (0, 0, 0, 0),
+    ceil_mode: bool = False,
+) -> Tensor:
+    if ceil_mode:
+        raise ValueError(f"ceil_mode={ceil_mode}")
+    padded = F.pad(x, _last_first(_pads(pad_type, pad)), value=-torch.inf)
+    return F.max_pool2d(padded, tuple(kernel_sizes), tuple(strides))
 
 
 @operator
@@ -120,6 +171,28 @@ def layer_norm(
 
 
 @operator
+def batch_norm(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    epsilon: float = 1e-5,
+) -> Tensor:
+    return F.batch_norm(x, mean, variance, gamma, beta, eps=epsilon)
+
+
+@operator
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    return x.softmax(axis)
+
+
+@operator
+def reduce_mean(x: Tensor, axes: Sequence[int] | None = None, keep_dims: bool = False) -> Tensor:
+    return x.mean(_axes(x, axes), keepdim=keep_dims)
+
+
+@operator
 def reduce_sum(x: Tensor, axes: Sequence[int] | None = None, keep_dims: bool = False) -> Tensor:
     return x.sum(_axes(x, axes), keepdim=keep_dims)
 
@@ -163,6 +236,16 @@ def concat(values: Sequence[Tensor], axis: int, interleave: bool = False) -> Ten
 
 
 @operator
+def stack(values: Sequence[Tensor], axis: int) -> Tensor:
+    return torch.stack(list(values), axis)
+
+
+@operator
+def tile(x: Tensor, reps: Sequence[int]) -> Tensor:
+    return x.tile(tuple(reps))
+
+
+@operator
 def split(
     x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Sequence[int] | None = None
 ) -> Sequence[Tensor]:
@@ -196,6 +279,25 @@ def gather(x: Tensor, indices: Any, axis: int = 0, batch_dims: int = 0, validate
     places = torch.as_tensor(indices).long()
     places = torch.where(places < 0, places + x.shape[axis], places)
     return x.index_select(axis, places.flatten()).unflatten(axis, places.shape or (1,))
+
+
+@operator
+def gather_along_axis(x: Tensor, indices: Any, axis: int = 0, validate_indices: bool = False) -> Tensor:
+    places = torch.as_tensor(indices).long()
+    return x.gather(axis, torch.where(places < 0, places + x.shape[axis], places))
+
+
+@operator
+def pixel_shuffle(x: Tensor, upscale_factor: int) -> Tensor:
+    return F.pixel_shuffle(x, upscale_factor)
+
+
+@operator
+def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1) -> Tensor:
+    if scale_factor_height % 1 or scale_factor_width % 1:  # which neighbour is the nearest is not documented
+        raise ValueError(f"scale factors {scale_factor_height} and {scale_factor_width}")
+    tall = x.repeat_interleave(int(scale_factor_height), -2)
+    return tall.repeat_interleave(int(scale_factor_width), -1)
 
 
 @operator

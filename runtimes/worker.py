@@ -1,17 +1,9 @@
-"""The process that measures: `python -m edgeseg.runtimes.worker`, started fresh for every measurement.
-
-It reads one JSON request per line from stdin and answers each with one JSON line. The answers go where stdout was;
-stdout itself becomes stderr first, so that nothing a runtime prints can be taken for an answer. It ends with its stdin.
-"""
+"""The process that measures: `python -m edgeseg.runtimes.worker`, started fresh for every measurement."""
 
 from __future__ import annotations
 
 import base64
-import ctypes
 import gc
-import json
-import os
-import signal
 import sys
 import time
 import zlib
@@ -19,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +21,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import RUNTIMES, open_artifact, pixels, runtime_of, statistics
 from edgeseg.runtimes.base import Session
 from edgeseg.runtimes.record import Protocol
+from edgeseg.runtimes.serve import Servant
 
 CAPACITY = 1 << 22
 """Most samples of one series; untouched rows cost no memory."""
@@ -97,7 +90,7 @@ def _ns(seconds: float) -> int:
     return int(seconds * 1e9)
 
 
-class Bench:
+class Bench(Servant):
     """One session and what it is fed."""
 
     session: Session
@@ -270,39 +263,5 @@ def unpack(document: dict[str, Any]) -> Marks:
     return flat.reshape(-1, document["columns"]).astype(np.int64)
 
 
-def answer(bench: Bench, line: str) -> dict[str, Any]:
-    """The answer to one request; a mistake of the caller is an answer too."""
-    request = json.loads(line)
-    try:
-        result: dict[str, Any] = getattr(bench, request.pop("do"))(**request)
-    except EdgesegError as error:
-        return {"error": str(error), "kind": type(error).__name__}
-    return result
-
-
-def main() -> None:
-    """Answer until stdin ends."""
-    answers = _take_stdout()
-    _die_with_parent()
-    bench = Bench()
-    for line in sys.stdin:
-        answers.write(json.dumps(answer(bench, line)) + "\n")
-        answers.flush()
-
-
-def _take_stdout() -> IO[str]:
-    """The real stdout for us alone; what anybody prints goes to stderr, from C too."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
-
-
-def _die_with_parent() -> None:
-    """On Linux, a parent that is killed takes this process with it, in the middle of a measurement too."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
 if __name__ == "__main__":
-    main()
+    Bench().serve()

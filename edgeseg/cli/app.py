@@ -6,7 +6,6 @@ Exit codes: 0 ok, 1 the caller's mistake, 2 parity failed, 3 accuracy gate, 4 bu
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, import_trusted
 
 app = typer.Typer(
     name="edgeseg",
@@ -37,6 +36,9 @@ show = Console(highlight=False)
 # typer carries its own copy of click: the common ancestor of its usage errors has no public name
 _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
+TRUSTED: list[str] = []
+"""The modules named by `--trust`, for the processes that this one starts."""
+
 _printed = False  # whether this command has printed its JSON document
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -51,12 +53,9 @@ def everywhere(
     ] = None,
 ) -> None:
     """Train compact segmentation students, export them with proof, measure them honestly, and say SHIP or DON'T SHIP."""
-    for module in trust or []:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise EdgesegError(f"cannot import {module}: {error}; name a module that Python finds from here") from error
+    TRUSTED[:] = trust or []
+    for module in TRUSTED:
+        import_trusted(module)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fail(message: str, code: int, words: Sequence[str]) -> int:
     """Say what went wrong and return the exit code."""
-    talk.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True)
+    talk.print(f"[bold red]error:[/] {plain(message)}", soft_wrap=True)
     if "--json" in words and not _printed:  # a result that is printed stays the one document
         sys.stdout.write(json.dumps({"error": message, "exit_code": code}) + "\n")
     return code
@@ -114,7 +113,7 @@ def table(
 ) -> Table:
     """A table; the columns in `right` hold numbers, those in `whole` are never broken."""
     result = Table(
-        title=_plain(title) or None,
+        title=plain(title) or None,
         title_justify="left",
         title_style="bold",
         header_style="bold",
@@ -182,5 +181,6 @@ def is_artifact(path: Path) -> bool:
     raise EdgesegError(f"{path} {what}")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A text without what rich would take for markup."""
     return text.replace("[", r"\[")

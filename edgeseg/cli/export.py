@@ -3,61 +3,190 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, progress, table, talk
-from edgeseg.errors import EdgesegError, ParityFailed
+from edgeseg.cli.app import TRUSTED, Json, app, emit, is_artifact, parse_size, plain, progress, table, talk
+from edgeseg.errors import EdgesegError, MissingTool
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from edgeseg.artifact import Artifact
     from edgeseg.data import Data
+    from edgeseg.export.apart import Outcome
+    from edgeseg.export.target import Target
     from edgeseg.runs import RunCard
+
+
+TARGET_NAMES = ("onnxruntime", "openvino", "litert", "coreml", "tensorrt", "executorch", "ncnn")
+"""What there is to export to, known without importing any of it."""
+
+ALL = "all"
+"""For `--to`: every target there is."""
+
+Images = Annotated[str | None, typer.Option(help="Images for the proof; the run's own data by default.")]
 
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN")],
-    to: Annotated[str, typer.Option(metavar="TARGET[,TARGET]", help="onnxruntime, openvino")],
+    run: Annotated[str, typer.Argument(metavar="RUN|NAME", help="A run, or a student by name with fresh weights.")],
+    to: Annotated[str, typer.Option(metavar="TARGET[,TARGET]", help=f"{', '.join(TARGET_NAMES)}, or all")],
     out: Annotated[Path, typer.Option(help="Each artifact goes into a folder of its own in here, e.g. OUT/openvino.")],
-    precision: Annotated[str, typer.Option(help="fp32 or fp16")] = "fp32",
-    size: Size = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16, or both: fp32,fp16")] = "fp32",
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW[,HxW]", help="Height x width; the size the run was trained at by default."),
+    ] = None,
     bake: Annotated[str, typer.Option(help="pre: uint8 RGB in; labels: uint8 label map out; or pre,labels")] = "",
     ops: Annotated[
         str, typer.Option(help="How wkv, selective_scan and label_map run: auto, plugin or graph (standard operators).")
     ] = "auto",
-    data: Annotated[str | None, typer.Option(help="Images for the proof; the run's own data by default.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="TARGET.OPTION=VALUE", help="An option of one target, e.g. coreml.deployment=iOS18."
+        ),
+    ] = None,
+    classes: Annotated[int, typer.Option(help="For a NAME: the number of classes.")] = 19,
+    data: Images = None,
     as_json: Json = False,
 ) -> None:
     """Export a run, prove each artifact, and put it in place when it is complete.
 
+    Each target works in a process of its own: one that fails is a line in the table, and the others go on.
+
     Example: edgeseg export runs/cam --to onnxruntime,openvino --out out/cam --bake pre,labels
     """
-    from edgeseg import schema
-    from edgeseg.export import TARGETS, export_model
-    from edgeseg.manifest import Source
-    from edgeseg.runs import load_run, read_card
+    from contextlib import ExitStack
 
-    kinds = [TARGETS[name.strip()] for name in to.split(",")]
-    baked = [name.strip() for name in bake.split(",") if name.strip()]
-    card = read_card(run)
-    wanted = parse_size(size) or card.size
-    if wanted is None:
-        raise EdgesegError(f"{run} does not say at which size it was trained; give one with --size, e.g. 360x480")
-    targets = [kind(precision=precision, ops=ops) for kind in kinds]  # type: ignore[arg-type]  # checked when it is built
-    student = load_run(run)
-    images = proof_data(data, card.training.data if card.training else None)
-    made = []
-    for target in targets:
-        folder = out / (target.name if target.precision == "fp32" else f"{target.name}-{target.precision}")
-        with progress(f"exporting and verifying {folder}") as bar:
-            source = Source(str(run), card.sha256)
-            made.append(export_model(student, target, folder, wanted, baked, source, images, bar))
-    emit([schema.dump(artifact.manifest) for artifact in made], as_json, *[ledger_table(artifact) for artifact in made])
-    refuse_failed(made)
+    from edgeseg.export.apart import Job, as_run, export_apart
+    from edgeseg.manifest import Source
+    from edgeseg.runs import read_card
+    from edgeseg.students import STUDENTS
+
+    targets = chosen_targets(to, precision, ops, options or [])
+    sizes = [parsed for part in size.split(",") if (parsed := parse_size(part))] if size else []
+    with ExitStack() as stack:
+        if not Path(run).exists() and run in STUDENTS:
+            if not sizes:
+                raise EdgesegError(f"{run} is a student without training: say at which --size, e.g. 360x480")
+            folder, source, images = stack.enter_context(as_run(run, classes, sizes[0])), Source(None, None), None
+        else:
+            folder, card = Path(run), read_card(Path(run))
+            source = Source(run, card.sha256)
+            if not sizes and card.size is None:
+                raise EdgesegError(
+                    f"{run} does not say at which size it was trained; give one with --size, e.g. 360x480"
+                )
+            sizes = sizes or [card.size]  # type: ignore[list-item]
+            images = proof_data(data, card.training.data if card.training else None)
+        spec = data if images is None else images.spec
+        jobs = [
+            Job(str(folder), target.options(), str(out / place), each, words(bake), spec, source, list(TRUSTED))
+            for each in sizes
+            for target in targets
+            for place in [folder_name(target, each if len(sizes) > 1 else None)]
+        ]
+        outcomes = []
+        for job, target in zip(jobs, targets * len(sizes), strict=True):
+            with progress(f"exporting and verifying {job.out}") as bar:
+                outcomes.append(export_apart(job, target, bar))
+    report(outcomes, to == ALL, as_json)
+
+
+def chosen_targets(to: str, precision: str, ops: str, options: list[str]) -> list[Target]:
+    """The targets named, in each of the precisions named, with their own options."""
+    from edgeseg import schema
+    from edgeseg.export import TARGETS
+
+    given: dict[str, dict[str, str]] = {}
+    for entry in options:
+        name, dot, rest = entry.partition(".")
+        key, equals, value = rest.partition("=")
+        if not (dot and equals and key):
+            raise EdgesegError(f"--set takes TARGET.OPTION=VALUE, got {entry!r}; e.g. coreml.deployment=iOS18")
+        given.setdefault(TARGETS[name].name, {})[key] = value
+    kinds = [TARGETS[name] for name in (TARGET_NAMES if to == ALL else words(to))]
+    if unused := set(given) - {kind.name for kind in kinds}:
+        raise EdgesegError(f"--set is for {', '.join(sorted(unused))}, which --to does not name")
+    return [
+        schema.parse(kind, {"precision": each, "ops": ops} | given.get(kind.name, {}), kind.name)
+        for each in words(precision)
+        for kind in kinds
+    ]
+
+
+def words(text: str) -> list[str]:
+    """`a,b` as a list."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def folder_name(target: Target, size: tuple[int, int] | None) -> str:
+    """What an artifact's folder is called: the target, its precision unless fp32, and the size where there are several."""
+    name = target.name if target.precision == "fp32" else f"{target.name}-{target.precision}"
+    return name if size is None else f"{name}-{size[0]}x{size[1]}"
+
+
+def report(outcomes: list[Outcome], everything: bool, as_json: bool) -> None:
+    """Show what became of exports; the error of a single one, or the first of several, ends the command.
+
+    everything: all targets were asked for, so that one whose extra is not installed is a line and no error.
+    """
+    from edgeseg import schema
+
+    errors = [one for one in outcomes if one.error is not None]
+    if len(outcomes) == 1 and errors and errors[0].artifact is None:
+        raise errors[0].error  # type: ignore[misc]
+    documents = [
+        schema.dump(one.artifact.manifest)
+        if one.artifact
+        else {"target": one.target.options(), "size": one.size, "error": str(one.error)}
+        for one in outcomes
+    ]
+    proven = [one.artifact for one in outcomes if one.artifact]
+    ledgers = [ledger_table(artifact) for artifact in proven] if len(proven) <= LEDGERS else []
+    summary = [] if len(outcomes) == 1 else [outcome_table(outcomes)]
+    reasons = [f"{folder_name(one.target, one.size)}: {plain(str(one.error))}" for one in errors if summary]
+    emit(documents, as_json, *ledgers, *summary, *reasons)
+    grave = [one for one in errors if not (everything and isinstance(one.error, MissingTool))]
+    if grave:
+        failed = [one for one in grave if one.artifact] or grave
+        first = failed[0].error
+        assert first is not None
+        if len(outcomes) == 1:
+            raise first
+        raise type(first)(f"{len(grave)} of {len(outcomes)} exports failed, see above")
+
+
+LEDGERS = 2
+"""Artifacts whose whole ledgers are shown after an export; of more there is a line each."""
+
+
+def outcome_table(outcomes: list[Outcome]) -> Table:
+    """A line for each export."""
+    rows = []
+    for one in outcomes:
+        name = folder_name(one.target, one.size)
+        if one.artifact is None:
+            rows.append(
+                [name, None, None, None, None, None, "[red]missing[/]" if isinstance(one.error, MissingTool) else FAIL]
+            )
+            continue
+        manifest = one.artifact.manifest
+        hop = manifest.ledger.hops[-1] if manifest.ledger else None
+        tiers = ", ".join(f"{operator} {tier}" for operator, tier in manifest.op_tiers.items())
+        rms = None if hop is None or hop.relative_rms is None else f"{hop.relative_rms:.1e}"
+        same = None if hop is None else f"{100 * hop.same_label:.3f}%"
+        size = f"{sum(file.bytes for file in manifest.files) / 1e6:.1f}"
+        seconds = str(manifest.conversion.get("seconds", "-"))
+        rows.append([name, rms, same, size, seconds, tiers, "[green]pass[/]" if one.error is None else FAIL])
+    columns = ["artifact", "rel. RMS", "same label", "MB", "s", "operators", ""]
+    return table("", columns, rows, right=(1, 2, 3, 4), whole=(0, 1, 2, 6))
+
+
+FAIL = "[red]FAIL[/]"
 
 
 @app.command()
@@ -66,9 +195,12 @@ def verify(
     against: Annotated[
         Path | None, typer.Option(help="The run; the one the artifact was made from by default.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Images to compare on; the run's own data by default.")] = None,
+    data: Images = None,
     split: Annotated[str | None, typer.Option(help="The data set's selection split by default.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 8,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Also: the first module whose output differs, and where in the picture.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare an artifact with its run on real images, mask by mask, and renew its ledger.
@@ -77,19 +209,59 @@ def verify(
     """
     from edgeseg import schema
     from edgeseg.artifact import Artifact
-    from edgeseg.parity import verify_with
-    from edgeseg.runs import load_run
+    from edgeseg.export.apart import ask
+    from edgeseg.parity import refusal
 
     if not is_artifact(artifact):
         raise EdgesegError(f"{artifact} is a run; verify takes an artifact and compares it with its run")
     opened = Artifact.open(artifact)
     run, card = source_run(opened, against)
     images = proof_data(data, card.training.data if card.training else None)
+    where = {"artifact": str(artifact), "run": str(run), "data": images.spec if images else None, "split": split}
+    noun = f"the process that verifies {artifact}"
     with progress(f"verifying {artifact}") as bar:
-        verified = verify_with(opened, load_run(run), images, split, count, bar)
+        ask("verify", noun, bar, **where, count=count, trust=list(TRUSTED))
+    verified = Artifact.open(artifact)
     assert verified.manifest.ledger is not None
-    emit(schema.dump(verified.manifest.ledger), as_json, ledger_table(verified))
-    refuse_failed([verified])
+    found = None
+    if bisect:
+        with progress(f"bisecting {artifact}") as bar:
+            found = ask("bisect", noun, bar, **where, trust=list(TRUSTED))
+    ledger = schema.dump(verified.manifest.ledger)
+    tables = [ledger_table(verified), *([stage_table(found), found["words"]] if found else [])]
+    emit(ledger | {"bisect": found} if found else ledger, as_json, *tables)
+    if error := refusal(verified):
+        raise error
+
+
+def refuse_failed(artifacts: list[Artifact]) -> None:
+    """End with exit code 2 when a ledger failed."""
+    from edgeseg.parity import refusal
+
+    for artifact in artifacts:
+        if error := refusal(artifact):
+            raise error
+
+
+def stage_table(found: dict[str, Any]) -> Table:
+    """The modules that were looked at, for people."""
+
+    def shown(error: float | None) -> str:
+        return "not finite" if error is None else f"{error:.1e}"
+
+    rows = [
+        [
+            stage["module"],
+            stage["kind"],
+            "x".join(map(str, stage["shape"])),
+            shown(stage["graph"]),
+            shown(stage["file"]),
+        ]
+        + ["[green]fits[/]" if stage["fits"] else "[red]differs[/]"]
+        for stage in found["stages"]
+    ]
+    title = f"modules in the order they run, within {found['within']:g}"
+    return table(title, ["module", "kind", "output", "folded", "in the file", ""], rows, right=(3, 4), whole=(5,))
 
 
 def source_run(artifact: Artifact, given: Path | None) -> tuple[Path, RunCard]:
@@ -155,13 +327,3 @@ def ledger_table(artifact: Artifact) -> Table:
         right=(2, 3, 4, 6),
         whole=(0, 1, 7),
     )
-
-
-def refuse_failed(artifacts: list[Artifact]) -> None:
-    """End with exit code 2 when a ledger failed."""
-    from edgeseg.parity import bad_hops
-
-    for artifact in artifacts:
-        ledger = artifact.manifest.ledger
-        if ledger is not None and not ledger.passed:
-            raise ParityFailed(f"{artifact.folder} does not draw the masks of its run: {'; '.join(bad_hops(ledger))}")

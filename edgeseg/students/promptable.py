@@ -178,6 +178,8 @@ Correct: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def best_mask(masks: Tensor, quality: Tensor) -> Tensor:
     """Of `masks [P, masks, h, w]` the one of the highest quality, `[P, 1, h, w]`."""
+    if masks.shape[1] == 1:
+        return masks
     best = quality.argmax(1)[:, None, None, None].expand(-1, 1, *masks.shape[-2:])
     return masks.gather(1, best)
 

@@ -171,6 +171,9 @@ class Zoo(nn.Module):
         self.point = nn.Conv2d(4, 5, 1, bias=False)
         self.norm, self.linear = nn.LayerNorm(10, 1e-3), nn.Linear(10, 7)
         self.plain = nn.Linear(10, 3, bias=False)
+        self.up = nn.ConvTranspose2d(4, 6, 3, 2, (1, 0), groups=2, dilation=(1, 2))
+        self.batch = nn.BatchNorm2d(4, 1e-2)
+        self.batch.running_mean, self.batch.running_var = torch.rand(4), 1 + torch.rand(4)
         torch.nn.init.normal_(self.norm.weight)
         torch.nn.init.normal_(self.norm.bias)
         self.register_buffer("order", torch.randperm(10))
@@ -194,6 +197,14 @@ class Zoo(nn.Module):
             F.interpolate(x, scale_factor=2, mode="bilinear"),
             F.interpolate(x, size=(15, 28), mode="bilinear", align_corners=True),
             label_map_operator(x, 13, 21, False).to(torch.int32),
+            *(self.up(x), F.max_pool2d(x, 3, 2, 1), self.batch(x.relu()), F.pixel_shuffle(x, 2)),
+            *(F.relu6(x), x.clamp(-1, 2), F.hardsigmoid(x), F.hardswish(x), x.softmax(1), x.softmax(-1)),
+            *(x.sin(), x.cos(), F.group_norm(x, 2), (x * x + 1).sqrt(), x.mean((2, 3)), x.mean(1, keepdim=True)),
+            *(torch.stack([low, high], 1), first.expand(1, 3, 8, 10) * rest, first.tile(1, 2, 1, 3)),
+            x.gather(3, self.order[:4].expand(1, 4, 8, 4)),
+            *(((x == first) | (x != low.mean())).int(), ((x > 1) & (x >= first)).int(), (~(x <= 0)).int()),
+            *(F.interpolate(x, size=size, mode="nearest") for size in ((16, 30), (12, 15))),
+            *(F.interpolate(x, size=(16, 15), mode="bicubic", align_corners=align) for align in (False, True)),
         )
 
 
@@ -211,6 +222,89 @@ def test_the_interpreter_computes_what_pytorch_does(tmp_path: Path) -> None:
     halved = read_package(converted(zoo, (x,), tmp_path / "half", half=True))
     for index, (made, exact) in enumerate(zip(results(halved, x), wanted, strict=True)):
         assert relative_rms(made, exact.double().numpy()) <= 5e-3 or made.dtype == np.int32, index  # exp(8)
+
+
+def row(*numbers: float) -> Tensor:
+    return torch.tensor([[[numbers]]], dtype=torch.float32)
+
+
+def truths(*given: int) -> Tensor:
+    return torch.tensor(given, dtype=torch.bool)
+
+
+TWO = {"x": truths(0, 0, 1, 1), "y": truths(0, 1, 0, 1)}
+BY_HAND: list[tuple[str, dict[str, Any], list[float]]] = [
+    ("sqrt", {"x": row(4, 9)}, [2, 3]),
+    ("square", {"x": row(-3, 2)}, [9, 4]),
+    ("sin", {"x": row(0, np.pi / 2)}, [0, 1]),
+    ("cos", {"x": row(0, np.pi)}, [1, -1]),
+    ("relu6", {"x": row(-1, 3, 9)}, [0, 3, 6]),
+    ("clip", {"x": row(-1, 3, 9), "alpha": 0.5, "beta": 4.0}, [0.5, 3, 4]),
+    ("sigmoid_hard", {"x": row(-9, 1, 9), "alpha": 0.25, "beta": 0.5}, [0, 0.75, 1]),
+    ("thresholded_relu", {"x": row(-2, -1, 3), "alpha": -1.0}, [0, -1, 3]),
+    ("equal", {"x": row(1, 2), "y": 2.0}, [0, 1]),
+    ("not_equal", {"x": row(1, 2), "y": 2.0}, [1, 0]),
+    ("greater", {"x": row(1, 2, 3), "y": 2.0}, [0, 0, 1]),
+    ("greater_equal", {"x": row(1, 2, 3), "y": 2.0}, [0, 1, 1]),
+    ("less_equal", {"x": row(1, 2, 3), "y": 2.0}, [1, 1, 0]),
+    ("logical_and", TWO, [0, 0, 0, 1]),
+    ("logical_or", TWO, [0, 1, 1, 1]),
+    ("logical_not", {"x": truths(0, 1)}, [1, 0]),
+    ("softmax", {"x": row(0, np.log(3))}, [0.25, 0.75]),
+    ("reduce_mean", {"x": row(1, 2, 6), "axes": [-1]}, [3]),
+    ("stack", {"values": [row(1, 2), row(3, 4)], "axis": -1}, [1, 3, 2, 4]),
+    ("tile", {"x": row(1, 2), "reps": [1, 1, 1, 2]}, [1, 2, 1, 2]),
+    ("gather_along_axis", {"x": row(5, 6, 7), "indices": row(2, -3, 1).int(), "axis": 3}, [7, 5, 6]),
+    ("upsample_nearest_neighbor", {"x": row(1, 2), "scale_factor_width": 3}, [1, 1, 1, 2, 2, 2]),
+    ("pixel_shuffle", {"x": torch.arange(8.0).reshape(1, 4, 1, 2), "upscale_factor": 2}, [0, 2, 1, 3, 4, 6, 5, 7]),
+    ("max_pool", {"x": row(-5, -1, -7, -2), "kernel_sizes": [1, 2], "strides": [1, 2]}, [-1, -2]),
+    (
+        "max_pool",  # what is padded never wins
+        {"x": row(-5, -1), "kernel_sizes": [1, 2], "strides": [1, 2], "pad_type": "custom", "pad": [0, 0, 1, 1]},
+        [-5, -1],
+    ),
+    (
+        "batch_norm",
+        {"x": row(1, 3), "mean": row(1).view(1), "variance": row(3).view(1), "gamma": row(4).view(1), "epsilon": 1.0},
+        [0, 4],
+    ),
+    ("conv_transpose", {"x": row(1, 10), "weight": row(1, 2, 3), "strides": [1, 2]}, [1, 2, 13, 20, 30]),
+    (
+        "conv_transpose",  # 1 off in front, 1 behind
+        {"x": row(1, 10), "weight": row(1, 2, 3), "strides": [1, 2], "pad_type": "custom", "pad": [0, 0, 1, 1]},
+        [2, 13, 20],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "wanted"), BY_HAND)
+def test_operators_are_what_a_hand_computes(name: str, given: dict[str, Any], wanted: list[float]) -> None:
+    made = OPERATORS[name](**given)
+    assert isinstance(made, Tensor)
+    assert made.flatten().float().tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("upsample_nearest_neighbor", {"x": row(1, 2), "scale_factor_width": 1.5}),
+        ("max_pool", {"x": row(1, 2), "kernel_sizes": [1, 2], "ceil_mode": True}),
+        ("max_pool", {"x": row(1, 2), "kernel_sizes": [1, 2], "pad_type": "same"}),
+        ("conv_transpose", {"x": row(1), "weight": row(1, 2), "output_shape": [1, 1, 1, 3]}),
+    ],
+)
+def test_what_is_not_known_of_an_operator_is_not_guessed(name: str, given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"scale factors|ceil_mode|pad_type|output_shape"):
+        OPERATORS[name](**given)
+
+
+def test_what_every_operator_makes_can_be_watched(tmp_path: Path) -> None:
+    program = read_package(converted(lambda x: (x.relu() + 1).sigmoid(), (torch.ones(1, 4),), tmp_path))
+    seen: dict[str, Tensor] = {}
+    made = program.run({program.inputs[0].name: -np.ones((1, 4), np.float32)}, watch=seen.__setitem__)
+    assert list(seen) == [each.name for step in program.steps for each in step.made]
+    assert [float(value[0, 0]) for value in seen.values()] == pytest.approx([0, 1, 1 / (1 + np.exp(-1))])
+    assert np.array_equal(made[program.outputs[0]], seen[program.outputs[0]].numpy())
 
 
 def test_float16_is_rounded_and_overflows(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def two() -> tuple[bytes, dict[str, Tensor]]:
 
     key, value = torch.randn(2, 1, 40, 8, generator=torch.Generator().manual_seed(0))
     given = {"key": key, "value": value}
-    return convert(Two(), given), given
+    return convert(torch.export.export(Two().eval(), (), given), given), given
 
 
 def opened(file: bytes, given: dict[str, Tensor]) -> CompiledModel:
@@ -167,7 +167,7 @@ def test_a_decay_that_depends_on_the_input_is_refused() -> None:
             return wkv(key.mean((0, 1)), self.bonus, key, value), value
 
     with pytest.raises(EdgesegError, match="the decay of wkv depends on the input; only a trained decay"):
-        convert(Wrong(), two()[1])
+        convert(torch.export.export(Wrong().eval(), (), two()[1]), two()[1])
 
 
 def test_a_file_that_is_none_is_one_line() -> None:
@@ -203,7 +203,7 @@ def test_networks_draw_the_same_both_ways(name: str) -> None:
     from edgeseg.kernels.litert_composite import convert
 
     (net,) = networks(student(name), (64, 64), ("pre", "labels"))
-    file = convert(net, net.feeds())
+    file = convert(torch.export.export(net, tuple(net.feeds().values())), net.feeds())
     models = [opened(each, net.feeds()) for each in (file, with_customs(file))]
     for seed in range(3):
         image = np.random.default_rng(seed).integers(0, 255, (1, 64, 64, 3), np.uint8)

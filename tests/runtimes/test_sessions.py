@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg import schema
 from edgeseg.artifact import Artifact
-from edgeseg.errors import EdgesegError
+from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.files import sha256
 from edgeseg.manifest import FileEntry, InputSpec, Manifest, OutputSpec, Precision, Source, StudentCard
 from edgeseg.provenance import MadeBy
@@ -218,10 +218,13 @@ def test_the_torch_runtime_takes_no_artifact(tmp_path: Path) -> None:
         open_artifact(artifact(tmp_path, "torch"), threads=1)
 
 
-def test_every_runtime_knows_its_name_and_version() -> None:
-    for name in RUNTIMES:
-        assert RUNTIMES[name].name == name
+@pytest.mark.parametrize("name", list(RUNTIMES))
+def test_every_runtime_knows_its_name_and_version(name: str) -> None:
+    assert RUNTIMES[name].name == name
+    try:
         assert RUNTIMES[name].version()
+    except MissingTool as error:
+        assert "pip install" in str(error)
 
 
 def test_importing_the_runtimes_loads_none_of_them() -> None:

@@ -1,0 +1,250 @@
+"""Every student to every target: what passes its proof, how close it is, and why what fails does.
+
+    python -m benchmarks.matrix --out benchmarks/results                        # all that is installed; hours on two cores
+    python -m benchmarks.matrix --students ddrnet23_slim --sizes 64x96 --targets litert,coreml
+
+Exports are kept one by one in `matrix.jsonl` beside the table: a run that was stopped goes on, and several environments, each with
+other converters, fill one table. `--again` does the named ones anew. Students have fresh weights and statistics: what is shown is
+what converts and how exactly, not how good a trained one is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from edgeseg import schema
+from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.files import write_text
+from edgeseg.schema import STRICT
+
+SIZES = {"semantic": ("360x480", "512x1024"), "promptable": ("256x256", "512x512")}
+"""One small and one usual size for each kind of student."""
+
+PRECISIONS = ("fp32", "fp16")
+CLASSES = 19
+BAKE = ("pre", "labels")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One export. Figures are those of the hop from the student to the runtime; null where it did not get that far.
+
+    bake: with nothing baked in, so that logits are compared too.
+    """
+
+    __pydantic_config__ = STRICT
+    student: str
+    target: str
+    precision: str
+    size: str
+    passed: bool
+    reason: str
+    hop: str | None = None
+    executed: str | None = None
+    relative_rms: float | None = None
+    same_label: float | None = None
+    boundary_f: float | None = None
+    megabytes: float | None = None
+    seconds: float | None = None
+    tiers: str = ""
+    delegated: float | None = None
+    partitions: int | None = None
+    tools: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What it is of."""
+        return self.student, self.target, self.precision, self.size
+
+
+def wanted(students: Sequence[str], targets: Sequence[str], sizes: Sequence[str]) -> Iterator[Cell]:
+    """The cells to fill, still empty: every student, the quick sizes of all first."""
+    from edgeseg.students import STUDENTS, Promptable, create
+    from edgeseg.students.student import parameters
+
+    kinds = {}
+    for name in students or STUDENTS:
+        made = create(name, classes=CLASSES if "classes" in parameters(name) else None)
+        kinds[name] = "promptable" if isinstance(made, Promptable) else "semantic"
+    for index in range(len(sizes) or 2):
+        for name, kind in kinds.items():
+            size = sizes[index] if sizes else SIZES[kind][index]
+            for precision in PRECISIONS:
+                for target in targets:
+                    yield Cell(name, target, precision, size, False, "")
+
+
+def filled(cell: Cell) -> Cell:
+    """The cell after its export.
+
+    Raises:
+        MissingTool: what the target needs is not installed.
+    """
+    from edgeseg.cli.app import parse_size
+    from edgeseg.export import TARGETS
+    from edgeseg.export.apart import Job, as_run, export_apart
+    from edgeseg.manifest import Source
+
+    size = parse_size(cell.size)
+    assert size is not None
+    target = TARGETS[cell.target](precision=cell.precision)  # type: ignore[arg-type]
+    with TemporaryDirectory() as folder, as_run(cell.student, CLASSES, size) as run:
+        job = Job(str(run), target.options(), f"{folder}/artifact", size, [], None, Source(None, None))
+        outcome = export_apart(job, target)
+        if isinstance(outcome.error, MissingTool):
+            raise outcome.error
+        if outcome.artifact is None:
+            return Cell(*cell.key, False, shortened(str(outcome.error)))
+        manifest = outcome.artifact.manifest
+    assert manifest.ledger is not None
+    hop, facts = manifest.ledger.hops[-1], manifest.conversion
+    return Cell(
+        *cell.key,
+        passed=manifest.ledger.passed,
+        reason=shortened("; ".join(reason for each in manifest.ledger.hops for reason in each.reasons)),
+        hop=hop.name,
+        executed=manifest.precision.executed,
+        relative_rms=hop.relative_rms,
+        same_label=hop.same_label,
+        boundary_f=hop.boundary_f,
+        megabytes=round(sum(file.bytes for file in manifest.files) / 1e6, 2),
+        seconds=_number(facts.get("seconds")),
+        tiers=", ".join(f"{name} {tier}" for name, tier in manifest.op_tiers.items()),
+        delegated=_number(facts.get("delegated")),
+        partitions=int(parts) if isinstance(parts := facts.get("partitions"), int) else None,
+        tools=", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
+    )
+
+
+def _number(fact: object) -> float | None:
+    return float(fact) if isinstance(fact, (int, float)) else None
+
+
+def shortened(reason: str) -> str:
+    """A reason as a cell of a table bears it."""
+    return " ".join(reason.replace("|", "/").split())[:300]
+
+
+def read(file: Path) -> dict[tuple[str, str, str, str], Cell]:
+    """The cells that an earlier run filled."""
+    if not file.exists():
+        return {}
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    cells = [schema.parse(Cell, line, str(file)) for line in lines]
+    return {cell.key: cell for cell in cells}
+
+
+def document(cells: Sequence[Cell]) -> str:
+    """The tables as Markdown: how many passed, a grid for each precision, and everything that is known."""
+    targets = list(dict.fromkeys(cell.target for cell in cells))
+    passed = sum(cell.passed for cell in cells)
+    lines = [
+        "# Every student, every target",
+        "",
+        f"Made by `python -m benchmarks.matrix`; {passed} of {len(cells)} exports passed their proof. Fresh weights, {CLASSES} classes,",
+        "nothing baked in, eight generated images. A figure is the relative RMS of the logits between the student in PyTorch and the",
+        "file in its runtime; where a runtime cannot be had on Linux, somebody stands in for it, as the last table says.",
+    ]
+    for precision in PRECISIONS:
+        lines += ["", f"## {precision}", "", f"| student | size | {' | '.join(targets)} |"]
+        lines.append("| --- | --- |" + " ---: |" * len(targets))
+        at = {(cell.student, cell.size, cell.target): cell for cell in cells if cell.precision == precision}
+        for student, size in dict.fromkeys((student, size) for student, size, _ in at):
+            row = [_short(at.get((student, size, target))) for target in targets]
+            lines.append(f"| {student} | {size} | {' | '.join(row)} |")
+    lines += ["", "## What did not pass", ""]
+    lines += [
+        f"- {cell.student} {cell.size}, {cell.target} {cell.precision}: {cell.reason}"
+        for cell in cells
+        if not cell.passed
+    ] or ["Nothing."]
+    lines += ["", "## Everything", "", _row(HEADS), "|" + " --- |" * len(HEADS)]
+    lines += [_row(_details(cell)) for cell in sorted(cells, key=lambda cell: cell.key)]
+    return "\n".join(lines) + "\n"
+
+
+HEADS = ("student", "target", "precision", "size", "proof", "hop", "executed", "rel. RMS", "same label", "boundary F") + (
+    "MB", "s", "delegated", "parts", "operators",
+)  # fmt: skip
+
+
+def _short(cell: Cell | None) -> str:
+    if cell is None:
+        return "not run"
+    if not cell.passed:
+        return "**fails**"
+    return "labels" if cell.relative_rms is None else f"{cell.relative_rms:.1e}"
+
+
+def _details(cell: Cell) -> tuple[object, ...]:
+    same = None if cell.same_label is None else f"{100 * cell.same_label:.3f} %"
+    share = None if cell.delegated is None else f"{100 * cell.delegated:.1f} %"
+    rms = None if cell.relative_rms is None else f"{cell.relative_rms:.1e}"
+    edge = None if cell.boundary_f is None else f"{cell.boundary_f:.4f}"
+    state = "pass" if cell.passed else "fail"
+    measured = (
+        cell.hop,
+        cell.executed,
+        rms,
+        same,
+        edge,
+        cell.megabytes,
+        cell.seconds,
+        share,
+        cell.partitions,
+        cell.tiers,
+    )
+    return (*cell.key, state, *measured)
+
+
+def _row(values: Sequence[object]) -> str:
+    return "| " + " | ".join("" if value is None else str(value) for value in values) + " |"
+
+
+def main() -> int:
+    """Fill what is missing and write the table; 2 where a proof failed."""
+    from edgeseg.cli.export import TARGET_NAMES
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--students", default="", help="some of them, e.g. ddrnet23_slim,rwkv_sam_tiny")
+    parser.add_argument("--targets", default=",".join(TARGET_NAMES))
+    parser.add_argument("--sizes", default="", help="instead of a small and a usual one, e.g. 64x96")
+    parser.add_argument("--again", action="store_true", help="do exports anew that are there already")
+    given = parser.parse_args()
+    store = given.out / "matrix.jsonl"
+    cells, gone = read(store), set()
+    for cell in wanted(
+        *([word for word in text.split(",") if word] for text in (given.students, given.targets, given.sizes))
+    ):
+        if cell.target in gone or (cell.key in cells and not given.again):
+            continue
+        try:
+            made = filled(cell)
+        except MissingTool as error:
+            print(f"{cell.target}: {error}", file=sys.stderr)
+            gone.add(cell.target)
+            continue
+        except EdgesegError as error:
+            made = Cell(*cell.key, False, shortened(str(error)))
+        print(
+            " ".join(made.key),
+            "pass" if made.passed else f"FAIL: {made.reason}",
+            made.seconds,
+            file=sys.stderr,
+            flush=True,
+        )
+        cells[made.key] = made
+        write_text(store, "".join(json.dumps(schema.dump(each)) + "\n" for each in cells.values()))
+    write_text(given.out / "matrix.md", document(list(cells.values())))
+    return 0 if all(cell.passed for cell in cells.values()) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Why masks are wrong: the usual mistakes of exports, each tried on the student until it draws what the artifact draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeseg.errors import EdgesegError
+from edgeseg.metrics import confusion
+from edgeseg.runtimes import pixels
+from edgeseg.students import Promptable, Semantic, Student
+
+CLEAR = 0.02
+"""By how much more of the pixels a mistake must explain than the student as it is, before it is named."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A way to be wrong.
+
+    image:  what it does to an RGB image `[H, W, 3]` of 0..1 before it is normalised.
+    normal: what it does to the normalised image `[1, 3, H, W]`.
+    made:   what it does to the student's output.
+    """
+
+    words: str
+    image: Callable[[NDArray[np.floating]], NDArray[np.floating]] = lambda image: image
+    normal: Callable[[Tensor, Student], Tensor] = lambda normal, student: normal
+    made: Callable[[Tensor], Tensor] = lambda made: made
+    aligned: bool = False
+
+
+MISTAKES = (
+    Mistake("red and blue are exchanged", image=lambda image: image[..., ::-1]),
+    Mistake("red and blue are exchanged after normalising", normal=lambda normal, _: normal.flip(1)),
+    Mistake("pixels are not divided by 255", image=lambda image: image * 255),
+    Mistake("pixels are divided by 255 twice", image=lambda image: image / 255),
+    Mistake("the mean is not subtracted", normal=lambda normal, student: normal + _mean(student) / _std(student)),
+    Mistake("pixels are not normalised", normal=lambda normal, student: normal * _std(student) + _mean(student)),
+    Mistake("pixels are normalised twice", normal=lambda normal, student: (normal - _mean(student)) / _std(student)),
+    Mistake("the image is transposed", normal=lambda normal, _: normal.mT),
+    Mistake("masks are transposed", made=lambda made: made.mT),
+    Mistake("height and width are exchanged inside", normal=lambda normal, _: normal.mT, made=lambda made: made.mT),
+    Mistake("masks are enlarged with aligned corners", aligned=True),
+)
+
+
+def _mean(student: Student) -> Tensor:
+    return torch.tensor(student.mean).view(1, 3, 1, 1)
+
+
+def _std(student: Student) -> Tensor:
+    return torch.tensor(student.std).view(1, 3, 1, 1)
+
+
+Seen = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""An RGB image at the artifact's size, and the labels that the artifact gave for it (for a click, where it takes prompts)."""
+
+
+@torch.inference_mode()
+def diagnose(
+    student: Student, seen: Sequence[Seen], same_label: float, prompt: tuple[Tensor, Tensor] | None = None
+) -> str | None:
+    """The mistake that explains what an artifact drew, in words; null where none of the usual ones does.
+
+    same_label: the share of pixels that must then be as the artifact has them.
+    prompt:     the points and labels that a promptable artifact was asked with.
+    """
+    student = student.eval()
+    plain = _agreement(student, seen, Mistake(""), prompt)
+    found = [(_agreement(student, seen, mistake, prompt), mistake.words) for mistake in MISTAKES]
+    found += [(share, words) for share, words in _exchanged(student, seen)]
+    best, words = max(found, default=(0.0, ""))
+    return words if best >= same_label and best >= min(1.0, plain + CLEAR) else None
+
+
+def _agreement(student: Student, seen: Sequence[Seen], mistake: Mistake, prompt: tuple[Tensor, Tensor] | None) -> float:
+    """The share of pixels that the student, so mistaken, labels as the artifact did."""
+    shares = []
+    for image, labels in seen:
+        normal = _normal(student, mistake.image(image.astype(np.float32) / 255))
+        given = mistake.normal(normal, student)
+        try:
+            student.check_size(given)
+        except EdgesegError:  # transposed, this image would not do
+            return 0.0
+        made = mistake.made(_made(student, given, prompt, mistake.aligned))
+        if made.shape[-2:] != labels.shape:
+            return 0.0
+        shares.append(float(np.mean(pixels.labels(made.numpy()) == labels)))
+    return float(np.mean(shares))
+
+
+def _made(student: Student, given: Tensor, prompt: tuple[Tensor, Tensor] | None, aligned: bool) -> Tensor:
+    size = (given.shape[2], given.shape[3])
+    if isinstance(student, Promptable):
+        assert prompt is not None
+        low, quality = student.low_masks(student.embed(given), size, *prompt)
+        best = low[:, [int(quality[0].argmax())]]
+        return (
+            F.interpolate(best, size, mode="bilinear", align_corners=True) if aligned else student.enlarge(best, size)
+        )
+    assert isinstance(student, Semantic)
+    if not aligned:
+        return student(given)
+    return F.interpolate(student.low_logits(given), size, mode="bilinear", align_corners=True)
+
+
+def _normal(student: Student, image: NDArray[np.floating]) -> Tensor:
+    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+    return (planes - _mean(student)) / _std(student)
+
+
+def _exchanged(student: Student, seen: Sequence[Seen]) -> Iterator[tuple[float, str]]:
+    """Classes that took each other's place, and the share of pixels that this explains."""
+    if isinstance(student, Promptable):
+        return
+    matrix = np.zeros((student.classes, student.classes), np.int64)
+    for image, labels in seen:
+        made = student(_normal(student, image.astype(np.float32) / 255)).numpy()
+        matrix += confusion(pixels.labels(made), labels, student.classes)
+    names, there = student.class_names, matrix.sum(1) > 0
+    becomes = np.where(there, matrix.argmax(1), np.arange(student.classes))
+    pairs = [(a, b) for a in range(student.classes) for b in range(a) if becomes[a] == b and becomes[b] == a]
+    pairs += [(a, int(becomes[a])) for a in range(student.classes) if there[a] and not there[becomes[a]]]
+    if pairs:
+        share = matrix[np.arange(student.classes), becomes].sum() / matrix.sum()
+        words = ", ".join(f"{names[a]} and {names[b]}" for a, b in pairs)
+        yield float(share), f"the classes {words} are exchanged"

@@ -1,0 +1,315 @@
+"""Where an artifact goes wrong: the first module of the student whose output leaves tolerance, and where in the picture.
+
+The network is exported again with the outputs of its modules as further outputs, opened in the same runtime and compared with
+what the student makes, from the outside in: first its parts, then the parts of the first that differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeseg.artifact import Artifact
+from edgeseg.data import Data, load_data
+from edgeseg.errors import EdgesegError
+from edgeseg.export import from_options, networks
+from edgeseg.export.deployed import Network
+from edgeseg.export.target import Target
+from edgeseg.parity import Picture, Progress, both, choose, coarser, default_data, questions
+from edgeseg.pictures import save_picture
+from edgeseg.quantize.precision import PRECISIONS
+from edgeseg.runtimes.base import Opening, runtime_of
+from edgeseg.schema import STRICT
+from edgeseg.students import Student
+
+AT_ONCE = 24
+"""Modules that are looked at in one export: more outputs keep a runtime from what it does with the plain network."""
+
+PICTURE = "bisect.png"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A module: how far its output in the file, and in the folded graph, is from the student's, as relative RMS.
+
+    Null where it is not finite. `fits`: both are within tolerance.
+    """
+
+    __pydantic_config__ = STRICT
+    module: str
+    kind: str
+    shape: list[int]
+    graph: float | None
+    file: float | None
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Located:
+    """The first module that differs, null where none does; the modules that were looked at, in the order they run.
+
+    picture: the image with the error of that module's output over it, in the artifact's evidence.
+    """
+
+    __pydantic_config__ = STRICT
+    first: str | None
+    within: float
+    stages: list[Stage]
+    words: str
+    picture: str | None
+
+
+def locate_with(
+    artifact: Artifact,
+    student: Student,
+    data: Data | None = None,
+    split: str | None = None,
+    progress: Progress | None = None,
+) -> Located:
+    """Bisect on the first image of `data`, or on a generated scene."""
+    _, pictures = choose(data or load_data(default_data(student)), split, 1, artifact.size)
+    return locate(artifact, student, pictures[0], progress)
+
+
+@torch.inference_mode()
+def locate(artifact: Artifact, student: Student, one: Picture, progress: Progress | None = None) -> Located:
+    """The first module of the student that the artifact's target gets wrong."""
+    manifest = artifact.manifest
+    target = from_options(manifest.target, str(artifact.folder))
+    within = PRECISIONS[coarser(manifest.precision.asked, manifest.precision.executed)].relative_rms
+    stages: list[Stage] = []
+    first: Stage | None = None
+    heat: NDArray[np.float32] | None = None
+    for network, feeds in _networks(artifact, student.eval(), target, one):
+        inside: str | None = ""  # the whole student
+        while inside is not None:
+            names = _parts(network, feeds, inside)
+            if not names:
+                break
+            if progress:
+                progress(len(stages), len(stages) + len(names))
+            found, maps = _compare(artifact, target, network, student, feeds, names, within)
+            wrong = next((index for index, stage in enumerate(found) if not stage.fits), None)
+            stages += found if wrong is None else found[: wrong + 1]
+            inside = None
+            if wrong is not None:
+                first, heat, inside = found[wrong], maps[wrong], found[wrong].module
+        if first is not None:
+            break
+    path = _draw(artifact.folder / "evidence" / PICTURE, one, heat) if heat is not None else None
+    return Located(first.module if first else None, within, stages, _words(artifact, first, within), path)
+
+
+def _words(artifact: Artifact, first: Stage | None, within: float) -> str:
+    name = str(artifact.manifest.target["name"])
+    if first is None:
+        return (
+            f"every module of a fresh export to {name} is within {within:g} of the student: if the artifact is not, its file is "
+            "of other weights or was made otherwise; export again"
+        )
+    where = "folding the student for export" if first.graph is None or not first.graph <= within else name
+    error = first.graph if where != name else first.file
+    size = "is not finite" if error is None else f"is off by {error:.2e} relative RMS, above {within:g}"
+    return f"{where} first differs in {first.module} ({first.kind}), whose output {size}"
+
+
+def _networks(
+    artifact: Artifact, student: Student, target: Target, one: Picture
+) -> Iterator[tuple[Network, dict[str, Tensor]]]:
+    """The networks of an artifact with their inputs for a picture; a decoder's maps are the student's own."""
+    parts = networks(student, artifact.size, artifact.manifest.input.baked, target.interface)
+    given = torch.from_numpy(both(one, artifact.manifest.input)[1])
+    spec = artifact.manifest.input
+    planes = "pre" in spec.baked and target.interface.image == "planes"
+    image = given.permute(0, 3, 1, 2).float() if planes else given
+    yield parts[0], {spec.name: image.contiguous()}
+    if len(parts) > 1:
+        encoder, decoder = parts
+        points, labels = questions(one, artifact.size)
+        feeds = decoder.feeds()
+        maps = dict(zip(encoder.outputs, encoder(image), strict=True))
+        places = feeds["labels"].shape[1]
+        full = torch.zeros(1, places, 2), torch.full((1, places), feeds["labels"].min().item())
+        full[0][:, : points.shape[1]], full[1][:, : points.shape[1]] = (
+            torch.from_numpy(points[:1]),
+            torch.from_numpy(labels[:1]),
+        )
+        yield decoder, {**maps, "points": full[0], "labels": full[1]}
+
+
+class Tapped(Network):
+    """A network that also gives what some of its modules make."""
+
+    def __init__(self, inner: Network, names: Sequence[str]) -> None:
+        nn.Module.__init__(self)
+        self.inner, self.names = inner, list(names)
+        self.bake, self.size, self.student, self.interface = inner.bake, inner.size, inner.student, inner.interface
+        self.outputs = [*inner.outputs, *(f"tap_{index}" for index in range(len(names)))]
+        self.dynamic = {}
+        self.eval()
+
+    def feeds(self) -> dict[str, Tensor]:
+        """As the network inside."""
+        return self.inner.feeds()
+
+    def forward(self, *feeds: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of the network, then those of the modules in the order of their names."""
+        made, taps = tapped(self.inner, self.names, *feeds)
+        return *made, *(taps[name] for name in self.names)
+
+
+def tapped(network: Network, names: Sequence[str], *feeds: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """What a network makes, and what the modules of its student with these names do."""
+    taps: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Any:
+        return lambda module, given, made: taps.__setitem__(name, made)
+
+    handles = [network.student.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    try:
+        made = network(*feeds)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return (made if isinstance(made, tuple) else (made,)), taps
+
+
+def _parts(network: Network, feeds: dict[str, Tensor], inside: str) -> list[str]:
+    """The modules one level below `inside` that give a tensor, in the order they run; containers are looked through."""
+    student = network.student
+    order: list[str] = []
+    seen: set[int] = set()
+
+    def hook(name: str) -> Any:
+        def note(module: nn.Module, given: Any, made: Any) -> None:
+            if isinstance(made, Tensor) and made.is_floating_point() and id(made) not in seen:
+                seen.add(id(made))
+                kept.append(made)  # or its id may be another's
+                order.append(name)
+
+        return note
+
+    kept: list[Tensor] = []
+    handles = [student.get_submodule(name).register_forward_hook(hook(name)) for name in _children(student, inside)]
+    try:
+        network(*feeds.values())
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(order) <= AT_ONCE:
+        return order
+    return [order[i] for i in np.unique(np.linspace(0, len(order) - 1, AT_ONCE).astype(int))]
+
+
+def _children(student: Student, inside: str) -> Iterator[str]:
+    """The modules right below one, by name; lists of modules are never called, so their entries are meant."""
+    module = student.get_submodule(inside)
+    for name, child in module.named_children():
+        path = f"{inside}.{name}" if inside else name
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _children(student, path)
+        else:
+            yield path
+
+
+def _compare(
+    artifact: Artifact,
+    target: Target,
+    network: Network,
+    student: Student,
+    feeds: dict[str, Tensor],
+    names: list[str],
+    within: float,
+) -> tuple[list[Stage], list[NDArray[np.float32] | None]]:
+    """The modules as the student, the folded graph and the file have them; where each of the file's is wrong."""
+    means = {name: _unfolded_name(student, name) for name in names}
+    _, trained = tapped(_unfolded(network, student), list(means.values()), *feeds.values())
+    wanted = {name: trained[meant] for name, meant in means.items()}
+    tap = Tapped(network, names)
+    graph = dict(zip(names, tap(*feeds.values())[-len(names) :], strict=True))
+    file = dict(zip(names, _run(artifact, target, tap, feeds)[-len(names) :], strict=True))
+    stages, maps = [], []
+    for name in names:
+        reference = wanted[name].float().numpy()
+        got = np.asarray(file[name], np.float32).reshape(reference.shape)
+        errors = relative(graph[name].float().numpy(), reference), relative(got, reference)
+        fits = all(error is not None and error <= within for error in errors)
+        kind = type(network.student.get_submodule(name)).__name__
+        stages.append(Stage(name, kind, list(reference.shape), *errors, fits))
+        maps.append(np.abs(got - reference).mean(1)[0] if reference.ndim == 4 else None)
+    return stages, maps
+
+
+def _unfolded_name(student: Student, name: str) -> str:
+    """The module that gives before folding what this one gives after it: a convolution's own norm, where it has one."""
+    inside, _, last = name.rpartition(".")
+    children = list(student.get_submodule(inside).named_children())
+    for (first, module), (second, norm) in pairwise(children):
+        if first == last and isinstance(module, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            return f"{inside}.{second}" if inside else second
+    return name
+
+
+def _unfolded(network: Network, student: Student) -> Network:
+    """The network around the student as it was trained."""
+    from copy import copy
+
+    plain = copy(network)
+    plain._modules = dict(network._modules)
+    plain.student = student
+    return plain
+
+
+def _run(artifact: Artifact, target: Target, network: Network, feeds: dict[str, Tensor]) -> list[NDArray[Any]]:
+    """What the artifact's runtime makes of a network written anew."""
+    opens = runtime_of(artifact).graph
+    if opens is None:
+        raise EdgesegError(f"{target.name} opens no networks outside an artifact, so it cannot be bisected")
+    manifest = artifact.manifest
+    with TemporaryDirectory() as folder:
+        written = target.write(network, Path(folder))
+        file = Path(folder) / written.files[0]
+        ops = manifest.target.get("ops", "auto")
+        opening = Opening(file, network.outputs, target.precision, 1, tuple(written.operators), ops)
+        graph = opens(opening)
+        try:
+            spec = manifest.input
+            arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
+            if spec.name in arrays and arrays[spec.name].shape != tuple(spec.shape):  # the runtime makes planes itself
+                arrays[spec.name] = arrays[spec.name].transpose(0, 2, 3, 1).astype(spec.dtype)
+            return graph.run(arrays)
+        finally:
+            graph.close()
+
+
+def relative(got: NDArray[np.float32], wanted: NDArray[np.float32]) -> float | None:
+    """Relative RMS of the difference; null where something is not finite."""
+    if not (np.isfinite(got).all() and np.isfinite(wanted).all()):
+        return None
+    energy = float(np.square(wanted, dtype=np.float64).mean())
+    return float(np.sqrt(np.square(got.astype(np.float64) - wanted).mean() / max(energy, 1e-30)))
+
+
+def _draw(path: Path, one: Picture, heat: NDArray[np.float32]) -> str:
+    """The image in grey with the error over it in red; the name of the file."""
+    import cv2
+
+    height, width = one.image.shape[:2]
+    finite = np.nan_to_num(heat, nan=np.inf, posinf=np.inf)
+    top = finite[np.isfinite(finite)].max(initial=0) or 1.0
+    shown = cv2.resize(np.minimum(finite / top, 1).astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST)
+    grey = np.repeat(one.image.mean(2, keepdims=True), 3, axis=2) * 0.6
+    red = np.array([255, 40, 0], np.float32)
+    mixed = grey * (1 - shown[..., None]) + red * shown[..., None]
+    path.parent.mkdir(exist_ok=True)
+    save_picture(path, mixed.astype(np.uint8))
+    return f"evidence/{path.name}"

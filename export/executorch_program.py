@@ -1,0 +1,68 @@
+"""ExecuTorch programs: what PyTorch's own runtime executes on phones and boards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, get_args
+
+import torch
+
+from edgeseg.errors import EdgesegError, need
+from edgeseg.export.deployed import Interface, Network
+from edgeseg.export.known_bad import refuse_known_bad
+from edgeseg.export.target import Target, Written, register
+from edgeseg.kernels.executorch_runtime import Delegate, lower
+from edgeseg.runtimes.base import listing
+
+PLACES = 8
+"""Points of a prompt, corners of a box included, in files that take a fixed number."""
+
+
+@register("pte")
+@dataclass(frozen=True)
+class ExecuTorch(Target):
+    """An ExecuTorch program of one size. `fp16` computes in float16 wherever the image is involved.
+
+    delegate: what executes it: `xnnpack` on processors, `coreml` on Apple's devices, `vulkan` on GPUs of phones, `portable` for
+              ExecuTorch's own kernels.
+    ops:      a program names the kernels that it calls, and does not run where they are missing. So `auto` is `graph`, which
+              runs anywhere, and `plugin` is for programs whose host registers our kernels.
+    """
+
+    name: ClassVar[str] = "executorch"
+    tools: ClassVar[tuple[str, ...]] = ("torch", "executorch", "torchao")
+    interface: ClassVar[Interface] = Interface(places=PLACES)
+    delegate: Delegate = "xnnpack"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delegate not in get_args(Delegate):
+            raise EdgesegError(f"delegate is {', '.join(get_args(Delegate))}, got {self.delegate!r}")
+
+    def write(self, network: Network, folder: Path) -> Written:
+        """`model.pte`."""
+        need("executorch")
+        feeds = network.feeds()
+        exported = torch.export.export(network.eval(), tuple(feeds.values()))
+        refuse_known_bad(exported, self.name)
+        student = network.student
+        card = {
+            "student": student.name,
+            "class_names": list(student.class_names),
+            "palette": [list(colour) for colour in student.palette],
+            "mean": list(student.mean),
+            "std": list(student.std),
+            "baked": network.bake,
+            "inputs": list(feeds),
+            "outputs": network.outputs,
+        }
+        made = lower(exported, self.ops == "plugin", self.delegate, self.precision == "fp16", card)
+        (folder / "model.pte").write_bytes(made.code)
+        facts = {
+            "delegated": round(made.delegated, 4),
+            "partitions": made.parts,
+            "not_delegated": listing(dict(made.left)),
+            "plugin": made.plugin,
+        }
+        return Written(["model.pte"], made.operators, facts)

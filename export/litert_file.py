@@ -1,0 +1,105 @@
+"""LiteRT (TensorFlow Lite) files: what phones and boards execute with XNNPACK."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from edgeseg.errors import need
+from edgeseg.export.deployed import Interface, Network
+from edgeseg.export.known_bad import refuse_known_bad
+from edgeseg.export.litert_half import with_half_weights
+from edgeseg.export.target import Target, Written, card, register
+from edgeseg.kernels.litert_plugin import DOMAIN, read, written
+from edgeseg.manifest import Fact
+
+PLACES = 8
+"""Points of a prompt, corners of a box included, in files that take a fixed number."""
+
+
+@register("tflite")
+@dataclass(frozen=True)
+class LiteRt(Target):
+    """A LiteRT file of one size: `fp16` stores weights as float16, which XNNPACK widens unless the processor has it."""
+
+    name: ClassVar[str] = "litert"
+    tools: ClassVar[tuple[str, ...]] = ("torch", "litert-torch", "ai-edge-litert")
+    modules: ClassVar[tuple[str, ...]] = ("litert_torch", "ai_edge_litert")
+    interface: ClassVar[Interface] = Interface(layout="NHWC", places=PLACES)
+
+    def write(self, network: Network, folder: Path) -> Written:
+        """`model.tflite`, with operators of ours as composites: a name and a body, which runs wherever LiteRT does."""
+        import torch
+
+        from edgeseg.kernels.litert_composite import convert
+
+        need("litert_torch")
+        feeds = network.feeds()
+        program = torch.export.export(network.eval(), tuple(feeds.values()))
+        refuse_known_bad(program, self.name)
+        made = described(convert(program, feeds), network)
+        if self.precision == "fp16":
+            made = with_half_weights(made)
+        (folder / "model.tflite").write_bytes(made)
+        model = read(made)
+        return Written(["model.tflite"], composites(model), counted(model) | partitioned(made))
+
+
+def described(file: bytes, network: Network) -> bytes:
+    """The file with the names of the network's outputs, and what it is of, in its own description."""
+    schema = need("ai_edge_litert.schema_py_generated")
+    model = read(file)
+    signature = model.signatureDefs[0]
+    for entry in signature.outputs:
+        entry.name = network.outputs[int(entry.name.decode().rpartition("_")[2])].encode()  # output_0 and so on
+    model.description = json.dumps({"edgeseg": card(network)}).encode()
+    return written(schema, model)
+
+
+def composites(model: Any) -> list[str]:
+    """The operators of ours in a model."""
+    names = {
+        options.name.decode().removeprefix(DOMAIN)
+        for graph in model.subgraphs
+        for options in (node.builtinOptions2 for node in graph.operators)
+        if isinstance(getattr(options, "name", None), bytes) and options.name.decode().startswith(DOMAIN)
+    }
+    return sorted(names)
+
+
+def counted(model: Any) -> dict[str, Fact]:
+    """How many operators the main graph has, and how many of them only turn arrays."""
+    numbers = vars(need("ai_edge_litert.schema_py_generated").BuiltinOperator)
+    names = {number: name for name, number in numbers.items() if isinstance(number, int)}
+    codes = [names.get(code.builtinCode, "?") for code in model.operatorCodes]
+    found = Counter(codes[node.opcodeIndex] for node in model.subgraphs[0].operators)
+    return {"operators": found.total(), "transposes": found["TRANSPOSE"]}
+
+
+def partitioned(file: bytes) -> dict[str, Fact]:
+    """In how many parts XNNPACK takes the main graph, and the share of its operators that are in them."""
+    interpreter = need("ai_edge_litert.interpreter").Interpreter(model_content=file, num_threads=1)
+    interpreter.allocate_tensors()
+    nodes = interpreter._get_ops_details()
+    parts = [node for node in nodes if node["op_name"] == "DELEGATE"]
+    plain = [node for node in nodes if node["op_name"] != "DELEGATE"]
+    taken = {index for part in parts for index in _inside(part, plain)}
+    left = Counter(node["op_name"] for index, node in enumerate(plain) if index not in taken)
+    words = ", ".join(f"{name} {count}" for name, count in sorted(left.items()))
+    return {"partitions": len(parts), "delegated": round(len(taken) / len(plain), 4), "not_delegated": words}
+
+
+def _inside(part: dict[str, Any], plain: list[dict[str, Any]]) -> set[int]:
+    """The operators between the inputs and the outputs of a delegated part."""
+    makers = {int(made): index for index, node in enumerate(plain) for made in node["outputs"]}
+    edge, found, open_ = set(map(int, part["inputs"])), set(), list(map(int, part["outputs"]))
+    while open_:
+        index = makers.get(open_.pop())
+        if index is None or index in found:
+            continue
+        found.add(index)
+        open_ += [int(tensor) for tensor in plain[index]["inputs"] if int(tensor) not in edge]
+    return found
