@@ -1,16 +1,19 @@
-# make quickstart | test | lint | bench: each makes the environment it needs.
+# make quickstart | test | test-all | lint | bench: each makes the environment it needs.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= openvino,tensorboard,dev
 BIN := $(VENV)/bin
 export PIP_REQUIRE_VIRTUALENV := 1
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test test-all lint bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/edgeseg quickstart --out quickstart
 
 test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not wide"
+
+test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed

@@ -209,12 +209,13 @@ def _row(values: Sequence[object]) -> str:
 
 def main() -> int:
     """Fill what is missing and write the table; 2 where a proof failed."""
-    from edgeseg.cli.export import TARGET_NAMES
+    from edgeseg.export import TARGETS
 
+    names = dict.fromkeys(TARGETS[name].name for name in TARGETS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--students", default="", help="some of them, e.g. ddrnet23_slim,rwkv_sam_tiny")
-    parser.add_argument("--targets", default=",".join(TARGET_NAMES))
+    parser.add_argument("--targets", default=",".join(names))
     parser.add_argument("--sizes", default="", help="instead of a small and a usual one, e.g. 64x96")
     parser.add_argument("--again", action="store_true", help="do exports anew that are there already")
     given = parser.parse_args()

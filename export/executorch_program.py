@@ -11,8 +11,9 @@ import torch
 from edgeseg.errors import EdgesegError, need
 from edgeseg.export.deployed import Interface, Network
 from edgeseg.export.known_bad import refuse_known_bad
-from edgeseg.export.target import Target, Written, register
+from edgeseg.export.target import Target, Written, card, register
 from edgeseg.kernels.executorch_runtime import Delegate, lower
+from edgeseg.manifest import Fact
 from edgeseg.runtimes.base import listing
 
 PLACES = 8
@@ -32,6 +33,7 @@ class ExecuTorch(Target):
 
     name: ClassVar[str] = "executorch"
     tools: ClassVar[tuple[str, ...]] = ("torch", "executorch", "torchao")
+    modules: ClassVar[tuple[str, ...]] = ("executorch",)
     interface: ClassVar[Interface] = Interface(places=PLACES)
     delegate: Delegate = "xnnpack"
 
@@ -43,23 +45,14 @@ class ExecuTorch(Target):
     def write(self, network: Network, folder: Path) -> Written:
         """`model.pte`."""
         need("executorch")
-        feeds = network.feeds()
+        # a program takes its inputs in the order of axes that it was exported with, and does not look whether they have it
+        feeds = {name: example.contiguous() for name, example in network.feeds().items()}
         exported = torch.export.export(network.eval(), tuple(feeds.values()))
         refuse_known_bad(exported, self.name)
-        student = network.student
-        card = {
-            "student": student.name,
-            "class_names": list(student.class_names),
-            "palette": [list(colour) for colour in student.palette],
-            "mean": list(student.mean),
-            "std": list(student.std),
-            "baked": network.bake,
-            "inputs": list(feeds),
-            "outputs": network.outputs,
-        }
-        made = lower(exported, self.ops == "plugin", self.delegate, self.precision == "fp16", card)
+        said = {**card(network), "inputs": list(feeds), "outputs": network.outputs}
+        made = lower(exported, self.ops == "plugin", self.delegate, self.precision == "fp16", said)
         (folder / "model.pte").write_bytes(made.code)
-        facts = {
+        facts: dict[str, Fact] = {
             "delegated": round(made.delegated, 4),
             "partitions": made.parts,
             "not_delegated": listing(dict(made.left)),

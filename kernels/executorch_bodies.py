@@ -30,6 +30,8 @@ class WkvInRows(nn.Module):
     A softmax over the tokens gives the weights: it differs from the exponentials by a factor that the division takes out.
     """
 
+    own: Tensor
+
     def __init__(self, decay: Tensor, bonus: Tensor, tokens: int, causal: bool) -> None:
         super().__init__()
         self._size = _chunk_size(tokens)
@@ -69,6 +71,15 @@ class _OneWay(nn.Module):
     Exponents are counted from the middle of a chunk, and of the sequence, so that they stay small on both sides.
     """
 
+    rise: Tensor
+    triangle: Tensor
+    fall: Tensor
+    all: Tensor
+    outer_rise: Tensor
+    outer_triangle: Tensor
+    outer_fall: Tensor
+    passed: Tensor
+
     def __init__(self, rate: Tensor, count: int, size: int, way: int) -> None:
         super().__init__()
         inner, outer = _places(size) * way, _places(count) * (size * way)
@@ -80,7 +91,9 @@ class _OneWay(nn.Module):
         if count > 1:
             tables |= {
                 "all": torch.ones(1, size),
-                "outer_rise": ((outer + (1 - size) / 2) * rate).exp(),  # as the next token hears it, one place beyond the last
+                "outer_rise": (
+                    (outer + (1 - size) / 2) * rate
+                ).exp(),  # as the next token hears it, one place beyond the last
                 "outer_triangle": _triangle(count, way),
                 "outer_fall": ((size - outer) * rate).exp(),
                 "passed": (-(inner + (size - 1) / 2) * rate).exp()[:, None],
@@ -114,6 +127,9 @@ def _triangle(count: int, way: int) -> Tensor:
 class WkvPlain(nn.Module):
     """wkv in another form, for decays that chunks do not bear."""
 
+    decay: Tensor
+    bonus: Tensor
+
     def __init__(self, decay: Tensor, bonus: Tensor, causal: bool, form: Form) -> None:
         super().__init__()
         self.register_buffer("decay", decay.detach())
@@ -128,6 +144,8 @@ class WkvPlain(nn.Module):
 
 class LayerNorm(nn.Module):
     """`aten.layer_norm` over the last axis in float32, from products with a row of equal weights, which are means."""
+
+    equal: Tensor
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
@@ -145,6 +163,9 @@ class LayerNorm(nn.Module):
 class HardSigmoid(nn.Module):
     """`aten.hardsigmoid`."""
 
+    half_width: Tensor
+    slope: Tensor
+
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self.register_buffer("half_width", torch.tensor(3.0, dtype=dtype))
@@ -157,6 +178,9 @@ class HardSigmoid(nn.Module):
 
 class Bicubic(nn.Module):
     """`aten.upsample_bicubic2d` as products with constants: rows @ x @ columns."""
+
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, inner: Sequence[int], outer: Sequence[int], align_corners: bool) -> None:
         super().__init__()
@@ -222,7 +246,11 @@ def average_pool(
 
 def adaptive_average_pool(x: Tensor, output_size: Sequence[int]) -> Tensor:
     """`aten.adaptive_avg_pool2d`: the mean, where that is what is asked for."""
-    return x.mean((2, 3), keepdim=True) if list(output_size) == [1, 1] else F.adaptive_avg_pool2d(x, list(output_size))
+    return (
+        x.mean((2, 3), keepdim=True)
+        if list(output_size) == [1, 1]
+        else F.adaptive_avg_pool2d(x, (output_size[0], output_size[1]))
+    )
 
 
 def split(x: Tensor, sizes: Sequence[int], dim: int = 0) -> list[Tensor]:
@@ -350,7 +378,7 @@ def drop_unused(network: GraphModule) -> None:
 def cast_first(network: GraphModule) -> None:
     """Turn pixels into floats before they are moved, not after: XNNPACK moves floats only.
 
-        to(contiguous(permute(image)), float)   becomes   contiguous(permute(to(image, float)))
+    to(contiguous(permute(image)), float)   becomes   contiguous(permute(to(image, float)))
     """
     for node in list(network.graph.nodes):
         if node.target is not aten.to.dtype or node.meta["val"].dtype != torch.float32:

@@ -15,6 +15,7 @@ from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from unittest.mock import patch
+from weakref import WeakSet
 
 from edgeseg.errors import EdgesegError, MissingTool, need
 from edgeseg.kernels.build import LIBRARIES, Flags, Library, library
@@ -91,7 +92,9 @@ def lower(
         ours = sorted({_name(node.target) for node in exported.graph.nodes if node.target in _ours()})
         prepared = _prepared(exported, plugin, delegate, half)
         edge = exir.to_edge_transform_and_lower(
-            prepared, partitioner=_partitioners(delegate, half), compile_config=exir.EdgeCompileConfig(_check_ir_validity=False)
+            prepared,
+            partitioner=_partitioners(delegate, half),
+            compile_config=exir.EdgeCompileConfig(_check_ir_validity=False),
         )
         network = edge.exported_program().graph_module
         parts, left, arithmetic = _parts(network), _kinds(network), _arithmetic(network)
@@ -207,13 +210,12 @@ HEAVY = ("convolution", "linear", "addmm", "mm", "bmm")
 def _arithmetic(network: Any) -> dict[str, int]:
     """Precision -> how many of the operators that carry the arithmetic have their results in it."""
     names = {"torch.float32": "fp32", "torch.float16": "fp16"}
-    heavy = (
-        node
-        for part in (network, *_parts(network))
-        for node in _operators(part)
-        if _name(node.target) in HEAVY
-    )
+    heavy = (node for part in (network, *_parts(network)) for node in _operators(part) if _name(node.target) in HEAVY)
     return dict(Counter(names.get(str(node.meta["val"].dtype), str(node.meta["val"].dtype)) for node in heavy))
+
+
+OPEN: WeakSet[Any] = WeakSet()
+"""The programs of this process that somebody can still run."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,8 @@ def load(program: Program, threads: int) -> Callable[[Sequence[Tensor]], list[Te
 def load_code(code: bytes, threads: int) -> Loaded:
     """The contents of a `.pte` file, ready to run.
 
-    threads: for every program in this process, since ExecuTorch has one pool for all of them: the last one says how many.
+    threads: for every program in this process, since ExecuTorch has one pool for all of them. The first one says how many: a
+             pool that is replaced while XNNPACK's part of a program holds on to it ends the process (seen with 1.5.1).
 
     Raises:
         MissingTool: ExecuTorch is not installed, a compiler for our kernels, or the delegate that the program was made for.
@@ -242,7 +245,7 @@ def load_code(code: bytes, threads: int) -> Loaded:
     with _quietly():
         bindings = need("executorch.extension.pybindings.portable_lib")
         runtime = need("executorch.runtime").Runtime.get()
-    if bindings._threadpool_get_thread_count() != threads:
+    if bindings._threadpool_get_thread_count() != threads and not OPEN:
         bindings._unsafe_reset_threadpool(threads)
     try:
         loaded = runtime.load_program(code)
@@ -256,10 +259,13 @@ def load_code(code: bytes, threads: int) -> Loaded:
         raise EdgesegError(
             f"ExecuTorch: {error}; what it printed names an operator that it has no kernel for"
         ) from error
+    OPEN.add(loaded)
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         try:
-            made: list[Tensor] = loaded.load_method("forward").execute(inputs)  # a method does not keep its program alive
+            made: list[Tensor] = loaded.load_method("forward").execute(
+                inputs
+            )  # a method does not keep its program alive
         except RuntimeError as error:
             got = ", ".join(f"{each.dtype} {list(each.shape)}" for each in inputs)
             raise EdgesegError(f"ExecuTorch: {error}; got {got}: run what the program was exported for") from error

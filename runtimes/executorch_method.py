@@ -50,7 +50,8 @@ class ExecuTorchGraph:
         }
         if self._opening.operators:
             settings["ops"] = PLUGIN if card["plugin"] else GRAPH
-        placed = {str(card["delegate"]): int(card["inside"]), "portable": sum(left.values())}
+        ours = sum(left.get(name, 0) for name in self._opening.operators)
+        placed = {str(card["delegate"]): int(card["inside"]), "edgeseg": ours, "portable": sum(left.values()) - ours}
         return Execution(
             runtime="executorch",
             version=version(),

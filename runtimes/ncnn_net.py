@@ -22,11 +22,17 @@ PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
 CARD = "edgeseg edgeseg 0 0 card="
 """How the line begins, behind the last layer, where ncnn reads no further and a viewer sees a layer of its own."""
 
-HALF = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic")
-"""Options that ncnn switches on unless it is told not to."""
+STORED = ("use_fp16_packed", "use_fp16_storage")
+"""Options for what layers hand on, which ncnn switches on unless it is told not to, as well as `use_fp16_arithmetic`.
+
+That one stays off. On an emulated Cortex-A76, sums in float16 moved the logits of a fresh DDRNet by 2e-2 of their RMS and of
+LR-ASPP by 6e-3, which is all that float16 may cost; with sums in float32 it was 1e-3 and 7e-4 (ncnn 1.0.20261020). Keeping
+float16 from single layers, by their option 31, corrupted the memory there.
+"""
 
 READ_BACK = (
-    *HALF,
+    *STORED,
+    "use_fp16_arithmetic",
     "use_bf16_storage",
     "use_packing_layout",
     "use_sgemm_convolution",
@@ -49,11 +55,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Card:
-    """The last line of a `.param`: its inputs and outputs in order, and what it is of."""
+    """The last line of a `.param`: its inputs and outputs in order, whether it bears values in float16, and what it is of."""
 
     __pydantic_config__ = STRICT
     inputs: dict[str, Place]
     outputs: dict[str, Place]
+    half: bool
     about: dict[str, Any]
 
 
@@ -101,7 +108,7 @@ def card_of(file: Path) -> Card:
 
 
 class NcnnGraph:
-    """One net, in float32 unless float16 was asked for: by itself, ncnn would take float16 wherever the processor has it."""
+    """One net, in float32 unless its file says that it bears float16, which ncnn by itself takes wherever the processor has it."""
 
     def __init__(self, opening: Opening) -> None:
         ncnn = need("ncnn")
@@ -114,9 +121,9 @@ class NcnnGraph:
         options = self._net.opt
         options.num_threads = opening.threads
         options.use_vulkan_compute = False
-        options.use_bf16_storage = False
-        for name in HALF:
-            setattr(options, name, opening.precision == "fp16")
+        options.use_bf16_storage = options.use_fp16_arithmetic = False
+        for name in STORED:
+            setattr(options, name, self._card.half)
         weights = opening.file.with_suffix(".bin")
         for load, file in ((self._net.load_param, opening.file), (self._net.load_model, weights)):
             code = load(str(file))
@@ -144,10 +151,9 @@ class NcnnGraph:
     def execution(self, feeds: Mapping[str, NDArray[Any]]) -> Execution:
         """Read back from the net: its options, and for each layer that was made for this processor whether it takes float16."""
         options, made = self._net.opt, self._net.layers()
-        written = layers(self._opening.file.read_text(encoding="utf-8"))
         types = Counter(
-            "fp16" if options.use_fp16_storage and layer.support_fp16_storage and not layer_mask(line) else "fp32"
-            for layer, line in zip(made, written, strict=True)
+            "fp16" if options.use_fp16_storage and layer.support_fp16_storage else "fp32"
+            for layer in made
             if any(heavy in layer.type.lower() for heavy in (*HEAVY, "innerproduct"))
         )
         settings = (
@@ -185,11 +191,6 @@ def check(what: str, code: int) -> None:
     """Raise for a code that says that something went wrong; ncnn has then said more on stderr."""
     if code != 0:
         raise EdgesegError(f"ncnn {version()} failed at {what} with code {code}; is there memory left?")
-
-
-def layer_mask(layer: Layer) -> bool:
-    """Whether a layer's line keeps float16 away from it."""
-    return any(option.startswith("31=") and int(option[3:]) & 2 for option in layer.options.split())
 
 
 def word(option: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,29 @@ ROOT = Path(__file__).parent.parent
 ADDITIONS = {
     "edgeseg/students": ["ddrnet", "ffnet", "lraspp", "pp_mobileseg", "rwkv_sam", "rwkv_seg", "squeeze_sam"],
     "edgeseg/data": ["camvid", "cityscapes", "folder", "objects", "regions", "synthetic", "synthetic_objects"],
-    "export": ["onnx_file", "openvino_ir"],
-    "runtimes": ["null", "onnxruntime_session", "openvino_model", "torch_eager"],
+    "export": [
+        "coreml_package",
+        "executorch_program",
+        "litert_file",
+        "ncnn_files",
+        "onnx_file",
+        "openvino_ir",
+        "tensorrt_onnx",
+    ],
+    "runtimes": [
+        *("coreml_model", "executorch_method", "litert_model", "ncnn_net", "null"),
+        *("onnxruntime_session", "openvino_model", "tensorrt_engine", "torch_eager"),
+    ],
 }
 # a module that a second addition is built on, and where it says so
 SHARED = {
     "synthetic": {"edgeseg/data/synthetic_objects.py"},  # the options of generated data
-    "onnx_file": {"export/openvino_ir.py"},  # OpenVINO reads ONNX
+    "onnx_file": {"export/openvino_ir.py", "export/tensorrt_onnx.py"},  # both read ONNX
+    "tensorrt_onnx": {"export/tensorrt_build.py"},  # `edgeseg build`
+    "ncnn_net": {"export/ncnn_files.py"},  # how a file says what its inputs are
+    "onnxruntime_session": {"runtimes/tensorrt_engine.py"},  # what stands in for TensorRT
+    "tensorrt_engine": {"export/tensorrt_build.py", "edgeseg/cli/build.py"},
+    "coreml_model": {"export/coreml_package.py"},  # the compute units that there are
     "openvino_model": {
         "export/openvino_ir.py",
         "kernels/tiers_onnx.py",
@@ -25,30 +43,36 @@ SHARED = {
 }
 
 
-def sources() -> dict[str, str]:
-    """Every source file of the package, each once: the links beside the folders are left out."""
+@cache
+def sources() -> dict[str, set[str]]:
+    """Every source file of the package, each once, and the parts of all names it imports; the links beside the folders are left out."""
     folders = [ROOT / name for name in ("edgeseg", "export", "quantize", "runtimes", "kernels")]
     files = (
         path for folder in folders for path in folder.rglob("*.py") if not (folder.name == "edgeseg" and _linked(path))
     )
-    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files}
+    return {path.relative_to(ROOT).as_posix(): imports(path.read_text(encoding="utf-8")) for path in files}
 
 
 def _linked(path: Path) -> bool:
     return any(parent.is_symlink() for parent in path.parents)
 
 
-def imported(module: str, text: str) -> bool:
-    """Whether a source imports the module by its own name."""
-    lines = re.findall(r"^\s*(?:from|import) .*", text, flags=re.MULTILINE)
-    return any(re.search(rf"\b{module}\b", line) for line in lines)
+def imports(text: str) -> set[str]:
+    """The parts of all names that a source imports."""
+    names = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return {part for name in names for part in name.split(".")}
 
 
 @pytest.mark.parametrize(("folder", "module"), [(f, m) for f, modules in ADDITIONS.items() for m in modules])
 def test_an_addition_is_one_file_and_one_name(folder: str, module: str) -> None:
     own = f"{folder}/{module}.py"
     assert (ROOT / own).exists()
-    users = {path for path, text in sources().items() if path != own and imported(module, text)}
+    users = {path for path, parts in sources().items() if path != own and module in parts}
     assert users - SHARED.get(module, set()) == {f"{folder}/__init__.py"}
 
 

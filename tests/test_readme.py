@@ -28,6 +28,7 @@ SMALLER = {
     "--click 120,80 --box 20,10,200,160": "--click 50,30 --box 20,10,90,60",
     "--protocol quick": "--protocol smoke",
     "--count 50": "--count 4",
+    "--to all --precision fp32,fp16": "--to tensorrt",
     "wkv --tokens 1024": "label_map --tokens 1",
     "ops bench --growth": "ops bench --help",
     "--for linux-aarch64 -o board": "-o board",

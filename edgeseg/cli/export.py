@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from edgeseg.runs import RunCard
 
 
-TARGET_NAMES = ("onnxruntime", "openvino", "litert", "coreml", "tensorrt", "executorch", "ncnn")
-"""What there is to export to, known without importing any of it."""
-
 ALL = "all"
 """For `--to`: every target there is."""
 
@@ -32,7 +29,12 @@ Images = Annotated[str | None, typer.Option(help="Images for the proof; the run'
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN|NAME", help="A run, or a student by name with fresh weights.")],
-    to: Annotated[str, typer.Option(metavar="TARGET[,TARGET]", help=f"{', '.join(TARGET_NAMES)}, or all")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="TARGET[,TARGET]", help="onnxruntime, openvino, litert, ... as `edgeseg doctor` names them, or all"
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Each artifact goes into a folder of its own in here, e.g. OUT/openvino.")],
     precision: Annotated[str, typer.Option(help="fp32, fp16, or both: fp32,fp16")] = "fp32",
     size: Annotated[
@@ -108,7 +110,7 @@ def chosen_targets(to: str, precision: str, ops: str, options: list[str]) -> lis
         if not (dot and equals and key):
             raise EdgesegError(f"--set takes TARGET.OPTION=VALUE, got {entry!r}; e.g. coreml.deployment=iOS18")
         given.setdefault(TARGETS[name].name, {})[key] = value
-    kinds = [TARGETS[name] for name in (TARGET_NAMES if to == ALL else words(to))]
+    kinds = list(dict.fromkeys(TARGETS[name] for name in (TARGETS if to == ALL else words(to))))
     if unused := set(given) - {kind.name for kind in kinds}:
         raise EdgesegError(f"--set is for {', '.join(sorted(unused))}, which --to does not name")
     return [

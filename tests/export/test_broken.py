@@ -23,6 +23,12 @@ from tests.export.test_export import KINDS, needs, small  # noqa: F401 (a fixtur
 
 Patch = pytest.MonkeyPatch
 
+MOST = [
+    pytest.param(kind, id=kind.name, marks=() if kind in (es.OnnxRuntime, es.CoreMl) else pytest.mark.wide)
+    for kind in KINDS
+]
+"""Every target; two of them, which share no code, each time."""
+
 
 def before(patch: Patch, change: Callable[[ImageNetwork, Tensor], Tensor]) -> None:
     """What the student gets is changed inside the file."""
@@ -82,7 +88,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("words", BREAKS)
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", MOST)
 def test_a_broken_export_says_how(
     small: Student,  # noqa: F811
     tiny_data: Data,
@@ -99,7 +105,7 @@ def test_a_broken_export_says_how(
     assert words in " ".join(ledger.hops[2].reasons)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", MOST)
 def test_a_weight_that_is_no_number_is_seen(
     small: Semantic,  # noqa: F811
     tiny_data: Data,

@@ -87,7 +87,7 @@ def package(artifact: Artifact) -> Any:
     return parse(model_file(artifact.model_file.parent))
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", families())
 def test_every_family_computes_the_same(name: str, precision: Any, tmp_path: Path) -> None:

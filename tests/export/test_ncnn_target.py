@@ -24,9 +24,8 @@ from edgeseg.export.ncnn_network import for_pnnx
 from edgeseg.manifest import Source
 from edgeseg.parity import bad_hops
 from edgeseg.quantize.precision import PRECISIONS
-from edgeseg.runtimes import ncnn_net
 from edgeseg.runtimes.base import Opening
-from edgeseg.runtimes.ncnn_net import CARD, NcnnGraph, card_of, layers
+from edgeseg.runtimes.ncnn_net import BIN, CARD, PARAM, NcnnGraph, card_of, layers
 from edgeseg.students import Semantic, Stage
 from tests.export.test_operators import student
 from tests.students.test_registry import families, settled, sizes
@@ -114,7 +113,7 @@ def test_every_family_computes_the_same(name: str, precision: Any, tmp_path: Pat
         for one, other in zip(wanted, got, strict=True):
             assert other.shape == one.shape
             assert far(one, other) <= PRECISIONS[precision].relative_rms
-        assert execution.placed == {"cpu": len(layers((folder / "model.ncnn.param").read_text()))}
+        assert execution.placed == {"cpu": len(layers((folder / PARAM).read_text()))}
 
 
 @pytest.mark.slow
@@ -154,12 +153,12 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_file_says_what_it_is_and_ncnn_reads_no_further(artifact: Path) -> None:
-    card = card_of(artifact / "model.ncnn.param")
+    card = card_of(artifact / PARAM)
     assert card.about["student"] == "tiny"
     assert card.about["baked"] == list(BAKES)
     assert card.inputs["image"].shape == [1, 3, *SIZE]
     assert card.outputs["labels"].shape == [1, 4, 32, 48]
-    last = (artifact / "model.ncnn.param").read_text().splitlines()[-1]
+    last = (artifact / PARAM).read_text().splitlines()[-1]
     assert last.startswith(CARD)
     assert len(last.split()) == 5
     assert json.loads(last.removeprefix(CARD))["about"]["class_names"] == card.about["class_names"]
@@ -175,7 +174,7 @@ def test_what_was_set_is_read_back(artifact: Path) -> None:
 
 
 def test_answers_are_the_callers_to_keep(artifact: Path) -> None:
-    graph = opened(artifact, "model.ncnn.param", ["labels"])
+    graph = opened(artifact, PARAM, ["labels"])
     first, second = (np.full((1, *SIZE, 3), value, np.uint8) for value in (0, 200))
     kept = graph.run({"image": first})[0]
     before = kept.copy()
@@ -192,7 +191,7 @@ def test_writing_twice_gives_the_same_bytes(precision: Any, tmp_path: Path) -> N
         folder = tmp_path / str(index)
         folder.mkdir()
         Ncnn(precision=precision).write(network, folder)
-        made.append([(folder / name).read_bytes() for name in ("model.ncnn.param", "model.ncnn.bin")])
+        made.append([(folder / name).read_bytes() for name in (PARAM, BIN)])
     assert made[0] == made[1]
 
 
@@ -276,32 +275,36 @@ def test_a_converter_that_fails_is_one_line(
 
 
 def test_files_that_do_not_open_are_one_line(artifact: Path, tmp_path: Path) -> None:
-    text = (artifact / "model.ncnn.param").read_text()
-    (tmp_path / "model.ncnn.param").write_text(text.replace("Convolution ", "Convolutiom ", 1))
+    text = (artifact / PARAM).read_text()
+    (tmp_path / PARAM).write_text(text.replace("Convolution ", "Convolutiom ", 1))
     with pytest.raises(EdgesegError, match=r"cannot open .*model.ncnn.param \(code -1\); export again"):
-        opened(tmp_path, "model.ncnn.param", ["labels"])
-    (tmp_path / "model.ncnn.param").write_text(text)
+        opened(tmp_path, PARAM, ["labels"])
+    (tmp_path / PARAM).write_text(text)
     with pytest.raises(EdgesegError, match=r"cannot open .*model.ncnn.bin"):
-        opened(tmp_path, "model.ncnn.param", ["labels"])
+        opened(tmp_path, PARAM, ["labels"])
     with pytest.raises(EdgesegError, match="has no output masks"):
-        opened(artifact, "model.ncnn.param", ["masks"])
-    (tmp_path / "model.ncnn.param").write_text("\n".join(text.splitlines()[:-1]))
+        opened(artifact, PARAM, ["masks"])
+    (tmp_path / PARAM).write_text("\n".join(text.splitlines()[:-1]))
     with pytest.raises(EdgesegError, match="does not end with what edgeseg writes"):
-        opened(tmp_path, "model.ncnn.param", ["labels"])
-    graph = opened(artifact, "model.ncnn.param", ["labels"])
+        opened(tmp_path, PARAM, ["labels"])
+    graph = opened(artifact, PARAM, ["labels"])
     with pytest.raises(EdgesegError, match=r"in0 is \[1, 3, 64, 96\], got \[1, 3, 32, 32\]"):
         graph.run({"image": np.zeros((1, 32, 32, 3), np.uint8)})
 
 
-def test_float16_keeps_away_from_prompts_and_from_our_operators() -> None:
-    text = "7767517\n5 5\nInput in0 0 1 in0\nInput in1 0 1 in1\nMemoryData m 0 1 2 0=2\nBinaryOp a 2 1 in1 2 3\nBinaryOp b 2 1 in0 3 4\n"
-    assert files.of_prompts(layers(text), ["in1"]) == ["a"]
-    marked = files.in_float32(text, {"a"}).splitlines()
-    assert marked[5] == "BinaryOp a 2 1 in1 2 3 31=3"
-    assert [line for index, line in enumerate(marked) if index != 5] == [
-        line for index, line in enumerate(text.splitlines()) if index != 5
-    ]
-    assert ncnn_net.layer_mask(layers(files.in_float32(text, {"a"}))[3])
+def test_values_are_float16_only_where_the_network_bears_it(artifact: Path, tmp_path: Path) -> None:
+    assert not card_of(artifact / PARAM).half
+    for index, network in enumerate(networks(settled("rwkv_sam_tiny"), (64, 64), (), Ncnn.interface)[1:]):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        Ncnn(precision="fp16").write(network, folder)
+        assert not card_of(folder / PARAM).half
+    (plain,) = networks(tiny(), SIZE, (), Ncnn.interface)
+    Ncnn(precision="fp16").write(plain, tmp_path)
+    assert card_of(tmp_path / PARAM).half
+    settings = opened(tmp_path, PARAM, ["logits"], "fp16").execution({}).settings
+    assert settings["use_fp16_storage"] == "on"
+    assert settings["use_fp16_arithmetic"] == "off"
 
 
 def test_there_is_no_plugin() -> None:

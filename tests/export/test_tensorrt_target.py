@@ -396,7 +396,7 @@ def test_bodies_that_only_an_overload_tells_apart_are_a_warning() -> None:
     assert [(each.level, each.node) for each in lint(model)] == [("warning", "LabelMap")]
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", families())
 def test_every_family_passes_its_ledger(name: str, precision: str, tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def free_size(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [OnnxRuntime, OpenVino])
+@pytest.mark.parametrize("target", [OnnxRuntime, pytest.param(OpenVino, marks=pytest.mark.wide)])
 @pytest.mark.parametrize(
     "name", [name for name in families() if name not in USES]
 )  # those pass it there, in both tiers
