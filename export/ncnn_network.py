@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from edgeseg.errors import EdgesegError
-from edgeseg.export.rewrites import Bodies, bicubic_as_products, lerp_as_sum
+from edgeseg.export.rewrites import bicubic_as_products, lerp_as_sum, nearest_as_products
 from edgeseg.kernels.selective_scan.torch_op import selective_scan
-from edgeseg.kernels.wkv.forms import Form, form_for, wkv_plain
+from edgeseg.kernels.wkv.forms import form_for, wkv_plain
 from edgeseg.kernels.wkv.torch_op import wkv
 
 WKV, INDEX = wkv._opoverload, torch.ops.aten.index.Tensor
@@ -86,10 +86,6 @@ def _choose_form(module: nn.Module, node: Node) -> None:
         raise EdgesegError("the decay of a wkv depends on the input; only a trained decay can be exported")
     total = attrgetter(str(decay.target))(module) * key.meta["val"].shape[1]
     node.args = (*node.args, form_for(total, preferred="closed"))
-
-
-def _wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: bool, form: Form) -> Tensor:
-    return wkv_plain(decay, bonus, key, value, causal, form)
 
 
 def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
@@ -199,10 +195,11 @@ def _index(x: Tensor, indices: list[Tensor | None]) -> Tensor:
 
 
 aten = torch.ops.aten
-BODIES: Bodies = {
-    WKV: _wkv,
+BODIES: dict[Any, Callable[..., Any]] = {
+    WKV: wkv_plain,
     selective_scan._opoverload: _scan,
     aten.upsample_bicubic2d.vec: bicubic_as_products,
+    aten.upsample_nearest2d.vec: nearest_as_products,
     aten.lerp.Tensor: lerp_as_sum,
     aten.split_with_sizes.default: _split,
     aten.to.dtype: _same,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-Bodies = Mapping[Any, Callable[..., Any]]
+CUBIC = -0.75
+"""The slope that a cubic has at its neighbours."""
 
 
 def bicubic_as_products(
@@ -19,17 +20,48 @@ def bicubic_as_products(
     scales: Sequence[float] | None = None,
 ) -> Tensor:
     """`aten.upsample_bicubic2d` of `x [B, K, h, w]`: rows @ x @ columns, with weights that are constants."""
-    if size is None:
-        assert scales is not None
-        size = [int(side * scale) for side, scale in zip(x.shape[2:], scales, strict=True)]
-    rows, columns = (cubic_weights(inner, outer, align_corners) for inner, outer in zip(x.shape[2:], size, strict=True))
+    outer = _size(x, size, scales)
+    rows, columns = (cubic_weights(*pair, align_corners) for pair in zip(x.shape[2:], outer, strict=True))
     return rows.to(x) @ (x @ columns.to(x).mT)
 
 
 def cubic_weights(inner: int, outer: int, align_corners: bool = False) -> Tensor:
-    """`[outer, inner]`: how much of each sample each sample of the larger row is, from PyTorch's own resizing."""
-    each = torch.eye(inner, dtype=torch.float64)[None, None]  # a column of the picture per sample
-    return F.interpolate(each, size=(outer, inner), mode="bicubic", align_corners=align_corners)[0, 0].float()
+    """`[outer, inner]`: how much of each sample each sample of the larger row is (Keys 1981, a = -0.75, as PyTorch has it)."""
+    if align_corners:
+        place = np.arange(outer) * ((inner - 1) / max(1, outer - 1))
+    else:
+        place = (np.arange(outer) + 0.5) * (inner / outer) - 0.5
+    low = np.floor(place).astype(int)
+    weights = np.zeros((outer, inner))
+    for step in (-1, 0, 1, 2):
+        away = np.abs(place - low - step)
+        near = (CUBIC + 2) * away**3 - (CUBIC + 3) * away**2 + 1
+        far = CUBIC * (away**3 - 5 * away**2 + 8 * away - 4)
+        np.add.at(weights, (np.arange(outer), np.clip(low + step, 0, inner - 1)), np.where(away <= 1, near, far))
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+def nearest_as_products(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None = None) -> Tensor:
+    """`aten.upsample_nearest2d`; by a fraction as products with zeros and ones, since runtimes do not agree on the sample to take."""
+    outer = _size(x, size, scales)
+    if not any(large % small for small, large in zip(x.shape[2:], outer, strict=True)):
+        return F.interpolate(x, outer, mode="nearest")
+    rows, columns = (nearest_weights(*pair) for pair in zip(x.shape[2:], outer, strict=True))
+    return rows.to(x) @ (x @ columns.to(x).mT)
+
+
+def nearest_weights(inner: int, outer: int) -> Tensor:
+    """`[outer, inner]`: 1 for the sample that PyTorch takes, else 0."""
+    scale = np.float32(inner) / np.float32(outer)
+    taken = np.minimum(np.floor(np.arange(outer, dtype=np.float32) * scale).astype(int), inner - 1)
+    return torch.from_numpy((taken[:, None] == np.arange(inner)).astype(np.float32))
+
+
+def _size(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> list[int]:
+    if size is not None:
+        return list(size)
+    assert scales is not None
+    return [int(side * scale) for side, scale in zip(x.shape[2:], scales, strict=True)]
 
 
 def lerp_as_sum(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
@@ -60,12 +92,3 @@ def average_pool_of_padded(
 
 def _pair(given: Sequence[int]) -> tuple[int, ...]:
     return tuple(given) * 2 if len(given) == 1 else tuple(given)
-
-
-def with_bodies(program: torch.export.ExportedProgram, bodies: Bodies) -> nn.Module:
-    """The module of an exported program with other functions in the places of some of its operators."""
-    module = program.module()
-    for node in module.graph.nodes:
-        node.target = bodies.get(node.target, node.target)
-    module.recompile()
-    return module

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.export.rewrites import cubic_weights
+from edgeseg.export.rewrites import cubic_weights, nearest_weights
 from edgeseg.kernels.label_map.onnx_body import BAND, LARGE
 from edgeseg.kernels.wkv.forms import CHUNK, form_for
 from edgeseg.runtimes.mil_interpreter import quiet
@@ -260,11 +259,6 @@ def nearest(make: Make, x: Any, size: Any, scales: Any) -> Any:
     return make(
         "upsample_nearest_neighbor", x=x, scale_factor_height=height // rows, scale_factor_width=width // columns
     )
-
-
-def nearest_weights(inner: int, outer: int) -> Tensor:
-    """`[outer, inner]`: 1 for the sample that PyTorch takes, else 0."""
-    return F.interpolate(torch.eye(inner)[None, None], size=(outer, inner), mode="nearest")[0, 0]
 
 
 def _lengths(x: Any, size: Any, scales: Any) -> list[tuple[int, int]]:

@@ -90,18 +90,20 @@ def lower(
         # the caller's arrays are read in place
         planning = exir.passes.MemoryPlanningPass(alloc_graph_input=False, alloc_graph_output=False)
         ours = sorted({_name(node.target) for node in exported.graph.nodes if node.target in _ours()})
+        plugin = plugin and bool(ours)
         prepared = _prepared(exported, plugin, delegate, half)
-        edge = exir.to_edge_transform_and_lower(
-            prepared,
-            partitioner=_partitioners(delegate, half),
-            compile_config=exir.EdgeCompileConfig(_check_ir_validity=False),
-        )
+        partitioners = _partitioners(delegate, half)
+        unchecked = exir.EdgeCompileConfig(_check_ir_validity=False)
+        with _in_one_line():
+            edge = exir.to_edge_transform_and_lower(prepared, partitioner=partitioners, compile_config=unchecked)
         network = edge.exported_program().graph_module
         parts, left, arithmetic = _parts(network), _kinds(network), _arithmetic(network)
         inside = sum(len(_operators(part)) for part in parts)
         said = {"delegate": delegate, "plugin": plugin, "parts": len(parts), "inside": inside, "left": left}
+        # what may be said only now, and so cannot be among the `constant_methods` that the step before takes
         edge._config_methods = {CARD: json.dumps({**said, "arithmetic": arithmetic, **(card or {})})}
-        made = edge.to_executorch(exir.ExecutorchBackendConfig(memory_planning_pass=planning))
+        with _in_one_line():
+            made = edge.to_executorch(exir.ExecutorchBackendConfig(memory_planning_pass=planning))
     delegated = inside / max(1, inside + sum(left.values()))
     return Program(bytes(made.buffer), plugin, delegated, len(parts), left, arithmetic, ours)
 
@@ -123,7 +125,8 @@ def _prepared(exported: ExportedProgram, plugin: bool, delegate: Delegate, half:
     if half:
         halve(network)
     functions = ({} if plugin else bodies.OURS) | (bodies.XNNPACK if delegate == "xnnpack" else {})
-    modules = ({} if plugin else bodies.MODULES) | (bodies.XNNPACK_MODULES if delegate == "xnnpack" else {})
+    others = {"xnnpack": bodies.XNNPACK_MODULES, "portable": bodies.EXACT_MODULES}
+    modules = ({} if plugin else bodies.MODULES) | others.get(delegate, {})
     bodies.rewrite(network, functions, modules)
     bodies.drop_unused(network)
     return torch.export.export(network, inputs)
@@ -308,6 +311,18 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """What ExecuTorch's converter raises, in a line."""
+    errors = need("executorch.exir.error")
+    kinds = (errors.ExportError, errors.InternalError, RuntimeError, ValueError, TypeError, KeyError, AssertionError)
+    try:
+        yield
+    except kinds as error:
+        words = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise EdgesegError(f"ExecuTorch {_version()} cannot convert the network: {words[:300]}") from error
 
 
 def _itself(one: Any, memo: Any) -> Any:

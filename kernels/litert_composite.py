@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Interpreter, Node, map_arg
 from torch.nn.functional import interpolate
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.export.rewrites import average_pool_of_padded, bicubic_as_products, lerp_as_sum
+from edgeseg.export.rewrites import average_pool_of_padded, bicubic_as_products, lerp_as_sum, nearest_as_products
 from edgeseg.kernels.label_map.torch_op import label_map
 from edgeseg.kernels.litert_plugin import DOMAIN
 from edgeseg.kernels.selective_scan.forms import scan_plain
@@ -175,6 +175,7 @@ BODIES: dict[Any, Callable[..., Tensor]] = {
     selective_scan._opoverload: _selective_scan,
     label_map._opoverload: _label_map,
     torch.ops.aten.upsample_bicubic2d.vec: bicubic_as_products,  # as it is, it comes with 17 transpositions
+    torch.ops.aten.upsample_nearest2d.vec: nearest_as_products,  # by a fraction LiteRT takes another sample than PyTorch
     torch.ops.aten.avg_pool2d.default: average_pool_of_padded,  # as it is, XNNPACK does not take it
     torch.ops.aten.lerp.Tensor: lerp_as_sum,
 }

@@ -122,6 +122,7 @@ def drop_unused(model: Any) -> None:
 
 def written(schema: Any, model: Any) -> bytes:
     """The bytes of a model, its constants where LiteRT takes them without a copy."""
+
     class Aligned(schema.BufferT):  # type: ignore[misc]
         def Pack(self, builder: Any) -> Any:
             builder.Prep(ALIGNED, len(self.data))

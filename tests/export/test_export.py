@@ -190,6 +190,14 @@ def test_a_manifest_comes_back_and_names_its_files(export: Export, kind: type[Ta
 def embedded(artifact: Artifact) -> dict[str, Any]:
     """What the model file says about itself."""
     told: dict[str, Any]
+    if artifact.manifest.target["name"] == "ncnn":
+        from edgeseg.runtimes.ncnn_net import card_of
+
+        return card_of(artifact.model_file).about
+    if artifact.manifest.target["name"] == "executorch":
+        from edgeseg.kernels.executorch_runtime import load_code
+
+        return dict(load_code(artifact.model_file.read_bytes(), 1).card)
     if artifact.manifest.target["name"] == "coreml":
         from coremltools.models.utils import load_spec
 
