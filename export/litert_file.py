@@ -12,6 +12,7 @@ from edgeseg.errors import need
 from edgeseg.export.deployed import Interface, Network
 from edgeseg.export.known_bad import refuse_known_bad
 from edgeseg.export.litert_half import with_half_weights
+from edgeseg.export.litert_inline import TFLITE_2_14, without_composites
 from edgeseg.export.target import Target, Written, card, register
 from edgeseg.kernels.litert_plugin import DOMAIN, read, written
 from edgeseg.manifest import Fact
@@ -23,7 +24,10 @@ PLACES = 8
 @register("tflite")
 @dataclass(frozen=True)
 class LiteRt(Target):
-    """A LiteRT file of one size: `fp16` stores weights as float16, which XNNPACK widens unless the processor has it."""
+    """A LiteRT file of one size: `fp16` stores weights as float16, which XNNPACK widens.
+
+    ops: `graph` has no composites either, which TensorFlow Lite as it still is in many apps does not know (2.14 was tried).
+    """
 
     name: ClassVar[str] = "litert"
     tools: ClassVar[tuple[str, ...]] = ("torch", "litert-torch", "ai-edge-litert")
@@ -43,9 +47,11 @@ class LiteRt(Target):
         made = described(convert(program, feeds), network)
         if self.precision == "fp16":
             made = with_half_weights(made)
+        ours = composites(read(made))
+        if self.ops == "graph":
+            made = without_composites(made)
         (folder / "model.tflite").write_bytes(made)
-        model = read(made)
-        return Written(["model.tflite"], composites(model), counted(model) | partitioned(made))
+        return Written(["model.tflite"], ours, counted(read(made)) | partitioned(made))
 
 
 def described(file: bytes, network: Network) -> bytes:
@@ -71,12 +77,14 @@ def composites(model: Any) -> list[str]:
 
 
 def counted(model: Any) -> dict[str, Fact]:
-    """How many operators the main graph has, and how many of them only turn arrays."""
+    """How many operators the main graph has, how many of them only turn arrays, whether an old runtime knows them all."""
     numbers = vars(need("ai_edge_litert.schema_py_generated").BuiltinOperator)
     names = {number: name for name, number in numbers.items() if isinstance(number, int)}
     codes = [names.get(code.builtinCode, "?") for code in model.operatorCodes]
     found = Counter(codes[node.opcodeIndex] for node in model.subgraphs[0].operators)
-    return {"operators": found.total(), "transposes": found["TRANSPOSE"]}
+    newest = max(code.builtinCode for code in model.operatorCodes)
+    old = newest <= TFLITE_2_14
+    return {"operators": found.total(), "transposes": found["TRANSPOSE"], "tflite_runtime_2_14": old}
 
 
 def partitioned(file: bytes) -> dict[str, Fact]:

@@ -42,7 +42,7 @@ def with_customs(file: bytes) -> bytes:
     for graph in model.subgraphs:
         for node in graph.operators:
             options = node.builtinOptions2
-            if not _is_ours(options):
+            if not is_ours(options):
                 continue
             name = _custom_name(options)
             if name not in codes:
@@ -92,7 +92,8 @@ def read(file: bytes) -> Any:
         raise EdgesegError(f"no LiteRT file, or a damaged one: {error}; export again") from error
 
 
-def _is_ours(options: Any) -> bool:
+def is_ours(options: Any) -> bool:
+    """Whether these are the options of a composite of ours."""
     name = getattr(options, "name", None)
     return isinstance(name, bytes) and name.decode().startswith(DOMAIN)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from edgeseg.data import Data
     from edgeseg.export.apart import Outcome
     from edgeseg.export.target import Target
+    from edgeseg.manifest import Source
     from edgeseg.runs import RunCard
 
 
@@ -61,41 +64,46 @@ def export(
 
     Example: edgeseg export runs/cam --to onnxruntime,openvino --out out/cam --bake pre,labels
     """
-    from contextlib import ExitStack
+    from edgeseg.export.apart import Job, export_apart
 
-    from edgeseg.export.apart import Job, as_run, export_apart
+    targets = chosen_targets(to, precision, ops, options or [])
+    sizes = [parsed for part in words(size or "") if (parsed := parse_size(part))]
+    outcomes = []
+    with subject(run, sizes, classes, data) as (folder, source, usual, images):
+        for each in sizes or usual:
+            for target in targets:
+                place = str(out / folder_name(target, each if len(sizes) > 1 else None))
+                job = Job(str(folder), target.options(), place, each, words(bake), images, source, list(TRUSTED))
+                with progress(f"exporting and verifying {place}") as bar:
+                    outcomes.append(export_apart(job, target, bar))
+    report(outcomes, to == ALL, as_json)
+
+
+@contextmanager
+def subject(
+    run: str, sizes: list[tuple[int, int]], classes: int, data: str | None
+) -> Iterator[tuple[Path, Source, list[tuple[int, int]], str | None]]:
+    """What to export: the folder of a run, where it comes from, the size it was trained at, the images to prove it on.
+
+    A student by name is one with fresh weights for as long as the block lasts.
+    """
+    from edgeseg.export.apart import as_run
     from edgeseg.manifest import Source
     from edgeseg.runs import read_card
     from edgeseg.students import STUDENTS
 
-    targets = chosen_targets(to, precision, ops, options or [])
-    sizes = [parsed for part in size.split(",") if (parsed := parse_size(part))] if size else []
-    with ExitStack() as stack:
-        if not Path(run).exists() and run in STUDENTS:
-            if not sizes:
-                raise EdgesegError(f"{run} is a student without training: say at which --size, e.g. 360x480")
-            folder, source, images = stack.enter_context(as_run(run, classes, sizes[0])), Source(None, None), None
-        else:
-            folder, card = Path(run), read_card(Path(run))
-            source = Source(run, card.sha256)
-            if not sizes and card.size is None:
-                raise EdgesegError(
-                    f"{run} does not say at which size it was trained; give one with --size, e.g. 360x480"
-                )
-            sizes = sizes or [card.size]  # type: ignore[list-item]
-            images = proof_data(data, card.training.data if card.training else None)
-        spec = data if images is None else images.spec
-        jobs = [
-            Job(str(folder), target.options(), str(out / place), each, words(bake), spec, source, list(TRUSTED))
-            for each in sizes
-            for target in targets
-            for place in [folder_name(target, each if len(sizes) > 1 else None)]
-        ]
-        outcomes = []
-        for job, target in zip(jobs, targets * len(sizes), strict=True):
-            with progress(f"exporting and verifying {job.out}") as bar:
-                outcomes.append(export_apart(job, target, bar))
-    report(outcomes, to == ALL, as_json)
+    if not Path(run).exists() and run in STUDENTS:
+        if not sizes:
+            raise EdgesegError(f"{run} is a student without training: say at which --size, e.g. 360x480")
+        with as_run(run, classes, sizes[0]) as folder:
+            yield folder, Source(None, None), sizes, data
+        return
+    card = read_card(Path(run))
+    if not sizes and card.size is None:
+        raise EdgesegError(f"{run} does not say at which size it was trained; give one with --size, e.g. 360x480")
+    images = proof_data(data, card.training.data if card.training else None)
+    usual = [card.size] if card.size else sizes
+    yield Path(run), Source(run, card.sha256), usual, images.spec if images else None
 
 
 def chosen_targets(to: str, precision: str, ops: str, options: list[str]) -> list[Target]:
