@@ -794,7 +794,7 @@ def test_a_driver_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> 
             tensorrt_engine.Driver()
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_a_promptable_student_becomes_two_engines(tmp_path: Path, device: Device) -> None:
     made = settled("rwkv_sam_tiny")
     artifact = es.export_model(made, TensorRt(ops="graph"), tmp_path / "out", sizes(made)[0], ("pre", "labels"))

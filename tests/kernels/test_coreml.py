@@ -420,7 +420,9 @@ class Both(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
+@pytest.mark.parametrize(
+    "half", [pytest.param(False, marks=pytest.mark.wide, id="fp32"), pytest.param(True, id="fp16")]
+)
 @pytest.mark.parametrize("name", ["rwkv_seg_tiny", "mamba"])
 def test_networks_draw_the_same(name: str, half: bool, tmp_path: Path) -> None:
     image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))

@@ -212,7 +212,7 @@ def as_tuple(made: Any) -> tuple[Tensor, ...]:
     return made if isinstance(made, tuple) else (made,)
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 @pytest.mark.parametrize("name", [name for name in families() if isinstance(build(name), Semantic)])
 def test_exports_with_free_height_and_width(name: str) -> None:
     fresh(f"free_size({name!r})")
