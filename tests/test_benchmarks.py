@@ -106,7 +106,7 @@ def test_train_step() -> None:
     assert [one.name.rsplit(", ", 1)[1] for one in found] == ["one process", "own processes", "one process"]
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 @pytest.mark.parametrize("name", train_step.FAMILIES)
 def test_every_family_learns_the_same_by_hand(name: str) -> None:
     side = 256 if name == "squeeze_sam" else 64
@@ -174,7 +174,7 @@ def test_run_misses_and_mistypes(capsys: pytest.CaptureFixture[str], monkeypatch
 
 def test_every_benchmark_is_in_the_table_and_in_the_readme() -> None:
     folder = Path(run.__file__).parent
-    helpers = {"__init__", "accuracy", "ratio", "run"}
+    helpers = {"__init__", "accuracy", "matrix", "ratio", "run"}
     modules = {path.stem for path in folder.glob("*.py")} - helpers
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert set(run.NAMES) == modules

@@ -133,7 +133,7 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = Hypernetwork(TOKENS)
 
     def forward(
-        self, image: Tensor, place: Tensor, prompt: Tensor, hidden: Tensor | None
+        self, image: Tensor, place: Tensor, prompt: Tensor, hidden: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`image [P or 1, 256, h, w]`, its codes, `prompt [P, N, 256]`: features `[P, 32, 4h, 4w]`, weights `[P, masks, 32]`, quality."""
         used = len(self.output_hypernetworks_mlps)  # as the authors: tokens that give no mask are not there
@@ -171,7 +171,7 @@ class HighResolutionDecoder(nn.Module):
         return first
 
     def forward(
-        self, image: Tensor, place: Tensor, prompt: Tensor, detail: Tensor, hidden: Tensor | None
+        self, image: Tensor, place: Tensor, prompt: Tensor, detail: Tensor, hidden: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mask logits `[P, masks, 4h, 4w]` and quality `[P, masks]`."""
         features, weights, quality = self.mask_decoder(image, place, prompt, hidden)

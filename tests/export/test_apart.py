@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,20 @@ import pytest
 from edgeseg.artifact import Artifact
 from edgeseg.cli import main
 from edgeseg.errors import EdgesegError, MissingTool, ParityFailed
-from edgeseg.export import OnnxRuntime, apart
+from edgeseg.export import TARGETS, OnnxRuntime, apart
 from edgeseg.export.apart import Job, as_run, export_apart
 from edgeseg.manifest import Source
 from tests.export import crashing
 from tests.export.crashing import Crashing
 
 MODULE = crashing.__name__
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Iterator[None]:
+    """Nobody else meets the target that crashes."""
+    yield
+    TARGETS._entries.pop(Crashing.name)
 
 
 def job(target: Crashing | OnnxRuntime, run: Path, out: Path, size: tuple[int, int] = (64, 96)) -> Job:

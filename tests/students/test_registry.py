@@ -233,8 +233,13 @@ def free_size(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [OnnxRuntime, pytest.param(OpenVino, marks=pytest.mark.wide)])
 @pytest.mark.parametrize(
-    "name", [name for name in families() if name not in USES]
-)  # those pass it there, in both tiers
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.wide if issubclass(type(build(name)), Promptable) else ())
+        for name in families()
+        if name not in USES  # those pass it there, in both tiers
+    ],
+)  # promptable ones answer as artifacts in test_promptable
 def test_every_family_passes_its_ledger(name: str, target: type[Target], tmp_path: Path) -> None:
     fresh(f"prove({name!r}, {target.__name__!r}, {str(tmp_path / 'out')!r})")
 
