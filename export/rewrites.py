@@ -20,8 +20,8 @@ def bicubic_as_products(
     scales: Sequence[float] | None = None,
 ) -> Tensor:
     """`aten.upsample_bicubic2d` of `x [B, K, h, w]`: rows @ x @ columns, with weights that are constants."""
-    outer = _size(x, size, scales)
-    rows, columns = (cubic_weights(*pair, align_corners) for pair in zip(x.shape[2:], outer, strict=True))
+    inner, outer = _sizes(x, size, scales)
+    rows, columns = (cubic_weights(*pair, align_corners) for pair in zip(inner, outer, strict=True))
     return rows.to(x) @ (x @ columns.to(x).mT)
 
 
@@ -43,10 +43,10 @@ def cubic_weights(inner: int, outer: int, align_corners: bool = False) -> Tensor
 
 def nearest_as_products(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None = None) -> Tensor:
     """`aten.upsample_nearest2d`; by a fraction as products with zeros and ones, since runtimes do not agree on the sample to take."""
-    outer = _size(x, size, scales)
-    if not any(large % small for small, large in zip(x.shape[2:], outer, strict=True)):
+    inner, outer = _sizes(x, size, scales)
+    if not any(large % small for small, large in zip(inner, outer, strict=True)):
         return F.interpolate(x, outer, mode="nearest")
-    rows, columns = (nearest_weights(*pair) for pair in zip(x.shape[2:], outer, strict=True))
+    rows, columns = (nearest_weights(*pair) for pair in zip(inner, outer, strict=True))
     return rows.to(x) @ (x @ columns.to(x).mT)
 
 
@@ -57,11 +57,13 @@ def nearest_weights(inner: int, outer: int) -> Tensor:
     return torch.from_numpy((taken[:, None] == np.arange(inner)).astype(np.float32))
 
 
-def _size(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> list[int]:
+def _sizes(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> tuple[list[int], list[int]]:
+    """Height and width, before and after, as numbers: while PyTorch traces, those of a shape are tensors."""
+    inner = [int(side) for side in x.shape[2:]]
     if size is not None:
-        return list(size)
+        return inner, [int(side) for side in size]
     assert scales is not None
-    return [int(side * scale) for side, scale in zip(x.shape[2:], scales, strict=True)]
+    return inner, [int(side * scale) for side, scale in zip(inner, scales, strict=True)]
 
 
 def lerp_as_sum(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
