@@ -70,6 +70,10 @@ class Network(nn.Module):
         self.student = fuse(student)
         self.dynamic = {}
         student.check_size(torch.empty(1, 3, *size, device="meta"))
+        self.complete()
+
+    def complete(self) -> None:
+        """What a kind of network needs besides; called when everything else is there."""
 
     def feeds(self) -> dict[str, Tensor]:
         """Inputs of the right kind, by name, in order."""
@@ -82,14 +86,9 @@ class ImageNetwork(Network):
     scale: Tensor
     shift: Tensor
 
-    def __init__(
-        self,
-        student: Student,
-        size: tuple[int, int],
-        bake: Iterable[str] = (),
-        interface: Interface = NATURAL,
-    ) -> None:
-        super().__init__(student, size, bake, interface)
+    def complete(self) -> None:
+        """The numbers that normalise."""
+        student = self.student
         scale = [1 / (255 * std) for std in student.std]
         shift = [mean / std for mean, std in zip(student.mean, student.std, strict=True)]
         self.register_buffer("scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
@@ -138,14 +137,9 @@ class Deployed(ImageNetwork):
 
     student: Semantic
 
-    def __init__(
-        self,
-        student: Semantic,
-        size: tuple[int, int],
-        bake: Iterable[str] = (),
-        interface: Interface = NATURAL,
-    ) -> None:
-        super().__init__(student, size, bake, interface)
+    def complete(self) -> None:
+        """The name of the output."""
+        super().complete()
         self.outputs = [self.output_spec().name]
 
     def forward(self, image: Tensor) -> Tensor:
@@ -171,14 +165,9 @@ class DeployedEncoder(ImageNetwork):
 
     student: Promptable
 
-    def __init__(
-        self,
-        student: Promptable,
-        size: tuple[int, int],
-        bake: Iterable[str] = (),
-        interface: Interface = NATURAL,
-    ) -> None:
-        super().__init__(student, size, bake, interface)
+    def complete(self) -> None:
+        """The maps of a black image, and their names."""
+        super().complete()
         with torch.inference_mode():
             self.maps = self(*self.feeds().values())
         self.outputs = [f"map_{index}" for index in range(len(self.maps))]

@@ -332,7 +332,7 @@ def _prefix(operator: str) -> str:
     return f"edgeseg_{operator}__"
 
 
-WRONG = (NotImplementedError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+WRONG = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What coremltools raises for a network that it does not take; it has no error of its own."""
 
 

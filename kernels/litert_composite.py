@@ -43,7 +43,7 @@ def convert(program: torch.export.ExportedProgram, given: Mapping[str, Tensor]) 
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             made = litert_torch.convert(composites, sample_kwargs=dict(given))
-    except (RuntimeError, NotImplementedError, ValueError, TypeError, KeyError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
         words = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise EdgesegError(f"litert_torch cannot convert the network: {words.strip()[:300]}") from error
     return bytes(made.model_content())
