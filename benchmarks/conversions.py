@@ -112,6 +112,7 @@ PLAIN = {
 def contest(target: str, name: str, turn: int) -> dict[str, Logs]:
     """Kind -> log-ratios, everything made and opened anew; empty where the target is not installed."""
     from edgeseg.export import TARGETS, export_model
+    from edgeseg.parity import Picture, both
 
     logs = {}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -130,8 +131,6 @@ def contest(target: str, name: str, turn: int) -> dict[str, Logs]:
             session = open_artifact(artifact, THREADS)
             picture = pixels.pattern(*SIZE)
             given = pixels.prepare(picture, session.input)
-            from edgeseg.parity import Picture, both
-
             normal = both(Picture("", picture, None), session.input)[0]
 
             def ours() -> NDArray[Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.export.deployed import Deployed, Interface, Network
+from edgeseg.export.deployed import PLACES, Deployed, Interface, Network
 from edgeseg.export.known_bad import refuse_known_bad
 from edgeseg.export.target import Target, Written, register
 from edgeseg.files import sha256
@@ -27,9 +27,6 @@ MODEL, WEIGHTS = "com.apple.CoreML/model.mlmodel", "com.apple.CoreML/weights"
 """Where coremltools puts the two items of a package, below `Data`."""
 
 AUTHOR = "com.apple.CoreML"
-PLACES = 8
-"""Points of a prompt, corners of a box included, in files that take a fixed number."""
-
 Deployment = Literal["iOS16", "iOS17", "iOS18", "macOS13", "macOS14", "macOS15"]
 """The oldest system that a package runs on; macOS 13 takes what iOS 16 does, and so on."""
 

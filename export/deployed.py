@@ -19,6 +19,10 @@ BAKES = ("pre", "labels")
 """`pre`: uint8 RGB in, normalised inside. `labels`: upsampling and argmax (or the best mask) inside, uint8 out."""
 
 
+PLACES = 8
+"""Points of a prompt, corners of a box included, in files that take a fixed number."""
+
+
 @dataclass(frozen=True)
 class Interface:
     """How a target wants what goes into its files and what comes out.

@@ -9,15 +9,12 @@ from typing import ClassVar, get_args
 import torch
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.export.deployed import Interface, Network
+from edgeseg.export.deployed import PLACES, Interface, Network
 from edgeseg.export.known_bad import refuse_known_bad
 from edgeseg.export.target import Target, Written, card, register
 from edgeseg.kernels.executorch_runtime import Delegate, lower
 from edgeseg.manifest import Fact
 from edgeseg.runtimes.base import listing
-
-PLACES = 8
-"""Points of a prompt, corners of a box included, in files that take a fixed number."""
 
 
 @register("pte")

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from edgeseg.errors import need
-from edgeseg.export.deployed import Interface, Network
+from edgeseg.export.deployed import PLACES, Interface, Network
 from edgeseg.export.known_bad import refuse_known_bad
 from edgeseg.export.litert_half import with_half_weights
 from edgeseg.export.litert_inline import TFLITE_2_14, without_composites
 from edgeseg.export.target import Target, Written, card, register
 from edgeseg.kernels.litert_plugin import DOMAIN, read, written
 from edgeseg.manifest import Fact
-
-PLACES = 8
-"""Points of a prompt, corners of a box included, in files that take a fixed number."""
 
 
 @register("tflite")

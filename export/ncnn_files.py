@@ -17,16 +17,13 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.export.deployed import Interface, Network
+from edgeseg.export.deployed import PLACES, Interface, Network
 from edgeseg.export.known_bad import module_of, refuse_known_bad
 from edgeseg.export.ncnn_network import for_pnnx, ours
 from edgeseg.export.target import Target, Written, card, register
 from edgeseg.manifest import Fact
 from edgeseg.runtimes.base import PLUGIN, listing
 from edgeseg.runtimes.ncnn_net import BIN, PARAM, Card, Layer, Place, layers, params_line
-
-PLACES = 8
-"""Points of a prompt, corners of a box included, in files that take a fixed number."""
 
 LIMIT_S = 900.0
 """How long pnnx may take: seconds for the students here, but more than in proportion to what was traced: 14,000 nodes took over 200."""
