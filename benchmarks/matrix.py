@@ -107,7 +107,7 @@ def filled(cell: Cell) -> Cell:
     return Cell(
         *cell.key,
         passed=manifest.ledger.passed,
-        reason=shortened("; ".join(reason for each in manifest.ledger.hops for reason in each.reasons)),
+        reason=shortened("; ".join(dict.fromkeys(reason for each in manifest.ledger.hops for reason in each.reasons))),
         hop=hop.name,
         executed=manifest.precision.executed,
         relative_rms=hop.relative_rms,

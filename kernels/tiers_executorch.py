@@ -12,7 +12,8 @@ from edgeseg.kernels.tiers_torch import on_threads, operators
 
 @tier("ExecuTorch plugin", converted=True)
 def _executorch_plugin(work: Work) -> Run:
-    need("edgeseg.kernels.executorch_runtime")  # which says what the library is made of
+    import edgeseg.kernels.executorch_runtime  # noqa: F401, says what the library is made of
+
     library("executorch")  # if it cannot be had, say so before the export
     return _in_executorch(work, plugin=True)
 
