@@ -4,8 +4,8 @@
     python -m benchmarks.matrix --students ddrnet23_slim --sizes 64x96 --targets litert,coreml
 
 Exports are kept one by one in `matrix.jsonl` beside the table: a run that was stopped goes on, and several environments, each with
-other converters, fill one table. `--again` does the named ones anew. Students have fresh weights and statistics: what is shown is
-what converts and how exactly, not how good a trained one is.
+other converters, fill one table. `--again` does the named ones anew. Students have fresh weights, the statistics of generated
+scenes and a last layer fitted to their labels: what is shown is what converts and how exactly, not how good a trained one is.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def document(cells: Sequence[Cell]) -> str:
     lines = [
         "# Every student, every target",
         "",
-        f"Made by `python -m benchmarks.matrix`; {passed} of {len(cells)} exports passed their proof. Fresh weights, {CLASSES} classes,",
-        "nothing baked in, eight generated images. A figure is the relative RMS of the logits between the student in PyTorch and the",
+        f"Made by `python -m benchmarks.matrix`; {passed} of {len(cells)} exports passed their proof. {CLASSES} classes, nothing baked",
+        "in, eight generated images; fresh weights, but the last layer is fitted to generated scenes. A figure is the relative RMS of the logits between the student in PyTorch and the",
         "file in its runtime; where a runtime cannot be had on Linux, somebody stands in for it, as the last table says.",
     ]
     for precision in PRECISIONS:

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeseg import schema
 from edgeseg.artifact import Artifact
@@ -17,6 +17,11 @@ from edgeseg.files import clear_aside
 from edgeseg.manifest import Source
 from edgeseg.runtimes.launch import Worker
 from edgeseg.schema import STRICT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgeseg.students import Semantic, Student
 
 PATIENCE_S = 1800.0
 """How long a converter may say nothing: the slowest that was seen took 5 minutes for one network on two cores."""
@@ -74,12 +79,11 @@ def ask(do: str, noun: str, progress: Progress | None, **request: Any) -> dict[s
 
 @contextmanager
 def as_run(name: str, classes: int, size: tuple[int, int], seed: int = 0) -> Iterator[Path]:
-    """A student by name as a run for as long as the block lasts: fresh weights, statistics that a fresh network does not have.
+    """A student by name as a run for as long as the block lasts: fresh weights, acquainted with generated scenes.
 
     classes: for a semantic one. It shows what converts and how well, not what a trained network does.
     """
     import torch
-    from torch import nn
 
     from edgeseg.runs import save
     from edgeseg.students import create
@@ -87,9 +91,73 @@ def as_run(name: str, classes: int, size: tuple[int, int], seed: int = 0) -> Ite
 
     torch.manual_seed(seed)
     student = create(name, classes=classes if "classes" in parameters(name) else None)
-    for part in student.modules():
-        if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None and part.running_var is not None:
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.8, 1.25)
+    acquaint(student)
     with TemporaryDirectory() as folder:
         yield save(student, Path(folder) / name, size=size)
+
+
+SCENES, SCENE = 16, (192, 256)
+"""How many generated scenes an untrained student is acquainted with, and their size (height, width)."""
+
+CERTAINTY, RIDGE = 8.0, 1e-3
+"""By how much the right class is to lead, and the pull towards weights of 0 as a share of the features' mean square."""
+
+
+def acquaint(student: Student) -> None:
+    """Give an untrained student the statistics of generated scenes, and a semantic one a last layer fitted to their labels.
+
+    What a fresh network draws is a matter of rounding nearly everywhere, so that no two precisions could ever agree on it.
+    """
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from edgeseg.data import load_data
+    from edgeseg.students import Semantic
+
+    scenes = load_data(f"synthetic:size={SCENE[0]}x{SCENE[1]}").split("train")
+    pairs = [scenes[index] for index in range(SCENES)]
+    images = student.normalise(torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2))
+    for part in student.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None  # the mean of what it sees
+            part.reset_running_stats()
+    with torch.no_grad():
+        student.train()
+        student.probe(images)
+        if isinstance(student, Semantic):
+            _fit_last_layer(student.eval(), images, torch.from_numpy(np.stack([labels for _, labels in pairs])).long())
+    student.eval()
+
+
+def _fit_last_layer(student: Semantic, images: Tensor, labels: Tensor) -> None:
+    """Ridge regression of the margins on what the last convolution with an output for every class sees."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    seen: list[tuple[nn.Conv2d, Tensor, Tensor]] = []
+    hooks = [
+        part.register_forward_hook(lambda module, given, made: seen.append((module, given[0], made)))
+        for part in student.modules()
+        if isinstance(part, nn.Conv2d) and part.out_channels == student.classes
+    ]
+    logits = student.low_logits(images)
+    for hook in hooks:
+        hook.remove()
+    if not seen:
+        return
+    layer, given, made = seen[-1]
+    truth = F.interpolate(labels[:, None].float(), made.shape[-2:]).long()[:, 0] % student.classes
+    wanted = CERTAINTY * F.one_hot(truth, student.classes).double().flatten(0, 2)
+    if logits.shape == made.shape:
+        wanted -= (logits - made).permute(0, 2, 3, 1).double().flatten(0, 2)  # what others add to it
+    patches = F.unfold(given, layer.kernel_size, layer.dilation, layer.padding, layer.stride).double()
+    features = patches.transpose(1, 2).flatten(0, 1)
+    features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], 1)
+    gram = features.T @ features
+    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    weights = torch.linalg.solve(gram, features.T @ wanted)
+    layer.weight.copy_(weights[:-1].T.reshape(layer.weight.shape))
+    if layer.bias is not None:
+        layer.bias.copy_(weights[-1])
