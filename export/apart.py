@@ -148,6 +148,7 @@ def _fit_last_layer(student: Semantic, images: Tensor, labels: Tensor) -> None:
     if not seen:
         return
     layer, given, made = seen[-1]
+    assert not isinstance(layer.padding, str)
     truth = F.interpolate(labels[:, None].float(), made.shape[-2:]).long()[:, 0] % student.classes
     wanted = CERTAINTY * F.one_hot(truth, student.classes).double().flatten(0, 2)
     if logits.shape == made.shape:
