@@ -4,8 +4,8 @@
     python -m benchmarks.matrix --students ddrnet23_slim --sizes 64x96 --targets litert,coreml
 
 Exports are kept one by one in `matrix.jsonl` beside the table: a run that was stopped goes on, and several environments, each with
-other converters, fill one table. `--again` does the named ones anew. Students have fresh weights, the statistics of generated
-scenes and a last layer fitted to their labels: what is shown is what converts and how exactly, not how good a trained one is.
+other converters, fill one table. `--again` does the named ones anew. Students have fresh weights and a last
+layer fitted to generated scenes: what is shown is what converts and how exactly, not how good a trained one is.
 """
 
 from __future__ import annotations
