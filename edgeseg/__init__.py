@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgeseg.export import *
     from edgeseg.export import export_model
     from edgeseg.hub import from_pretrained, push_to_hub
+    from edgeseg.quantize.model import quantize_model
     from edgeseg.runs import load_official, save
     from edgeseg.students import create, fuse
 
@@ -40,6 +41,7 @@ _HOME = {
     "load_official": "edgeseg.runs",
     "models": "edgeseg.api",
     "push_to_hub": "edgeseg.hub",
+    "quantize_model": "edgeseg.quantize.model",
     "save": "edgeseg.runs",
     "verify": "edgeseg.api",
 }
@@ -57,6 +59,7 @@ __all__ = [
     "load_official",
     "models",
     "push_to_hub",
+    "quantize_model",
     "save",
     "verify",
 ]

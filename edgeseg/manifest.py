@@ -109,7 +109,11 @@ class Precision:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The images an integer artifact was calibrated on."""
+    """The images an integer artifact was calibrated on.
+
+    classes: class -> its share of their labelled pixels; 0 for one that none of them shows.
+    sizes:   of the files, before they were resized to the artifact's.
+    """
 
     __pydantic_config__ = STRICT
     data: str
@@ -117,6 +121,8 @@ class Calibration:
     sha256: str
     count: int
     overlaps_test: bool
+    classes: dict[str, float] = field(default_factory=dict)
+    sizes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ from edgeseg.artifact import Artifact
 from edgeseg.data import Data, load_data
 from edgeseg.diagnosis import diagnose
 from edgeseg.errors import EdgesegError, ParityFailed
-from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder
+from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder, ImageNetwork
 from edgeseg.ledger import Hop, Ledger
 from edgeseg.manifest import InputSpec
 from edgeseg.metrics import boundary_f, confusion, iou
 from edgeseg.pictures import save_picture
 from edgeseg.prompts import box_of, first_click, objects_of
+from edgeseg.quantize.document import read
+from edgeseg.quantize.post_training import apply
 from edgeseg.quantize.precision import MIN_PIXELS, PRECISIONS
 from edgeseg.runtimes import PromptSession, pixels
 from edgeseg.runtimes.base import GRAPH, HOST
@@ -90,7 +92,8 @@ class Comparison:
         total = self.matrix.sum()
         same = float(np.trace(self.matrix) / total)
         each = iou(self.matrix) / 100
-        judged = np.where(self.matrix.sum(0) + self.matrix.sum(1) >= MIN_PIXELS, each, np.nan)
+        least = max(MIN_PIXELS, 2 * limit.share * total)  # in both maps together
+        judged = np.where(self.matrix.sum(0) + self.matrix.sum(1) >= least, each, np.nan)
         worst = int(np.nanargmin(judged)) if np.isfinite(judged).any() else None
         worst_iou = float(judged[worst]) if worst is not None else 1.0
         boundary = float(np.mean(self.boundaries))
@@ -186,7 +189,7 @@ def verify_on(
     if execution.runtime != runtime:  # somebody stands in for it
         runtime = f"{runtime} in {execution.runtime}"
     hops = [
-        rows[0].hop("student -> graph", "fp32", names),
+        rows[0].hop("student -> graph", manifest.precision.asked if manifest.calibration else "fp32", names),
         rows[1].hop(f"graph -> {runtime}", precision, names),
         rows[2].hop(f"student -> {runtime}", precision, names),
     ]
@@ -241,6 +244,17 @@ def check_pair(artifact: Artifact, student: Student) -> None:
         )
 
 
+Made = TypeVar("Made", bound=ImageNetwork)
+
+
+def in_whole_numbers(artifact: Artifact, network: Made) -> Made:
+    """The network, quantized as the artifact was, if it was: so that what whole numbers change and what the runtime adds are two hops."""
+    quantization = read(artifact.folder)
+    if quantization is not None:
+        network.whole = apply(network, quantization)
+    return network
+
+
 Answers = list[tuple[Array, Array, Array]]
 """What the trained student, its folded graph and the runtime say to the same question, for every question to one image."""
 
@@ -248,13 +262,13 @@ Answers = list[tuple[Array, Array, Array]]
 def labelled(artifact: Artifact, student: Student) -> Callable[[Picture], Answers]:
     """How a semantic student answers: one label map for an image."""
     assert isinstance(student, Semantic)
-    deployed = Deployed(student, artifact.size, artifact.manifest.input.baked)
+    deployed = in_whole_numbers(artifact, Deployed(student, artifact.size, artifact.manifest.input.baked))
 
     @torch.inference_mode()
     def answer(one: Picture) -> Answers:
         normal, given = both(one, artifact.manifest.input)
         trained: Array = student.eval()(torch.from_numpy(normal)).numpy()
-        graph: Array = deployed(torch.from_numpy(given if deployed.bakes_pre else normal)).numpy()
+        graph: Array = deployed.graph(torch.from_numpy(given if deployed.bakes_pre else normal)).numpy()
         return [(trained, graph, artifact.session.run(given))]
 
     return answer
@@ -263,7 +277,7 @@ def labelled(artifact: Artifact, student: Student) -> Callable[[Picture], Answer
 def asked(artifact: Artifact, student: Student) -> Callable[[Picture], Answers]:
     """How a promptable student answers: a mask, or as many as it offers, for every prompt about an image."""
     assert isinstance(student, Promptable)
-    encoder = DeployedEncoder(student, artifact.size, artifact.manifest.input.baked)
+    encoder = in_whole_numbers(artifact, DeployedEncoder(student, artifact.size, artifact.manifest.input.baked))
     decoder = DeployedDecoder(encoder)
     session = artifact.session
     assert isinstance(session, PromptSession)
@@ -274,7 +288,7 @@ def asked(artifact: Artifact, student: Student) -> Callable[[Picture], Answers]:
         points, labels = questions(one, artifact.size)
         prompts = torch.from_numpy(points), torch.from_numpy(labels)
         trained = student.eval()(torch.from_numpy(normal), *prompts)
-        graph = decoder(*encoder(torch.from_numpy(given if encoder.bakes_pre else normal)), *prompts)
+        graph = decoder(*encoder.graph(torch.from_numpy(given if encoder.bakes_pre else normal)), *prompts)
         device = session.decode(session.encode(given), points, labels)
         masks = [trained[0].numpy(), graph[0].numpy(), device[0]]
         if masks[1].ndim == 3:  # the best mask is chosen inside

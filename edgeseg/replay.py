@@ -12,6 +12,7 @@ from edgeseg.data import Data
 from edgeseg.errors import EdgesegError
 from edgeseg.export import export_model, from_options
 from edgeseg.files import read_json
+from edgeseg.quantize.document import read
 from edgeseg.runs import load_run
 from edgeseg.runtimes.compare import Comparison, compare_records
 from edgeseg.runtimes.measure import job, measure
@@ -40,7 +41,17 @@ def replay_export(artifact: Artifact, run: Path, data: Data | None) -> ExportDri
     with tempfile.TemporaryDirectory() as folder:
         student = load_run(run)
         out = Path(folder) / "again"
-        again = export_model(student, target, out, artifact.size, manifest.input.baked, manifest.source, data)
+        again = export_model(
+            student,
+            target,
+            out,
+            artifact.size,
+            manifest.input.baked,
+            manifest.source,
+            data,
+            quantization=read(artifact.folder),
+            calibration=manifest.calibration,
+        )
         fresh = again.manifest
     if fresh.ledger is None:
         raise EdgesegError(f"the second export of {artifact.folder} has no ledger")

@@ -24,8 +24,21 @@ from edgeseg.export.target import Target, Written
 from edgeseg.export.target import from_options as from_options
 from edgeseg.export.tensorrt_onnx import TensorRt as TensorRt
 from edgeseg.files import aside_folder, sha256
-from edgeseg.manifest import SCHEMA, Fact, FileEntry, InputSpec, Manifest, OutputSpec, Precision, Source, StudentCard
+from edgeseg.manifest import (
+    SCHEMA,
+    Calibration,
+    Fact,
+    FileEntry,
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    Precision,
+    Source,
+    StudentCard,
+)
 from edgeseg.provenance import made_by, now, versions
+from edgeseg.quantize.document import DOCUMENT, Quantization
+from edgeseg.quantize.scheme import QUANTIZED
 from edgeseg.runtimes.base import GRAPH, HOST
 from edgeseg.students import Promptable, Semantic, Student
 
@@ -43,23 +56,37 @@ def export_model(
     source: Source | None = None,
     data: Data | None = None,
     progress: Progress | None = None,
+    quantization: Quantization | None = None,
+    calibration: Calibration | None = None,
 ) -> Artifact:
     """Export a student at `size` (height, width), verify the result, and put the folder in place when it is complete.
 
     bake:   `pre` takes uint8 RGB `[1, H, W, 3]`, `labels` gives uint8 `[1, H, W]`: labels, or the best mask of a prompt.
     source: the run the student comes from; unknown for one that was made in Python.
     data:   where the images come from that the masks are compared on; generated scenes by default.
+    quantization, calibration: what makes it an artifact of whole numbers, and the images that it is from (`quantize_model`).
 
     A failed proof leaves the artifact with its failed ledger, to be looked at; whoever calls decides what that means.
     """
     from edgeseg.parity import verify_with
+    from edgeseg.quantize.post_training import apply
 
     out = Path(out)
     if out.exists() and not (out.is_dir() and ((out / MANIFEST).exists() or not any(out.iterdir()))):
         raise EdgesegError(f"{out} holds something that is no artifact and would be replaced; export to another folder")
+    if target.precision in QUANTIZED and quantization is None:
+        raise EdgesegError(
+            f"{target.name} {target.precision} needs calibration images: `edgeseg quantize` and es.quantize_model take them"
+        )
     parts = networks(student, size, bake, target.interface)
+    if quantization is not None:
+        parts[0].whole = apply(parts[0], quantization)
     with aside_folder(out) as part:
         manifest = write(parts, target, part, source or Source(None, None))
+        if quantization is not None:
+            schema.write(part / DOCUMENT, quantization)
+            files = [*manifest.files, entry(part, DOCUMENT)]
+            manifest = replace(manifest, files=files, calibration=calibration)
         schema.write(part / MANIFEST, manifest)
         verify_with(Artifact(part, manifest), student, data, progress=progress)
         carry_over(out, part)
@@ -148,10 +175,15 @@ def describe(
         decoder=None,
         target=target.options(),
         precision=Precision(asked=target.precision, executed=None),
-        files=[FileEntry(name, sha256(folder / name), (folder / name).stat().st_size) for name in written.files],
+        files=[entry(folder, name) for name in written.files],
         tools=versions(*target.tools),
         calibration=None,
         op_tiers=dict.fromkeys(written.operators, GRAPH) | host,  # until it has run
         ledger=None,
         accuracy=None,
     )
+
+
+def entry(folder: Path, name: str) -> FileEntry:
+    """A file as the manifest has it."""
+    return FileEntry(name, sha256(folder / name), (folder / name).stat().st_size)

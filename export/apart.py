@@ -14,7 +14,8 @@ from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError, require
 from edgeseg.export.target import Target
 from edgeseg.files import clear_aside
-from edgeseg.manifest import Source
+from edgeseg.manifest import Calibration, Source
+from edgeseg.quantize.document import Quantization
 from edgeseg.runtimes.launch import Worker
 from edgeseg.schema import STRICT
 
@@ -45,6 +46,8 @@ class Job:
     data: str | None
     source: Source
     trust: list[str] = field(default_factory=list)
+    quantization: Quantization | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from edgeseg.errors import EdgesegError
 from edgeseg.kernels.label_map import label_map
@@ -53,10 +54,12 @@ class Network(nn.Module):
 
     outputs: their names, in order.
     dynamic: input -> axis -> name, for the axes whose length is free.
+    whole:   the network as a graph with marks where it computes in whole numbers, once a quantizer has made it.
     """
 
     outputs: list[str]
     dynamic: dict[str, dict[int, str]]
+    whole: GraphModule | None
 
     def __init__(
         self,
@@ -73,11 +76,17 @@ class Network(nn.Module):
         self.size = size
         self.student = fuse(student)
         self.dynamic = {}
+        self.whole = None
         student.check_size(torch.empty(1, 3, *size, device="meta"))
         self.complete()
 
     def complete(self) -> None:
         """What a kind of network needs besides; called when everything else is there."""
+
+    @property
+    def graph(self) -> nn.Module:
+        """What is converted: the quantized graph where there is one, else the network itself."""
+        return self.eval() if self.whole is None else self.whole
 
     def feeds(self) -> dict[str, Tensor]:
         """Inputs of the right kind, by name, in order."""

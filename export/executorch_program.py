@@ -44,7 +44,7 @@ class ExecuTorch(Target):
         need("executorch")
         # a program takes its inputs in the order of axes that it was exported with, and does not look whether they have it
         feeds = {name: example.contiguous() for name, example in network.feeds().items()}
-        exported = torch.export.export(network.eval(), tuple(feeds.values()))
+        exported = torch.export.export(network.graph, tuple(feeds.values()))
         refuse_known_bad(exported, self.name)
         said = {**card(network), "inputs": list(feeds), "outputs": network.outputs}
         made = lower(exported, self.ops == "plugin", self.delegate, self.precision == "fp16", said)

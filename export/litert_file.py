@@ -13,9 +13,11 @@ from edgeseg.export.deployed import PLACES, Interface, Network
 from edgeseg.export.known_bad import refuse_known_bad
 from edgeseg.export.litert_half import with_half_weights
 from edgeseg.export.litert_inline import TFLITE_2_14, without_composites
+from edgeseg.export.litert_real import in_real_numbers
 from edgeseg.export.target import Target, Written, card, register
 from edgeseg.kernels.litert_plugin import DOMAIN, read, written
 from edgeseg.manifest import Fact
+from edgeseg.runtimes.base import listing
 
 
 @register("tflite")
@@ -39,7 +41,7 @@ class LiteRt(Target):
 
         need("litert_torch")
         feeds = network.feeds()
-        program = torch.export.export(network.eval(), tuple(feeds.values()))
+        program = torch.export.export(network.graph, tuple(feeds.values()))
         refuse_known_bad(program, self.name)
         made = described(convert(program, feeds), network)
         if self.precision == "fp16":
@@ -47,8 +49,35 @@ class LiteRt(Target):
         ours = composites(read(made))
         if self.ops == "graph":
             made = without_composites(made)
+        if network.whole is not None:
+            made = for_delegate(made)
         (folder / "model.tflite").write_bytes(made)
         return Written(["model.tflite"], ours, counted(read(made)) | partitioned(made))
+
+
+def for_delegate(file: bytes) -> bytes:
+    """A quantized file with as few parts as XNNPACK can execute it in: what it leaves over in whole numbers goes back into float."""
+    parts, left, _ = partition(file)
+    kinds = {name for name in left if name in REAL}
+    if not kinds:
+        return file
+    other = in_real_numbers(file, kinds)
+    return other if partition(other)[0] < parts else file
+
+
+REAL = {
+    "HARD_SWISH",
+    "RELU",
+    "RELU6",
+    "RELU_N1_TO_1",
+    "LOGISTIC",
+    "TANH",
+    "GELU",
+    "AVERAGE_POOL_2D",
+    "MAX_POOL_2D",
+    "MEAN",
+}
+"""Operators without constants of their own, which may as well compute in float."""
 
 
 def described(file: bytes, network: Network) -> bytes:
@@ -86,6 +115,12 @@ def counted(model: Any) -> dict[str, Fact]:
 
 def partitioned(file: bytes) -> dict[str, Fact]:
     """In how many parts XNNPACK takes the main graph, and the share of its operators that are in them."""
+    parts, left, share = partition(file)
+    return {"partitions": parts, "delegated": round(share, 4), "not_delegated": listing(dict(left))}
+
+
+def partition(file: bytes) -> tuple[int, Counter[str], float]:
+    """In how many parts XNNPACK takes the main graph, the operators that it leaves over, and the share of those that it takes."""
     interpreter = need("ai_edge_litert.interpreter").Interpreter(model_content=file, num_threads=1)
     interpreter.allocate_tensors()
     nodes = interpreter._get_ops_details()
@@ -93,8 +128,7 @@ def partitioned(file: bytes) -> dict[str, Fact]:
     plain = [node for node in nodes if node["op_name"] != "DELEGATE"]
     taken = {index for part in parts for index in _inside(part, plain)}
     left = Counter(node["op_name"] for index, node in enumerate(plain) if index not in taken)
-    words = ", ".join(f"{name} {count}" for name, count in sorted(left.items()))
-    return {"partitions": len(parts), "delegated": round(len(taken) / len(plain), 4), "not_delegated": words}
+    return len(parts), left, len(taken) / len(plain)
 
 
 def _inside(part: dict[str, Any], plain: list[dict[str, Any]]) -> set[int]:

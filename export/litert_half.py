@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg.errors import EdgesegError, need
+from edgeseg.export.litert_real import operator_code
 from edgeseg.kernels.litert_plugin import drop_unused, read, written
 
 LEAST = 32
@@ -27,7 +28,7 @@ def with_half_weights(file: bytes) -> bytes:
     schema = need("ai_edge_litert.schema_py_generated")
     model = read(file)
     graph = model.subgraphs[0]
-    widen = _widening(schema, model)
+    widen = operator_code(schema, model, "DEQUANTIZE")
     added = []
     for index in _constants(schema, model, graph):
         tensor = graph.tensors[index]
@@ -69,16 +70,3 @@ def _constants(schema: Any, model: Any, graph: Any) -> list[int]:
         and model.buffers[tensor.buffer].data is not None
         and len(model.buffers[tensor.buffer].data)
     ]
-
-
-def _widening(schema: Any, model: Any) -> int:
-    """The number of DEQUANTIZE among the operators of a model, where it is added if need be."""
-    wanted = schema.BuiltinOperator.DEQUANTIZE
-    for index, code in enumerate(model.operatorCodes):
-        if code.builtinCode == wanted:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = wanted
-    code.version = 2  # the one that takes float16
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1

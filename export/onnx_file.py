@@ -84,7 +84,7 @@ def _quiet_export(network: Network, opset: int) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.onnx.export(
-                network,
+                network.graph,
                 tuple(feeds.values()),
                 dynamo=True,
                 opset_version=opset,

@@ -11,6 +11,7 @@ from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.export.deployed import NATURAL, Interface, Network
 from edgeseg.manifest import Fact
+from edgeseg.quantize.scheme import QUANTIZED, scheme_for
 from edgeseg.registry import Registry
 from edgeseg.runtimes.base import Ops
 from edgeseg.schema import STRICT
@@ -34,6 +35,7 @@ class Target:
 
     tools:     distributions whose versions a manifest has; `modules` must be there to write.
     interface: how its files take images, labels and prompts.
+    precision: fp32 or fp16 by export; int8 (weights and activations), w8a16 and w8a32 (weights alone) by quantizing.
     ops: how our operators run: `plugin`, `graph` (standard operators), or `auto`: the plugin where it can be had.
     """
 
@@ -42,12 +44,16 @@ class Target:
     tools: ClassVar[tuple[str, ...]]
     modules: ClassVar[tuple[str, ...]] = ()
     interface: ClassVar[Interface] = NATURAL
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8", "w8a16", "w8a32"] = "fp32"
     ops: Ops = "auto"
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fp32", "fp16"):
-            raise EdgesegError(f"{self.name} exports fp32 or fp16, got precision {self.precision!r}")
+        if self.precision not in ("fp32", "fp16", *QUANTIZED):
+            raise EdgesegError(
+                f"{self.name} exports fp32 or fp16, and quantizes to {', '.join(QUANTIZED)}; got precision {self.precision!r}"
+            )
+        if self.precision in QUANTIZED:
+            scheme_for(self.name, self.precision)
         if self.ops not in get_args(Ops):
             raise EdgesegError(f"ops is {', '.join(get_args(Ops))}, got {self.ops!r}")
 

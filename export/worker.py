@@ -26,7 +26,18 @@ class Exporter(Servant):
         data = None if todo.data is None else load_data(todo.data)
         target = from_options(todo.target, "the request")
         student = load_run(todo.run)
-        export_model(student, target, todo.out, todo.size, todo.bake, todo.source, data, self.tell)
+        export_model(
+            student,
+            target,
+            todo.out,
+            todo.size,
+            todo.bake,
+            todo.source,
+            data,
+            self.tell,
+            todo.quantization,
+            todo.calibration,
+        )
         return {}
 
     def verify(

@@ -134,7 +134,9 @@ def _prepared(exported: ExportedProgram, plugin: bool, delegate: Delegate, half:
 
 def _folded(exported: ExportedProgram) -> ExportedProgram:
     """The exported program with what depends on weights alone computed now: decays, and what ExecuTorch has no kernel for."""
-    folded: ExportedProgram = need("executorch.exir.passes.constant_prop_pass").constant_prop_pass(exported)
+    marks = {node.target for node in exported.graph.nodes if str(node.target).startswith("quantized_decomposed.")}
+    folding = need("executorch.exir.passes.constant_prop_pass").constant_prop_pass
+    folded: ExportedProgram = folding(exported, custom_skip_targets=marks)  # else whole numbers become real ones
     for name, constant in folded.constants.items():
         folded.constants[name] = constant.detach()  # a Parameter here would not be found again
     return folded
@@ -214,7 +216,14 @@ def _arithmetic(network: Any) -> dict[str, int]:
     """Precision -> how many of the operators that carry the arithmetic have their results in it."""
     names = {"torch.float32": "fp32", "torch.float16": "fp16"}
     heavy = (node for part in (network, *_parts(network)) for node in _operators(part) if _name(node.target) in HEAVY)
-    return dict(Counter(names.get(str(node.meta["val"].dtype), str(node.meta["val"].dtype)) for node in heavy))
+    return dict(
+        Counter("int8" if _whole(node) else names.get(kind := str(node.meta["val"].dtype), kind) for node in heavy)
+    )
+
+
+def _whole(node: Any) -> bool:
+    """Whether an operator takes whole numbers that are made real only on paper."""
+    return "dequantize_per_tensor" in str(node.all_input_nodes[0].target)
 
 
 OPEN: WeakSet[Any] = WeakSet()

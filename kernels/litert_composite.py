@@ -42,7 +42,7 @@ def convert(program: torch.export.ExportedProgram, given: Mapping[str, Tensor]) 
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            made = litert_torch.convert(composites, sample_kwargs=dict(given))
+            made = litert_torch.convert(composites, sample_kwargs=dict(given), quant_config=_rounding(program))
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         words = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise EdgesegError(f"litert_torch cannot convert the network: {words.strip()[:300]}") from error
@@ -72,6 +72,17 @@ class _Single(nn.Module):
     def forward(self, **given: Tensor) -> Any:
         inputs = [given[name] if name in given else getattr(self, name) for name in self._names]
         return self._operator(*inputs, *self._attributes)
+
+
+def _rounding(program: torch.export.ExportedProgram) -> Any:
+    """What tells the converter that a program has marks of quantization, null where it has none."""
+    if not any(str(node.target).startswith("quantized_decomposed.") for node in program.graph.nodes):
+        return None
+    quantizers = need("litert_torch.quantize.pt2e_quantizer")
+    fixed = quantizers.PT2EQuantizer().set_global(quantizers.get_symmetric_quantization_config(is_per_channel=True))
+    return need("litert_torch.quantize.quant_config").QuantConfig(
+        pt2e_quantizer=fixed
+    )  # only whether it is static is read
 
 
 class Composites(nn.Module):
@@ -106,6 +117,12 @@ class _Composing(Interpreter):
         self._forms, self._folded = forms, folded
 
     def run_node(self, n: Node) -> Any:
+        if n in self._folded and str(n.target) == WHOLE_WEIGHT:
+            # the converter wants to round a weight itself, which gives the same numbers
+            (_, *how), _ = self.fetch_args_kwargs_from_env(n)
+            marks = torch.ops.quantized_decomposed
+            rounded = marks.quantize_per_channel.default(self._folded[n], *how)
+            return marks.dequantize_per_channel.default(rounded, *how)
         if n in self._folded:
             return self._folded[n]
         if n.target not in BODIES:
@@ -169,6 +186,9 @@ def _label_map(logits: Tensor, height: int, width: int, align_corners: bool) -> 
 
 
 WKV = wkv._opoverload
+
+WHOLE_WEIGHT = "quantized_decomposed.dequantize_per_channel.default"
+"""What stands behind the weights of a quantized layer."""
 
 BODIES: dict[Any, Callable[..., Tensor]] = {
     WKV: _wkv,

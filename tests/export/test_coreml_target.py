@@ -153,7 +153,7 @@ def test_wrong_options_are_refused_when_built() -> None:
         "deployment is iOS16, iOS17, .* got 'iOS9'": lambda: CoreMl(deployment="iOS9"),  # type: ignore[arg-type]
         "compute_units is all, .* got 'gpu'": lambda: CoreMl(compute_units="gpu"),  # type: ignore[arg-type]
         "take no operators of others; use ops auto or graph": lambda: CoreMl(ops="plugin"),
-        "exports fp32 or fp16, got precision 'int8'": lambda: CoreMl(precision="int8"),  # type: ignore[arg-type]
+        "exports fp32 or fp16, got precision 'int8'": lambda: CoreMl(precision="int8"),
     }
     for said, make in makes.items():
         with pytest.raises(EdgesegError, match=said):

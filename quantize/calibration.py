@@ -1,0 +1,92 @@
+"""The images that activations are measured on: named by the user, never the test images, and written down."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg.data import Data
+from edgeseg.errors import EdgesegError
+from edgeseg.manifest import Calibration
+from edgeseg.metrics import VOID
+
+Progress = Callable[[int], None]
+"""Called with how many more images were read."""
+
+RARE = 1e-4
+"""The share of labelled pixels below which a class counts as hardly seen."""
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """RGB images `[H, W, 3]` as they are in the files, and what the manifest says of them."""
+
+    images: list[NDArray[np.uint8]]
+    card: Calibration
+
+    def warnings(self) -> list[str]:
+        """What a person should know of these images."""
+        said = []
+        if unseen := [name for name, share in self.card.classes.items() if share == 0]:
+            said.append(
+                f"no calibration image shows {', '.join(unseen)}: its range is not in the scales; take more images"
+            )
+        if rare := [name for name, share in self.card.classes.items() if 0 < share < RARE]:
+            said.append(f"calibration images hardly show {', '.join(rare)} (below {100 * RARE:g} % of the pixels)")
+        if len(self.card.sizes) > 1:
+            said.append(f"calibration images have {len(self.card.sizes)} sizes, {', '.join(self.card.sizes[:4])}")
+        return said
+
+
+def choose_images(data: Data, split: str | None, count: int, progress: Progress | None = None) -> CalibrationSet:
+    """`count` images spread over a split, that to learn from by default.
+
+    Raises:
+        EdgesegError: there are fewer, or one of them is a test image too, by name of the split or by its pixels.
+    """
+    name = split or data.fit
+    if name == data.test:
+        raise EdgesegError(
+            f"{data.spec}[{name}] is what results are reported on; calibrate on {data.fit} or {data.select}"
+        )
+    part = data.split(name)
+    if len(part) < count or not count:
+        raise EdgesegError(
+            f"{data.spec}[{name}] has {len(part)} images, {count} are to be calibrated on; ask for fewer with --images"
+        )
+    chosen = np.linspace(0, len(part) - 1, count).astype(int).tolist()
+    images, digests, names = [], [], []
+    seen = np.zeros(256, np.int64)
+    for index in chosen:
+        image, labels = part[index]
+        images.append(image)
+        digests.append(hashlib.sha256(image.tobytes()).hexdigest())
+        names.append(part.names[index])
+        seen += np.bincount(labels.ravel(), minlength=256)[:256]
+        if progress:
+            progress(1)
+    overlapping = _overlap(data, dict(zip(digests, names, strict=True)))
+    if overlapping:
+        raise EdgesegError(
+            f"{len(overlapping)} of the calibration images are test images too, e.g. {overlapping[0]}; a result on them would be no result"
+        )
+    semantic = data.task == "semantic"
+    labelled = max(1, int(seen[:VOID].sum()))
+    shares = (
+        {label: round(float(seen[i]) / labelled, 6) for i, label in enumerate(data.class_names)} if semantic else {}
+    )
+    sizes = sorted({f"{image.shape[0]}x{image.shape[1]}" for image in images})
+    digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+    card = Calibration(f"{data.spec}[{name}]", names, digest, count, overlaps_test=False, classes=shares, sizes=sizes)
+    return CalibrationSet(images, card)
+
+
+def _overlap(data: Data, chosen: dict[str, str]) -> list[str]:
+    """The names of the chosen images whose very pixels are in the test split."""
+    test = data.split(data.test)
+    there = (hashlib.sha256(test[index][0].tobytes()).hexdigest() for index in range(len(test)))
+    return [chosen[digest] for digest in there if digest in chosen]

@@ -1,0 +1,142 @@
+"""Post-training quantization: from calibration images to the document that makes a network's graph an integer one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from edgeseg.errors import EdgesegError
+from edgeseg.export.deployed import ImageNetwork, Network
+from edgeseg.quantize.calibration import CalibrationSet
+from edgeseg.quantize.document import Quantization
+from edgeseg.quantize.equalise import equalise
+from edgeseg.quantize.graph import (
+    KINDS,
+    WEIGHTED,
+    Plan,
+    Scale,
+    attribute,
+    integer,
+    module_of,
+    plan,
+    put,
+    rounded_weight,
+    traced,
+)
+from edgeseg.quantize.ranges import observe, scales
+from edgeseg.quantize.scheme import BOUNDS, Recipe, Scheme, scheme_for
+from edgeseg.runtimes import pixels
+
+
+def calibrate(network: Network, target: str, precision: str, recipe: Recipe, images: Sequence[Tensor]) -> Quantization:
+    """What calibration images, as the network takes them, make of it.
+
+    Raises:
+        EdgesegError: the target cannot do that, or the network gives NaN on an image.
+    """
+    scheme = scheme_for(target, precision)
+    graph = traced(network)
+    if recipe.equalise:
+        equalise(graph)
+    chosen = plan(graph, scheme, recipe)
+    found: dict[int, Scale] = {}
+    if chosen.groups:
+        seen = observe(graph, chosen, lambda: images, histograms=recipe.ranges != "minmax")
+        found = scales(seen, scheme, recipe.ranges)
+    biases = correct(graph, chosen, scheme, found, images) if recipe.bias_correction else {}
+    weighted = [unit for unit in chosen.units if unit.kind in WEIGHTED]
+    layers = sorted({unit.module for unit in weighted})
+    every = sorted({name for name in _weighted_modules(graph)} - set(layers))
+    return Quantization(
+        schema=1,
+        kind="quantization",
+        target=target,
+        precision=precision,
+        recipe=recipe,
+        scales={node.name: (found[group].scale, found[group].zero) for node, group in chosen.groups.items()},
+        biases=biases,
+        layers=layers,
+        float_layers=every,
+    )
+
+
+def _weighted_modules(graph: GraphModule) -> list[str]:
+    return [module_of(node) for node in graph.graph.nodes if KINDS.get(node.target) in WEIGHTED]
+
+
+def apply(network: Network, made: Quantization) -> GraphModule:
+    """The integer graph of a network, which runs in PyTorch too.
+
+    Raises:
+        EdgesegError: the document is of another network.
+    """
+    scheme = scheme_for(made.target, made.precision)
+    graph = traced(network)
+    if made.recipe.equalise:
+        equalise(graph)
+    chosen = plan(graph, scheme, made.recipe)
+    missing = [node.name for node in chosen.groups if node.name not in made.scales]
+    if missing:
+        raise EdgesegError(f"the quantization is of another network: it has no scale for {', '.join(missing[:3])}")
+    found = {group: Scale(*made.scales[node.name]) for node, group in chosen.groups.items()}
+    for unit in chosen.units:
+        if unit.node.name in made.biases:
+            bias = unit.node.args[2]
+            assert isinstance(bias, Node)
+            added = torch.tensor(made.biases[unit.node.name])
+            put(graph, unit.node, bias, attribute(graph, bias).detach() + added)
+    return integer(graph, chosen, scheme, found)
+
+
+def feeds(network: ImageNetwork, chosen: CalibrationSet) -> list[Tensor]:
+    """Images as a network takes them: resized and normalised by what the manifest of its artifact will say."""
+    spec = network.input_spec()
+    planes = network.bakes_pre and network.interface.image == "planes"
+    given = (torch.from_numpy(pixels.prepare(image, spec)) for image in chosen.images)
+    return [each.permute(0, 3, 1, 2).float() if planes else each for each in given]
+
+
+class _Correcting(Interpreter):
+    """Runs a float graph, and each layer also with what whole numbers make of its weights and its input."""
+
+    def __init__(self, graph: GraphModule, chosen: Plan, scheme: Scheme, found: dict[int, Scale]) -> None:
+        super().__init__(graph)
+        self._scheme, self._scales, self._groups = scheme, found, chosen.groups
+        self._layers = {unit.node for unit in chosen.units if unit.kind in WEIGHTED and len(unit.node.args) > 2}
+        self._weights: dict[Node, Tensor] = {}
+        self.errors: dict[str, list[Tensor]] = {}
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n in self._layers and isinstance(n.args[2], Node):
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            if n not in self._weights:
+                whole, scale = rounded_weight(args[1])
+                self._weights[n] = whole * scale.view(-1, *([1] * (whole.ndim - 1)))
+            given = n.args[0]
+            assert isinstance(given, Node)
+            rounded = n.target(self._rounded(given, args[0]), self._weights[n], *args[2:], **kwargs)  # type: ignore[operator]
+            axes = (0, 2, 3) if value.ndim == 4 else tuple(range(value.ndim - 1))
+            self.errors.setdefault(n.name, []).append((value - rounded).mean(axes))
+        return value
+
+    def _rounded(self, node: Node, value: Tensor) -> Tensor:
+        if self._scheme.activations is None:
+            return value
+        at, (low, high) = self._scales[self._groups[node]], BOUNDS[self._scheme.activations]
+        return torch.fake_quantize_per_tensor_affine(value, at.scale, at.zero, low, high)
+
+
+@torch.inference_mode()
+def correct(
+    graph: GraphModule, chosen: Plan, scheme: Scheme, found: dict[int, Scale], images: Sequence[Tensor]
+) -> dict[str, list[float]]:
+    """Layer -> the mean error of each output channel (Nagel et al., arXiv:1906.04721, section 4.2, from real images)."""
+    runner = _Correcting(graph, chosen, scheme, found)
+    for image in images:
+        runner.run(image)
+    return {name: torch.stack(errors).mean(0).tolist() for name, errors in runner.errors.items()}

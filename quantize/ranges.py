@@ -1,0 +1,164 @@
+"""What activations are like: observed over calibration images, and made into scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from edgeseg.errors import EdgesegError
+from edgeseg.quantize.graph import Plan, Scale
+from edgeseg.quantize.scheme import BOUNDS, Ranges, Scheme
+from edgeseg.registry import Registry
+
+BINS = 2048
+
+Images = Callable[[], Iterable[Tensor]]
+"""Gives the calibration images, as the graph takes them, as often as it is called."""
+
+
+@dataclass
+class Seen:
+    """What was seen of a group of values: lowest and highest, and how many in each of `BINS` equal steps between them."""
+
+    low: float = float("inf")
+    high: float = float("-inf")
+    counts: NDArray[np.float64] | None = None
+
+    def widen(self, value: Tensor) -> None:
+        """Look at the ends."""
+        low, high = (float(each) for each in torch.aminmax(value.detach()))
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise EdgesegError(
+                "the network gives NaN or infinite values on a calibration image; it cannot be quantized"
+            )
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def count(self, value: Tensor) -> None:
+        """Look at what lies between them."""
+        found = torch.histc(value.detach().float(), BINS, self.low, self.high if self.high > self.low else self.low + 1)
+        self.counts = (0 if self.counts is None else self.counts) + found.double().numpy()
+
+
+class _Watching(Interpreter):
+    """Runs a graph and shows every watched value to somebody."""
+
+    def __init__(self, graph: GraphModule, watched: dict[Node, Seen], show: Callable[[Seen, Tensor], None]) -> None:
+        super().__init__(graph)
+        self._watched, self._show = watched, show
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n in self._watched:
+            self._show(self._watched[n], value)
+        return value
+
+
+@torch.inference_mode()
+def observe(graph: GraphModule, chosen: Plan, images: Images, histograms: bool) -> dict[int, Seen]:
+    """Group -> what was seen of it; histograms take a second pass over the images."""
+    seen = {group: Seen() for group in chosen.groups.values()}
+    watched = {node: seen[group] for node, group in chosen.groups.items()}
+    for show in (Seen.widen, Seen.count) if histograms else (Seen.widen,):
+        watcher = _Watching(graph, watched, show)
+        for image in images():
+            watcher.run(image)
+    return seen
+
+
+def scales(seen: dict[int, Seen], scheme: Scheme, ranges: Ranges) -> dict[int, Scale]:
+    """Group -> the scale that its estimator gives."""
+    return {group: scale_of(*ESTIMATORS[ranges](one, scheme), scheme) for group, one in seen.items()}
+
+
+def scale_of(low: float, high: float, scheme: Scheme) -> Scale:
+    """The scale of a range; zero is always one of its whole numbers, since padding and ReLU are made of zeros."""
+    assert scheme.activations is not None
+    least, most = BOUNDS[scheme.activations]
+    low, high = min(low, 0.0), max(high, 0.0)
+    if scheme.symmetric:
+        return Scale(max(-low, high, 1e-8) / most, 0)
+    scale = max(high - low, 1e-8) / (most - least)
+    return Scale(scale, int(np.clip(round(least - low / scale), least, most)))
+
+
+Estimator = Callable[[Seen, Scheme], tuple[float, float]]
+ESTIMATORS: Registry[Estimator] = Registry("range estimator")
+"""Name -> from what was seen to lowest and highest."""
+
+
+def _minmax(seen: Seen, scheme: Scheme) -> tuple[float, float]:
+    return seen.low, seen.high
+
+
+PERCENTILE = 1e-4
+"""The share of values, half of it at each end, that `percentile` leaves out."""
+
+
+def _percentile(seen: Seen, scheme: Scheme) -> tuple[float, float]:
+    counts, edges = _histogram(seen)
+    share = np.cumsum(counts) / counts.sum()
+    first = int(np.searchsorted(share, PERCENTILE / 2, side="right"))
+    last = int(np.searchsorted(share, 1 - PERCENTILE / 2))
+    return float(edges[first]), float(edges[min(last + 1, BINS)])
+
+
+SHRINKS = np.linspace(1.0, 0.3, 71)
+"""The ranges that are tried, as shares of the whole one."""
+
+
+def _mse(seen: Seen, scheme: Scheme) -> tuple[float, float]:
+    """The range with the least mean square of rounding and clipping."""
+    counts, edges = _histogram(seen)
+    middle = (edges[1:] + edges[:-1]) / 2
+
+    def error(low: float, high: float) -> float:
+        return float((counts * (_rounded(middle, low, high, scheme) - middle) ** 2).sum())
+
+    return min(((seen.low * s, seen.high * s) for s in SHRINKS), key=lambda ends: error(*ends))
+
+
+def _entropy(seen: Seen, scheme: Scheme) -> tuple[float, float]:
+    """The range whose rounded histogram is nearest to the real one by Kullback and Leibler's divergence (Migacz, GTC 2017)."""
+    counts, edges = _histogram(seen)
+    middle = (edges[1:] + edges[:-1]) / 2
+    share = counts / counts.sum()
+
+    def divergence(low: float, high: float) -> float:
+        clipped = np.clip(middle, low, high)
+        real = np.bincount(np.clip(np.digitize(clipped, edges) - 1, 0, BINS - 1), share, BINS)
+        whole = np.round(_rounded(middle, low, high, scheme, whole=True)).astype(int)
+        whole -= whole.min()
+        there = real > 0
+        total = np.bincount(whole, real * there, whole.max() + 1)
+        number = np.bincount(whole, there, whole.max() + 1)
+        spread = np.where(there, total[whole] / np.maximum(number[whole], 1), 0)
+        spread /= max(spread.sum(), 1e-30)
+        both = there & (spread > 0)
+        return float((real[both] * np.log(real[both] / spread[both])).sum() + 1e3 * real[there & ~both].sum())
+
+    return min(((seen.low * s, seen.high * s) for s in SHRINKS), key=lambda ends: divergence(*ends))
+
+
+def _rounded(values: NDArray[Any], low: float, high: float, scheme: Scheme, whole: bool = False) -> NDArray[Any]:
+    assert scheme.activations is not None
+    least, most = BOUNDS[scheme.activations]
+    at = scale_of(low, high, scheme)
+    number = np.clip(np.round(values / at.scale) + at.zero, least, most)
+    return number if whole else (number - at.zero) * at.scale
+
+
+def _histogram(seen: Seen) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    assert seen.counts is not None
+    high = seen.high if seen.high > seen.low else seen.low + 1
+    return seen.counts, np.linspace(seen.low, high, BINS + 1)
+
+
+for _name, _estimator in {"minmax": _minmax, "percentile": _percentile, "mse": _mse, "entropy": _entropy}.items():
+    ESTIMATORS.add(_name, _estimator)
