@@ -76,9 +76,9 @@ class CoreMl(Target):
         from edgeseg.kernels.coreml_ops import convert, half_outside
 
         feeds = {name: given.contiguous() for name, given in network.feeds().items()}
-        precision = half_outside() if self.precision == "fp16" else None
-        for module in (network, Apart(network)):
-            program = torch.export.export(module.eval(), tuple(feeds.values()))
+        precision = half_outside() if self.precision in ("fp16","int8") else None
+        for module in (network.graph, Apart(network.graph)):
+            program = torch.export.export(module, tuple(feeds.values()))
             refuse_known_bad(program, self.name)
             if shares(program):
                 continue
@@ -92,13 +92,13 @@ class CoreMl(Target):
 class Apart(nn.Module):
     """A network, and each of its outputs made by an operator of its own; coremltools gives a value no more than one name."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, graph: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.graph = graph
 
     def forward(self, *feeds: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What the network gives."""
-        made = self.network(*feeds)
+        made = self.graph(*feeds)
         return tuple(each * 1 for each in (made if isinstance(made, tuple) else (made,)))
 
 

@@ -68,14 +68,14 @@ def _weighted_modules(graph: GraphModule) -> list[str]:
     return [module_of(node) for node in graph.graph.nodes if KINDS.get(node.target) in WEIGHTED]
 
 
-def apply(network: Network, made: Quantization) -> GraphModule:
-    """The integer graph of a network, which runs in PyTorch too.
+def apply(network: Network, made: Quantization, graph: GraphModule | None = None) -> GraphModule:
+    """The integer graph of a network, which runs in PyTorch too; `graph` is the traced network, which is changed.
 
     Raises:
         EdgesegError: the document is of another network.
     """
     scheme = scheme_for(made.target, made.precision)
-    graph = traced(network)
+    graph = graph or traced(network)
     if made.recipe.equalise:
         equalise(graph)
     chosen = plan(graph, scheme, made.recipe)

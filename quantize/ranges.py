@@ -83,8 +83,8 @@ def scale_of(low: float, high: float, scheme: Scheme) -> Scale:
     least, most = BOUNDS[scheme.activations]
     low, high = min(low, 0.0), max(high, 0.0)
     if scheme.symmetric:
-        return Scale(max(-low, high, 1e-8) / most, 0)
-    scale = max(high - low, 1e-8) / (most - least)
+        return Scale(float(max(-low, high, 1e-8) / most), 0)
+    scale = float(max(high - low, 1e-8) / (most - least))
     return Scale(scale, int(np.clip(round(least - low / scale), least, most)))
 
 
@@ -117,6 +117,8 @@ def _mse(seen: Seen, scheme: Scheme) -> tuple[float, float]:
     """The range with the least mean square of rounding and clipping."""
     counts, edges = _histogram(seen)
     middle = (edges[1:] + edges[:-1]) / 2
+    used = counts > 0
+    counts, middle = counts[used], middle[used]
 
     def error(low: float, high: float) -> float:
         return float((counts * (_rounded(middle, low, high, scheme) - middle) ** 2).sum())
@@ -131,12 +133,14 @@ def _entropy(seen: Seen, scheme: Scheme) -> tuple[float, float]:
     share = counts / counts.sum()
 
     def divergence(low: float, high: float) -> float:
+        inside = (middle >= low) & (middle <= high)
         clipped = np.clip(middle, low, high)
+        # what is clipped counts at the ends of the real one and nowhere in the rounded one: that is the price of clipping
         real = np.bincount(np.clip(np.digitize(clipped, edges) - 1, 0, BINS - 1), share, BINS)
         whole = np.round(_rounded(middle, low, high, scheme, whole=True)).astype(int)
         whole -= whole.min()
         there = real > 0
-        total = np.bincount(whole, real * there, whole.max() + 1)
+        total = np.bincount(whole, share * inside * there, whole.max() + 1)
         number = np.bincount(whole, there, whole.max() + 1)
         spread = np.where(there, total[whole] / np.maximum(number[whole], 1), 0)
         spread /= max(spread.sum(), 1e-30)

@@ -79,7 +79,19 @@ SCHEMES.add(
 SCHEMES.add("litert", {"int8": Scheme("int8", False, ADDING | {"cat", "mean", "resize"}), "w8a32": WEIGHTS})
 SCHEMES.add("executorch", {"int8": Scheme("int8", False, ADDING | {"cat", "mean", "resize"})})
 SCHEMES.add("tensorrt", {"int8": Scheme("int8", True, ADDING), "w8a32": WEIGHTS})
-SCHEMES.add("coreml", {"int8": Scheme("int8", True, ADDING), "w8a32": WEIGHTS})
+# What coremltools' own quantizer of activations puts in 8 bits, and the functions that it knows to be fused.
+SCHEMES.add(
+    "coreml",
+    {
+        "int8": Scheme(
+            "int8",
+            True,
+            CONVOLUTIONS | {"add", "avg_pool", "max_pool"},
+            frozenset({"relu", "relu6", "sigmoid", "hardsigmoid"}),
+        ),
+        "w8a32": WEIGHTS,
+    },
+)
 
 
 def scheme_for(target: str, precision: str) -> Scheme:

@@ -44,6 +44,9 @@ PRECISIONS = {"FLOAT32": "fp32", "FLOAT16": "fp16", "INT8": "int8", "UINT8": "in
 HEAVY = frozenset({"conv", "conv_transpose", "einsum", "linear", "matmul", "scaled_dot_product_attention"})
 """Operators of MIL that carry the arithmetic and so decide the precision."""
 
+FACTORS = ("x", "y", "weight")
+"""What heavy operators multiply."""
+
 Watch = Callable[[str, Tensor], None]
 """Is told the name and the value of everything that an operator makes."""
 
@@ -187,10 +190,21 @@ def operations(parsed: Any) -> list[Any]:
 
 
 def arithmetic(parsed: Any) -> Counter[str]:
-    """The precisions that a parsed package declares for what its heavy operators make, and for how many of them."""
+    """The precisions that a parsed package declares for its heavy operators, and for how many of them.
+
+    One whose activations and weights all come from `dequantize` counts as int8: that is how MIL writes integer arithmetic. Its
+    weights alone, which are a `constexpr`, do not make it so.
+    """
     name = need("coremltools.proto.MIL_pb2").DataType.Name
-    kinds = (name(each.outputs[0].type.tensorType.dataType) for each in operations(parsed) if each.type in HEAVY)
-    return Counter(PRECISIONS.get(kind, kind.lower()) for kind in kinds)
+    steps = operations(parsed)
+    makers = {made.name: step.type for step in steps for made in step.outputs}
+    counts: Counter[str] = Counter()
+    for step in (step for step in steps if step.type in HEAVY):
+        given = [makers.get(step.inputs[key].arguments[0].name, "") for key in FACTORS if key in step.inputs]
+        whole = "dequantize" in given and all(maker == "dequantize" or maker.startswith("constexpr_") for maker in given)
+        kind = name(step.outputs[0].type.tensorType.dataType)
+        counts["int8" if whole else PRECISIONS.get(kind, kind.lower())] += 1
+    return counts
 
 
 def model_file(path: Path) -> Path:
@@ -238,6 +252,8 @@ class _Reader:
                 self.constants[operation.outputs[0].name] = self.constant(operation.attributes["val"])
             else:
                 given = {name: self.given(argument) for name, argument in operation.inputs.items()}
+                if operation.type.startswith("constexpr_"):  # what iOS 16 has of these is given by attributes
+                    given |= {key: self.constant(each) for key, each in operation.attributes.items() if key != "name"}
                 steps.append((operation.type, given, tuple(map(self.declared, operation.outputs))))
         inputs = tuple(map(self.declared, function.inputs))
         ended = tuple(_ended(steps, inputs, set(block.outputs)))

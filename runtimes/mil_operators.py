@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Made = Tensor | Sequence[Tensor]
+Number = Tensor | Sequence[int] | float
+"""A constant: one number, or several."""
 Function = TypeVar("Function", bound=Callable[..., Made])
 
 OPERATORS: dict[str, Callable[..., Made]] = {
@@ -152,6 +154,56 @@ def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
     if mode != "EXACT":
         raise ValueError(f"mode {mode!r}")
     return F.gelu(x)
+
+
+@operator
+def quantize(
+    input: Tensor, scale: Number, output_dtype: str, zero_point: Number | None = None, axis: int | None = None
+) -> Tensor:
+    limits = torch.iinfo(getattr(torch, output_dtype))
+    # to even in the middle, as PyTorch and coremltools round; what Apple's kernels do there is not documented
+    whole = (input / _along(scale, input, axis)).round()
+    shifted = whole if zero_point is None else whole + _along(zero_point, input, axis)
+    return shifted.clamp(limits.min, limits.max)
+
+
+@operator
+def dequantize(
+    input: Tensor, scale: Number, zero_point: Number | None = None, axis: int | None = None
+) -> Tensor:
+    shifted = input.float() if zero_point is None else input.float() - _along(zero_point, input, axis)
+    return shifted * _along(scale, input, axis)
+
+
+@operator
+def constexpr_affine_dequantize(quantized_data: Any, zero_point: Number, scale: Number, axis: int) -> Tensor:
+    return dequantize(torch.as_tensor(quantized_data), scale, zero_point, axis)
+
+
+@operator
+def constexpr_blockwise_shift_scale(data: Any, scale: Number, offset: Number | None = None) -> Tensor:
+    made = torch.as_tensor(data).float()
+    return (made if offset is None else made - _blocks(offset, made)) * _blocks(scale, made)
+
+
+def _along(given: Number, x: Tensor, axis: int | None) -> Tensor:
+    """A number, or one for each place along an axis of `x`, in the shape in which it meets `x`."""
+    value = torch.as_tensor(given).float()
+    if not value.ndim:
+        return value
+    if axis is None:
+        raise ValueError(f"{len(value)} numbers and no axis")
+    return value.view([-1 if place == axis % x.ndim else 1 for place in range(x.ndim)])
+
+
+def _blocks(given: Number, x: Tensor) -> Tensor:
+    """Numbers, each for a block of `x`, in the shape of `x`."""
+    value = torch.as_tensor(given).float()
+    for axis, (blocks, length) in enumerate(zip(value.shape, x.shape, strict=True)):
+        if length % blocks:
+            raise ValueError(f"{blocks} blocks of {length}")
+        value = value.repeat_interleave(length // blocks, axis)
+    return value
 
 
 @operator

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from edgeseg.cli.app import TRUSTED, Json, app, counting, progress, talk
+from edgeseg.cli.app import TRUSTED, Json, app, counting, emit, parse_size, plain, progress, table, talk
 from edgeseg.cli.export import Images, chosen_targets, folder_name, report, subject, words
+from edgeseg.errors import EdgesegError, MissingTool
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edgeseg.data import Data
+    from edgeseg.export.target import Target
+    from edgeseg.manifest import Source
+    from edgeseg.quantize.calibration import CalibrationSet
+    from edgeseg.quantize.scheme import Recipe
+    from edgeseg.quantize.search import Search
+    from edgeseg.quantize.sensitivity import Damage
 
 
 @app.command()
 def quantize(
     run: Annotated[str, typer.Argument(metavar="RUN|NAME", help="A run, or a student by name with fresh weights.")],
     to: Annotated[str, typer.Option(metavar="TARGET[,TARGET]", help="onnxruntime, openvino, litert, executorch, ...")],
-    calib: Annotated[
-        str, typer.Option(help="Where the calibration images come from, e.g. camvid:PATH; never guessed.")
-    ],
+    calib: Annotated[str, typer.Option(help="Where calibration images come from, e.g. camvid:PATH; never guessed.")],
     out: Annotated[Path, typer.Option(help="Each artifact goes into a folder in here, e.g. OUT/openvino-int8.")],
     precision: Annotated[
         str, typer.Option(help="int8 (weights and activations), w8a16, w8a32 (weights alone), or several: int8,w8a32")
@@ -32,6 +44,15 @@ def quantize(
     bias_correction: Annotated[
         bool, typer.Option(help="Correct the biases for the mean error of rounded weights.")
     ] = True,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Search: points of mIoU that may be lost; blocks go back into float until it is kept."),
+    ] = None,
+    budget_ms: Annotated[float | None, typer.Option(help="Search: the median of a frame may take so long.")] = None,
+    on: Annotated[str, typer.Option("--on", metavar="DEVICE", help="Search: where it is measured.")] = "local",
+    threads: Annotated[int, typer.Option(min=1, help="Search: threads that it is measured with.")] = 1,
+    trials: Annotated[int, typer.Option(min=3, help="Search: artifacts that are made at most.")] = 10,
+    metric: Annotated[Literal["miou"], typer.Option(help="Search: what may be lost.")] = "miou",
     size: Annotated[str | None, typer.Option(metavar="HxW", help="The size the run was trained at by default.")] = None,
     bake: Annotated[str, typer.Option(help="pre: uint8 RGB in; labels: uint8 label map out")] = "pre,labels",
     options: Annotated[
@@ -43,15 +64,14 @@ def quantize(
     """Quantize a run with calibration images, prove each artifact, and put it in place when it is complete.
 
     The proof tells what whole numbers do to the masks (student -> graph) from what the runtime adds (graph -> runtime).
+    With --max-drop or --budget-ms it searches: float, half precision, whole numbers, and whole numbers with the most damaged
+    blocks in float are scored and timed, and the fastest that keeps the masks is put in place. That may be the float one.
 
-    Example: edgeseg quantize runs/cam --to openvino,litert --calib camvid:PATH --out out/cam
+    Example: edgeseg quantize runs/cam --to openvino,litert --calib camvid:PATH --out out/cam --max-drop 0.5
     """
-    from edgeseg.cli.app import parse_size
     from edgeseg.data import load_data
     from edgeseg.evaluate import check_classes
-    from edgeseg.export.apart import Job, export_apart
     from edgeseg.quantize.calibration import choose_images
-    from edgeseg.quantize.model import quantize as quantized
     from edgeseg.quantize.scheme import Recipe
     from edgeseg.runs import load_run
 
@@ -59,30 +79,138 @@ def quantize(
     recipe = Recipe(ranges, bias_correction, equalise, tuple(words(keep)))
     parsed = parse_size(size)
     source_data = load_data(calib)
-    outcomes = []
+    searching = max_drop is not None or budget_ms is not None
+    if searching and on != "local":
+        raise MissingTool(f"no device {on!r}: this version measures on `local` only; run edgeseg on the device itself")
     with subject(run, [parsed] if parsed else [], len(source_data.class_names), data) as (folder, source, usual, proof):
         student = load_run(folder)
         check_classes(student, source_data)
         with counting(f"reading {images} calibration images") as count:
             chosen = choose_images(source_data, split, images, count)
         for warning in chosen.warnings():
-            talk.print(f"[yellow]note:[/] {warning}", soft_wrap=True)
-        for target in targets:
-            place = str(out / folder_name(target, None))
+            talk.print(f"[yellow]note:[/] {plain(warning)}", soft_wrap=True)
+        base = _Base(folder, source, student, usual[0], words(bake), chosen, recipe, out)
+        if searching:
+            scored = load_data(proof) if proof else source_data
+            limits = (0.5 if max_drop is None else max_drop, budget_ms, threads, trials)
+            _search(base, targets, scored, limits, as_json)
+        else:
+            _once(base, targets, proof or source_data.spec, as_json)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What every artifact of one command has in common."""
+
+    folder: Path
+    source: Source
+    student: Any
+    size: tuple[int, int]
+    bake: list[str]
+    chosen: CalibrationSet
+    recipe: Recipe
+    out: Path
+
+
+def _once(base: _Base, targets: Sequence[Target], proof: str, as_json: bool) -> None:
+    """Every target quantized as the recipe says."""
+    from edgeseg.export.apart import Job, Outcome, export_apart
+    from edgeseg.quantize.model import quantize as quantized
+
+    outcomes = []
+    for target in targets:
+        place = str(base.out / folder_name(target, None))
+        try:
             with progress(f"calibrating {place}"):
-                made = quantized(student, target, usual[0], words(bake), chosen, recipe)
-            job = Job(
-                str(folder),
-                target.options(),
-                place,
-                usual[0],
-                words(bake),
-                proof or source_data.spec,
-                source,
-                list(TRUSTED),
-                made,
-                chosen.card,
-            )
-            with progress(f"exporting and verifying {place}") as bar:
-                outcomes.append(export_apart(job, target, bar))
+                made = quantized(base.student, target, base.size, base.bake, base.chosen, base.recipe)
+        except EdgesegError as error:
+            outcomes.append(Outcome(target, base.size, None, error))
+            continue
+        job = Job(
+            run=str(base.folder),
+            target=target.options(),
+            out=place,
+            size=base.size,
+            bake=base.bake,
+            data=proof,
+            source=base.source,
+            trust=list(TRUSTED),
+            quantization=made,
+            calibration=base.chosen.card,
+        )
+        with progress(f"exporting and verifying {place}") as bar:
+            outcomes.append(export_apart(job, target, bar))
     report(outcomes, False, as_json)
+
+
+def _search(
+    base: _Base,
+    targets: Sequence[Target],
+    data: Data,
+    limits: tuple[float, float | None, int, int],
+    as_json: bool,
+) -> None:
+    """Every target searched; the first without an answer ends the command when all are done."""
+    from edgeseg import schema
+    from edgeseg.quantize.search import Plan, refusal, search
+
+    max_drop, budget_ms, threads, trials = limits
+    found = []
+    for target in targets:
+        plan = Plan(
+            base.folder,
+            base.source,
+            base.student,
+            target,
+            base.size,
+            base.bake,
+            base.chosen,
+            data,
+            data.select,
+            base.out / folder_name(target, None),
+            max_drop,
+            budget_ms,
+            threads,
+            trials,
+            base.recipe,
+            list(TRUSTED),
+        )
+        found.append(search(plan, lambda words: talk.print(plain(words), soft_wrap=True)))
+    documents = [schema.dump(one) for one in found]
+    shown: list[Table | str] = []
+    for one in found:
+        shown += [front_table(one), *_damage(one.sensitivity), f"{one.target}: {one.words}"]
+    emit(documents if len(documents) > 1 else documents[0], as_json, *shown)
+    for one in found:
+        if error := refusal(one):
+            raise error
+
+
+def front_table(found: Search) -> Table:
+    """The trials of a search, a line each."""
+    from edgeseg.quantize.search import called
+
+    rows = []
+    for trial in found.trials:
+        time, drop = trial.time, trial.drop
+        rows.append(
+            [
+                "[bold green]*[/]" if trial.number == found.chosen else "",
+                called(trial),
+                None if trial.miou is None else f"{trial.miou:.2f}",
+                None if drop is None else f"{drop.points:+.2f} ({drop.low:+.2f} to {drop.high:+.2f})",
+                None if time is None else f"{time.ratio:.3f} ({time.low:.3f} to {time.high:.3f})",
+                None if trial.megabytes is None else f"{trial.megabytes:.1f}",
+                "[red]proof fails[/]" if trial.failed else "",
+            ]
+        )
+    title = f"{found.student} on {found.target}, {found.images}, {found.threads} thread(s)"
+    columns = ["", "artifact", "mIoU", "drop", "time / float's", "MB", ""]
+    return table(title, columns, rows, right=(2, 3, 4, 5), whole=(1, 2, 3, 4, 5))
+
+
+def _damage(rows: Sequence[Damage]) -> list[Table]:
+    """The blocks that lose most, where they were looked at."""
+    lines = [[row.block, f"{row.drop:+.2f}", f"{row.boundary:+.2f}", f"{100 * row.changed:.2f} %"] for row in rows[:8]]
+    title = "each block alone in whole numbers"
+    return [table(title, ["block", "mIoU", "boundary F", "labels changed"], lines, right=(1, 2, 3))] if lines else []

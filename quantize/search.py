@@ -1,0 +1,456 @@
+"""The fastest artifact that keeps the masks: a front of precision against time, measured, and what to do with it.
+
+    1. float in the runtime, which all others are compared with; half precision, where the runtime computes in it
+    2. everything in whole numbers, with the range estimator that keeps most labels in PyTorch
+    3. while that loses too much: blocks back in float, the most damaged first, twice as many each time; then fewer again
+
+Each trial is an artifact with its proof, scored on labelled images and timed in turns with the float one. It is written down
+when it is there, so that a search that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from edgeseg import schema
+from edgeseg.artifact import Artifact
+from edgeseg.data import Data
+from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, MissingTool
+from edgeseg.evaluate import evaluate
+from edgeseg.export import networks
+from edgeseg.export.apart import Job, export_apart
+from edgeseg.export.deployed import ImageNetwork
+from edgeseg.export.target import Target
+from edgeseg.files import write_text
+from edgeseg.manifest import Source
+from edgeseg.metrics import Evaluation
+from edgeseg.parity import choose
+from edgeseg.provenance import now
+from edgeseg.quantize.calibration import CalibrationSet
+from edgeseg.quantize.document import Quantization
+from edgeseg.quantize.graph import traced
+from edgeseg.quantize.model import quantize
+from edgeseg.quantize.post_training import apply
+from edgeseg.quantize.scheme import Ranges, Recipe
+from edgeseg.quantize.sensitivity import IMAGES, Damage, given, labels_of, sensitivity
+from edgeseg.runtimes.compare import Comparison, compare_paired
+from edgeseg.runtimes.launch import Worker
+from edgeseg.runtimes.measure import job
+from edgeseg.runtimes.statistics import EQUIVALENT
+from edgeseg.schema import STRICT
+from edgeseg.students import Student
+from edgeseg.verdict import MAX_DROP, Drop, paired_drop
+
+TRIALS = 10
+"""Artifacts that a search makes at most, float included."""
+
+PAIRS, BURST_S = 5, 0.2
+"""Rounds of bursts in each of three sets of processes, and the seconds of a burst."""
+
+ESTIMATORS: tuple[Ranges, ...] = ("minmax", "percentile", "mse")
+"""Range estimators that are tried in PyTorch; `entropy` clips more than segmentation bears."""
+
+PROBES = 8
+"""Images that estimators are told apart on."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Time:
+    """How long a frame takes: its median, and the ratio to the float artifact with its 95 % interval, measured in turns."""
+
+    __pydantic_config__ = STRICT
+    p50_ms: float
+    ratio: float
+    low: float
+    high: float
+    decision: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One artifact of a search.
+
+    keep:   blocks in float. `drop` is against the run in PyTorch on the labelled images, in points of mIoU.
+    failed: why there is no artifact, or what its proof says.
+    """
+
+    __pydantic_config__ = STRICT
+    number: int
+    precision: str
+    folder: str
+    keep: list[str] = field(default_factory=list)
+    ranges: str | None = None
+    executed: str | None = None
+    miou: float | None = None
+    drop: Drop | None = None
+    time: Time | None = None
+    megabytes: float | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found; a document of its own beside the artifact. `chosen` is the number of a trial, null where none will do."""
+
+    __pydantic_config__ = STRICT
+    schema: int
+    kind: Literal["search"]
+    created: str
+    target: str
+    student: str
+    run: str | None
+    images: str
+    calibrated_on: str
+    threads: int
+    max_drop: float
+    budget_ms: float | None
+    trials: list[Trial]
+    sensitivity: list[Damage]
+    chosen: int | None
+    words: str
+
+
+@dataclass
+class Plan:
+    """What is searched, and where.
+
+    folder: of the run. `out` gets the chosen artifact; the trials lie in a hidden folder beside it.
+    data, split: labelled images that trials are scored on, never those that results are reported on.
+    """
+
+    folder: Path
+    source: Source
+    student: Student
+    target: Target
+    size: tuple[int, int]
+    bake: list[str]
+    chosen: CalibrationSet
+    data: Data
+    split: str
+    out: Path
+    max_drop: float = MAX_DROP
+    budget_ms: float | None = None
+    threads: int = 1
+    trials: int = TRIALS
+    recipe: Recipe = field(default_factory=Recipe)
+    trust: list[str] = field(default_factory=list)
+
+    @property
+    def aside(self) -> Path:
+        """Where trials lie until one of them is chosen."""
+        return self.out.parent / f".search-{self.out.name}"
+
+
+def search(plan: Plan, say: Say) -> Search:
+    """Look for the fastest artifact that loses at most `max_drop` points of mIoU, and put it at `plan.out`.
+
+    Raises:
+        EdgesegError: the search was begun with other options, a student without classes.
+    """
+    if plan.split == plan.data.test:
+        raise EdgesegError(f"a search on {plan.data.spec}[{plan.split}] would choose by what results are reported on")
+    run = _Run(plan, say)
+    floats = run.trial(replace(plan.target, precision="fp32"), None)
+    if floats.failed:
+        raise EdgesegError(f"the float export failed, so there is nothing to compare with: {floats.failed}")
+    run.trial(replace(plan.target, precision="fp16"), None)
+    document = run.calibrated()
+    whole = run.trial(plan.target, document)
+    damage: list[Damage] = []
+    if not _keeps(whole, plan) and whole.time is not None and whole.time.decision != "slower":
+        damage = run.damage(document)
+        _with_blocks_in_float(run, document, [row.block for row in damage])
+    chosen, words = decide(run.trials, plan.max_drop, plan.budget_ms)
+    found = Search(
+        schema=1,
+        kind="search",
+        created=now(),
+        target=plan.target.name,
+        student=plan.student.name,
+        run=plan.source.run,
+        images=f"{plan.data.spec}[{plan.split}]",
+        calibrated_on=plan.chosen.card.data,
+        threads=plan.threads,
+        max_drop=plan.max_drop,
+        budget_ms=plan.budget_ms,
+        trials=run.trials,
+        sensitivity=damage,
+        chosen=chosen,
+        words=words,
+    )
+    if chosen is not None:
+        _put(plan.aside / run.trials[chosen].folder, plan.out)
+    schema.write(plan.out.parent / f"{plan.out.name}-search.json", found)
+    return found
+
+
+def _keeps(trial: Trial, plan: Plan) -> bool:
+    return trial.failed is None and trial.drop is not None and trial.drop.points <= plan.max_drop
+
+
+def _with_blocks_in_float(run: _Run, document: Quantization, order: Sequence[str]) -> None:
+    """Find the fewest blocks, worst first, that have to be in float."""
+    too_few, enough, count = 0, None, 1
+    while count < len(order) and run.left():
+        if _keeps(run.trial(run.plan.target, run.keeping(document, order[:count])), run.plan):
+            enough = count
+            break
+        too_few, count = count, 2 * count
+    while enough is not None and enough - too_few > 1 and run.left():
+        middle = (enough + too_few) // 2
+        if _keeps(run.trial(run.plan.target, run.keeping(document, order[:middle])), run.plan):
+            enough = middle
+        else:
+            too_few = middle
+
+
+def decide(trials: Sequence[Trial], max_drop: float, budget_ms: float | None) -> tuple[int | None, str]:
+    """The number of the trial to take, and why; null where nothing meets what was asked for.
+
+    A trial in whole numbers is taken only where it is faster than float beyond doubt; else float, or half precision, is the answer.
+    """
+    there = [(trial, trial.drop, trial.time) for trial in trials if trial.failed is None]
+    known = [(trial, drop, time) for trial, drop, time in there if drop is not None and time is not None]
+    good = [entry for entry in known if entry[1].points <= max_drop]
+    if not good:
+        nearest = min(known, key=lambda entry: entry[1].points, default=None)
+        lost = "" if nearest is None else f"; the nearest, {called(nearest[0])}, loses {nearest[1].points:.2f}"
+        return None, f"nothing keeps the loss within {max_drop:.2f} points of mIoU{lost}"
+    sure = [entry for entry in good if entry[2].decision == "faster" or entry[0].precision == "fp32"] or good
+    best, drop, time = min(sure, key=lambda entry: entry[2].ratio)
+    if budget_ms is not None and not time.p50_ms <= budget_ms:
+        quick, loss, least = min(known, key=lambda entry: entry[2].ratio)
+        return None, (
+            f"nothing within {max_drop:.2f} points of mIoU meets {budget_ms:g} ms: the fastest of these, {called(best)}, takes "
+            f"{time.p50_ms:.2f} ms; the fastest of all, {called(quick)}, {least.p50_ms:.2f} ms and loses {loss.points:.2f} points"
+        )
+    if best.precision == "fp32":
+        others = ", ".join(
+            f"{called(one)} {at.ratio:.2f} of its time, {lost.points:+.2f}" for one, lost, at in known[1:]
+        )
+        return best.number, f"float is the answer: nothing that keeps the masks is faster beyond doubt ({others})"
+    return best.number, (
+        f"{called(best)} takes {time.ratio:.3f} of the time of float ({time.low:.3f} to {time.high:.3f}) and loses "
+        f"{drop.points:.2f} points of mIoU ({drop.low:+.2f} to {drop.high:+.2f}, {drop.images} images)"
+    )
+
+
+def called(trial: Trial) -> str:
+    """A trial in words."""
+    name = (
+        trial.precision if trial.executed in (None, trial.precision) else f"{trial.precision} run in {trial.executed}"
+    )
+    kept = f" with {len(trial.keep)} blocks in float" if trial.keep else ""
+    return f"{name}{kept}"
+
+
+def refusal(found: Search) -> EdgesegError | None:
+    """Why no trial was chosen, as the error that ends a command; nothing where one was."""
+    if found.chosen is not None:
+        return None
+    return (BudgetExceeded if " meets " in found.words else AccuracyGate)(f"{found.target}: {found.words}")
+
+
+def _put(trial: Path, out: Path) -> None:
+    """Put a trial's artifact in place: aside first, then renamed."""
+    fresh = out.with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(trial, fresh)
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    fresh.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class _Run:
+    """A search under way: the trials that there are, in the order of their numbers."""
+
+    def __init__(self, plan: Plan, say: Say) -> None:
+        self.plan, self._say = plan, say
+        self.trials: list[Trial] = []
+        self._journal = plan.aside / "trials.jsonl"
+        self._done = dict(self._read())
+        self._reference: Evaluation | None = None
+        self._base: Path | None = None
+
+    def left(self) -> bool:
+        """Whether there may be another trial."""
+        return len(self.trials) < self.plan.trials
+
+    def keeping(self, document: Quantization, kept: Sequence[str]) -> Quantization:
+        """The quantization with these blocks in float."""
+        recipe = replace(document.recipe, keep=(*self.plan.recipe.keep, *kept))
+        return replace(document, recipe=recipe)
+
+    def trial(self, target: Target, document: Quantization | None) -> Trial:
+        """The artifact of a target, scored and timed; taken from the journal if it is there."""
+        keep = list(document.recipe.keep) if document else []
+        ranges = document.recipe.ranges if document else None
+        key = json.dumps([self._what(), target.options(), keep, ranges])
+        number = len(self.trials)
+        self._say(
+            f"trial {number}: {target.name} {target.precision}" + (f", {len(keep)} blocks in float" if keep else "")
+        )
+        made = self._done.get(key)
+        if made is None or not (self.plan.aside / made.folder / "manifest.json").exists():
+            made = self._made(number, target, document, keep, ranges)
+            self._done[key] = made
+            self._write()
+        made = replace(made, number=number)
+        if self._base is None:
+            self._base = self.plan.aside / made.folder
+        self.trials.append(made)
+        return made
+
+    def _made(
+        self, number: int, target: Target, document: Quantization | None, keep: list[str], ranges: str | None
+    ) -> Trial:
+        plan = self.plan
+        folder = plan.aside / f"{target.precision}-{number}"
+        card = plan.chosen.card if document else None
+        job = Job(
+            str(plan.folder),
+            target.options(),
+            str(folder),
+            plan.size,
+            plan.bake,
+            plan.data.spec,
+            plan.source,
+            plan.trust,
+            document,
+            card,
+        )
+        outcome = export_apart(job, target)
+        empty = Trial(number, target.precision, folder.name, keep, ranges)
+        if isinstance(outcome.error, MissingTool):
+            raise outcome.error
+        if outcome.artifact is None:
+            return replace(empty, failed=str(outcome.error))
+        scored = evaluate(folder, outcome.artifact, outcome.artifact.sha256, plan.data, plan.split, "artifact")
+        drop = paired_drop(self._float_run(), scored)
+        manifest = outcome.artifact.manifest
+        return replace(
+            empty,
+            executed=manifest.precision.executed,
+            miou=scored.score.miou,
+            drop=drop,
+            time=self._timed(outcome.artifact),
+            megabytes=round(sum(file.bytes for file in manifest.files) / 1e6, 2),
+            failed=None if outcome.error is None else str(outcome.error),
+        )
+
+    def _float_run(self) -> Evaluation:
+        """The float student in PyTorch on the labelled images."""
+        if self._reference is None:
+            plan = self.plan
+            self._say(f"scoring {plan.student.name} in PyTorch on {plan.data.spec}[{plan.split}]")
+            where = plan.aside / "run"
+            where.mkdir(parents=True, exist_ok=True)
+            self._reference = evaluate(where, plan.student, plan.source.sha256 or "", plan.data, plan.split, "run")
+        return self._reference
+
+    def _timed(self, artifact: Artifact) -> Time:
+        """How long it takes, against the float artifact."""
+        median = _median_ms(artifact, self.plan.threads)
+        if self._base is None:
+            return Time(median, 1.0, 1.0, 1.0, "equivalent")
+        found = compare_paired(self._base, artifact, threads=self.plan.threads, pairs=PAIRS, burst_s=BURST_S)
+        assert found.ratio is not None
+        assert found.low is not None
+        assert found.high is not None
+        return Time(median, found.ratio, found.low, found.high, _decision(found))
+
+    def calibrated(self) -> Quantization:
+        """The quantization whose range estimator keeps most labels, in PyTorch."""
+        plan = self.plan
+        network = self._network()
+        _, pictures = choose(plan.data, plan.split, PROBES, plan.size)
+        best: tuple[float, Quantization] | None = None
+        graph = traced(network)
+        images = [given(network, one) for one in pictures]
+        before = [labels_of(graph, image) for image in images]
+        for ranges in ESTIMATORS:
+            made = quantize(
+                plan.student, plan.target, plan.size, plan.bake, plan.chosen, replace(plan.recipe, ranges=ranges)
+            )
+            after = apply(network, made)
+            same = sum(
+                float((labels_of(after, image) == old).mean()) for image, old in zip(images, before, strict=True)
+            )
+            self._say(f"ranges by {ranges}: {100 * same / len(images):.3f} % of the labels stay, in PyTorch")
+            if best is None or same > best[0]:
+                best = same, made
+        assert best is not None
+        return best[1]
+
+    def damage(self, document: Quantization) -> list[Damage]:
+        """The blocks of the network, the most damaged first."""
+        plan = self.plan
+        self._say("looking for the blocks that lose most")
+        _, pictures = choose(plan.data, plan.split, IMAGES, plan.size)
+        return sensitivity(
+            self._network(),
+            document,
+            pictures,
+            plan.student.classes,
+            keep=plan.out.parent / f"{plan.out.name}-pictures",
+        )
+
+    def _network(self) -> ImageNetwork:
+        plan = self.plan
+        network = networks(plan.student, plan.size, plan.bake, plan.target.interface)[0]
+        assert isinstance(network, ImageNetwork)
+        return network
+
+    def _what(self) -> list[object]:
+        """What trials of one journal have in common."""
+        plan = self.plan
+        return [
+            plan.source.sha256,
+            plan.size,
+            plan.bake,
+            plan.chosen.card.sha256,
+            plan.data.spec,
+            plan.split,
+            plan.threads,
+        ]
+
+    def _read(self) -> Iterator[tuple[str, Trial]]:
+        if self._journal.exists():
+            for line in self._journal.read_text(encoding="utf-8").splitlines():
+                entry = json.loads(line)
+                yield entry["key"], schema.parse(Trial, entry["trial"], str(self._journal))
+
+    def _write(self) -> None:
+        lines = (json.dumps({"key": key, "trial": schema.dump(trial)}) for key, trial in self._done.items())
+        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self._journal, "".join(f"{line}\n" for line in lines))
+
+
+def _decision(found: Comparison) -> str:
+    """What a comparison says; one that a noisy machine left open is decided where the gap is larger than the noise and the limit."""
+    if found.verdict != "inconclusive" or found.noise is None or found.low is None or found.high is None:
+        return found.verdict
+    noise = math.exp(max(abs(found.noise.low), abs(found.noise.high)))
+    if found.high * noise < 1 - EQUIVALENT:
+        return "faster"
+    return "slower" if found.low / noise > 1 + EQUIVALENT else "inconclusive"
+
+
+def _median_ms(artifact: Artifact, threads: int) -> float:
+    """The median of one frame, from a short burst in a fresh process."""
+    with closing(Worker()) as worker:
+        job(artifact).open(worker, threads)
+        worker.ask("burst", seconds=BURST_S, count=5)
+        return float(worker.ask("burst", seconds=1.0, count=20)["median_ns"]) / 1e6
