@@ -9,10 +9,10 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgeseg.drops import paired_drop
 from edgeseg.files import write_text
 from edgeseg.metrics import Evaluation
 from edgeseg.results import Results, collect
-from edgeseg.verdict import paired_drop
 
 
 def tables(results: Results) -> Iterator[str]:

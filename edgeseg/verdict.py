@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeseg.drops import ClassLoss, Drop, boundary_loss, class_loss, paired_drop
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, ParityFailed
 from edgeseg.ledger import Hop
-from edgeseg.metrics import AnyEvaluation, Evaluation, PromptEvaluation, iou, unpack_confusions
+from edgeseg.metrics import AnyEvaluation
+from edgeseg.quantize.scheme import QUANTIZED
 from edgeseg.results import Results, StoredArtifact
+from edgeseg.runtimes.compare import Comparison, compare_records
 from edgeseg.runtimes.record import Record
 
 MAX_DROP = 0.5
@@ -43,7 +46,6 @@ SPELLINGS = {
 }
 """A runtime's own word for a precision -> ours."""
 
-RESAMPLES = 2000
 BLOCK_NS = 250_000_000
 
 
@@ -56,13 +58,12 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Drop:
-    """mIoU of the run minus that of the artifact, in points, with its 95 % paired bootstrap interval over images."""
+class TimesFloat:
+    """The median of a quantized artifact over that of the float one in the same place, with its 95 % interval."""
 
-    points: float
+    ratio: float
     low: float
     high: float
-    images: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Verdict:
     miou:        percent, on `accuracy_on` (data and split), of a promptable student after one click; `drop` is against the run on the same images.
     same_label:  lowest share of pixels that keep their label, over all hops of the parity ledger, 0..1.
     worst_class: lowest IoU of a class between two label maps, over all hops, 0..1, and the name of that class.
+    times_float: of a quantized artifact; `class_loss` and `boundary_loss` (points of boundary F) against the run.
     """
 
     artifact: str
@@ -100,6 +102,9 @@ class Verdict:
     same_label: float | None
     worst_class: str | None
     worst_class_iou: float | None
+    times_float: TimesFloat | None = None
+    class_loss: ClassLoss | None = None
+    boundary_loss: float | None = None
 
 
 Row: TypeAlias = tuple[StoredArtifact, "Record | None"]
@@ -149,61 +154,6 @@ def exit_code(verdicts: list[Verdict]) -> int:
     return min((CODES[reason.code] for verdict in verdicts for reason in verdict.reasons), default=0)
 
 
-def paired_drop(run: AnyEvaluation, artifact: AnyEvaluation) -> Drop:
-    """What the artifact loses against its run on the same images; images are resampled in pairs, with a fixed seed.
-
-    Raises:
-        EdgesegError: the two are not of the same images and classes or objects, or there is nothing to compare.
-    """
-    if isinstance(run, Evaluation) and isinstance(artifact, Evaluation):
-        return _paired_classes(run, artifact)
-    if isinstance(run, PromptEvaluation) and isinstance(artifact, PromptEvaluation):
-        return _paired_objects(run, artifact)
-    raise EdgesegError("one evaluation is of classes and the other of prompts; evaluate both again")
-
-
-def _paired_objects(run: PromptEvaluation, artifact: PromptEvaluation) -> Drop:
-    """The mean IoU of objects after one click; the objects of an image stay together, since they are not independent."""
-    places = [[(row.image, row.id) for row in evaluation.objects] for evaluation in (run, artifact)]
-    if places[0] != places[1]:
-        raise EdgesegError(
-            "run and artifact were asked for different objects; evaluate both again with the same options"
-        )
-    losses = np.array([100 * (a.ious[0] - b.ious[0]) for a, b in zip(run.objects, artifact.objects, strict=True)])
-    owner = np.unique([image for image, _ in places[0]], return_inverse=True)[1]
-    images = int(owner.max()) + 1
-    if images < 2:
-        raise EdgesegError("run and artifact were evaluated on one image; evaluate on two at least")
-    weights = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
-    sums, counts = np.bincount(owner, losses), np.bincount(owner)
-    low, high = np.quantile((weights @ sums) / (weights @ counts), [0.025, 0.975])
-    return Drop(float(losses.mean()), float(low), float(high), images)
-
-
-def _paired_classes(run: Evaluation, artifact: Evaluation) -> Drop:
-    """mIoU from the summed confusion matrices."""
-    if run.class_names != artifact.class_names:
-        raise EdgesegError("run and artifact were evaluated with different classes; evaluate both again")
-    classes = len(run.class_names)
-    ours, theirs = (unpack_confusions(e.confusions, classes) for e in (run, artifact))
-    images = len(ours)
-    if images != len(theirs) or images < 2:
-        raise EdgesegError(
-            f"run and artifact were evaluated on {images} and {len(theirs)} images; "
-            "evaluate both on the same images, two at least"
-        )
-    both = np.stack([ours, theirs])
-    before, after = _miou(both.sum(axis=1))
-    if not math.isfinite(before - after):
-        raise EdgesegError("no labelled pixel was evaluated, so there is no mIoU; evaluate on a split with labels")
-    weights = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
-    flat = both.reshape(2, images, -1).astype(np.float64)  # a matrix product of integers is slow
-    sums = (weights.astype(np.float64) @ flat).astype(np.int64)
-    resampled = _miou(sums.reshape(2, RESAMPLES, classes, classes))
-    low, high = np.nanquantile(resampled[0] - resampled[1], [0.025, 0.975])
-    return Drop(float(before - after), float(low), float(high), images)
-
-
 def block_medians(record: Record) -> NDArray[np.float64]:
     """Medians in ms of the steady samples in blocks of 0.25 s `[blocks]`: a spike weighs no more than its block."""
     starts, durations = record.samples.unpack()
@@ -217,11 +167,13 @@ def _judge(
     manifest, latency = artifact.manifest, record.latency if record else None
     evaluation, reference = _evaluations(results, artifact)
     drop = _drop(artifact, evaluation, reference)
+    against = _against_float(results, artifact, record)
     said = [
         *_parity(artifact),
         *_accuracy(drop, max_drop),
         *_precision(artifact, record),
         *_budget(record, max_p90_ms),
+        *_worth_it(artifact, record, against),
         *_measurement(artifact, record),
         *_history(results, artifact, record),
         *_comparison(results, artifact, record),
@@ -255,6 +207,9 @@ def _judge(
         same_label=_finite(min((hop.same_label for hop in hops), default=None)),
         worst_class=worst.worst_class if worst else None,
         worst_class_iou=_finite(worst.worst_class_iou if worst else None),
+        times_float=_times(against),
+        class_loss=class_loss(evaluation, reference),
+        boundary_loss=boundary_loss(evaluation, reference),
     )
 
 
@@ -355,6 +310,55 @@ def _budget(record: Record | None, max_p90_ms: float | None) -> Said:
         )
 
 
+def _against_float(
+    results: Results, artifact: StoredArtifact, record: Record | None
+) -> Comparison | Literal["unknown"] | None:
+    """A quantized artifact's record against that of the float one, same run, target, size and place; null for all others."""
+    manifest = artifact.manifest
+    if manifest.precision.asked not in QUANTIZED or record is None or not usable(record):
+        return None
+    alike = {
+        other.sha256
+        for other in results.artifacts
+        if other.manifest.precision.asked == "fp32"
+        and (other.target, other.manifest.source, other.manifest.input.shape, other.manifest.input.baked)
+        == (artifact.target, manifest.source, manifest.input.shape, manifest.input.baked)
+    }
+    floats = [other for other in _peers(results, record) if other.subject.sha256 in alike]
+    return compare_records(floats[-1], record) if floats else "unknown"
+
+
+def _worth_it(artifact: StoredArtifact, record: Record | None, against: Comparison | Literal["unknown"] | None) -> Said:
+    """A quantized artifact that is not faster than float has no reason to ship: it only loses."""
+    asked = artifact.manifest.precision.asked
+    if against is None or record is None:
+        return
+    if against == "unknown":
+        yield (
+            f"whether {asked} is faster than float here is not known: export the run to {artifact.target} in fp32 as well and "
+            f"bench it with {record.execution.threads} threads"
+        )
+        return
+    times = (
+        "" if against.ratio is None else f"{against.ratio:.2f} times as long ({against.low:.2f} to {against.high:.2f})"
+    )
+    if against.verdict in ("slower", "equivalent"):
+        yield Reason(
+            "budget", f"{asked} is not faster than float on {record.device.name}: a frame takes {times}; ship fp32"
+        )
+    elif against.verdict == "inconclusive":
+        why = "; ".join(against.why)
+        yield f"whether {asked} is faster than float could not be decided ({why}); use `edgeseg compare` on the two artifacts"
+    else:
+        yield f"a frame takes {times} as in float, measured one after the other"
+
+
+def _times(against: Comparison | Literal["unknown"] | None) -> TimesFloat | None:
+    if against is None or against == "unknown" or against.ratio is None or against.low is None or against.high is None:
+        return None
+    return TimesFloat(against.ratio, against.low, against.high)
+
+
 def _measurement(artifact: StoredArtifact, record: Record | None) -> Said:
     ask = f"`edgeseg bench {artifact.path}`"
     if record is None:
@@ -429,10 +433,3 @@ def _typical_ms(record: Record) -> float:
 
 def _place(record: Record) -> tuple[str, str | None, int]:
     return record.device.name, record.device.cpu, record.execution.threads
-
-
-def _miou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
-    """mIoU in percent of each `[..., classes, classes]`; NaN where no class occurs."""
-    each = iou(confusions)
-    occurs = np.isfinite(each)
-    return np.where(occurs.any(-1), np.where(occurs, each, 0).sum(-1) / np.maximum(occurs.sum(-1), 1), np.nan)

@@ -76,7 +76,7 @@ class CoreMl(Target):
         from edgeseg.kernels.coreml_ops import convert, half_outside
 
         feeds = {name: given.contiguous() for name, given in network.feeds().items()}
-        precision = half_outside() if self.precision in ("fp16","int8") else None
+        precision = half_outside() if self.precision in ("fp16", "int8") else None
         for module in (network.graph, Apart(network.graph)):
             program = torch.export.export(module, tuple(feeds.values()))
             refuse_known_bad(program, self.name)

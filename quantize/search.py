@@ -22,6 +22,7 @@ from typing import Literal
 from edgeseg import schema
 from edgeseg.artifact import Artifact
 from edgeseg.data import Data
+from edgeseg.drops import Drop, paired_drop
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, MissingTool
 from edgeseg.evaluate import evaluate
 from edgeseg.export import networks
@@ -46,7 +47,7 @@ from edgeseg.runtimes.measure import job
 from edgeseg.runtimes.statistics import EQUIVALENT
 from edgeseg.schema import STRICT
 from edgeseg.students import Student
-from edgeseg.verdict import MAX_DROP, Drop, paired_drop
+from edgeseg.verdict import MAX_DROP
 
 TRIALS = 10
 """Artifacts that a search makes at most, float included."""

@@ -201,7 +201,9 @@ def arithmetic(parsed: Any) -> Counter[str]:
     counts: Counter[str] = Counter()
     for step in (step for step in steps if step.type in HEAVY):
         given = [makers.get(step.inputs[key].arguments[0].name, "") for key in FACTORS if key in step.inputs]
-        whole = "dequantize" in given and all(maker == "dequantize" or maker.startswith("constexpr_") for maker in given)
+        whole = "dequantize" in given and all(
+            maker == "dequantize" or maker.startswith("constexpr_") for maker in given
+        )
         kind = name(step.outputs[0].type.tensorType.dataType)
         counts["int8" if whole else PRECISIONS.get(kind, kind.lower())] += 1
     return counts

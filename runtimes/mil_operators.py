@@ -168,9 +168,7 @@ def quantize(
 
 
 @operator
-def dequantize(
-    input: Tensor, scale: Number, zero_point: Number | None = None, axis: int | None = None
-) -> Tensor:
+def dequantize(input: Tensor, scale: Number, zero_point: Number | None = None, axis: int | None = None) -> Tensor:
     shifted = input.float() if zero_point is None else input.float() - _along(zero_point, input, axis)
     return shifted * _along(scale, input, axis)
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeseg.drops import paired_drop
 from edgeseg.ledger import Ledger
 from edgeseg.manifest import Manifest, Precision
 from edgeseg.metrics import pack_confusions
 from edgeseg.results import Results, collect
 from edgeseg.runs import RunCard
 from edgeseg.schema import dump
-from edgeseg.verdict import Verdict, block_medians, counting, exit_code, judge, paired_drop
+from edgeseg.verdict import Verdict, block_medians, counting, exit_code, judge
 from tests.report.stored import DATA, GOOD_HOP, Store, confusions, worse
 
 
