@@ -1,10 +1,11 @@
-"""Everything a folder says about students: runs, artifacts, measurements and evaluations, linked by SHA-256.
+"""Everything a folder says about students: runs, artifacts, measurements and evaluations, linked by SHA-256, and searches.
 
 A file is taken for what it says it is, wherever it lies:
     manifest.json                    an artifact
     *.json with kind "run"           a run
     *.json with kind "measurement"   a record
     *.json with kind "evaluation"    an evaluation
+    *.json with kind "search"        what was tried before an artifact was put in place
 Other JSON is none of our business. What cannot be read is one line in `problems`, and the rest is still read.
 """
 
@@ -23,6 +24,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.files import inside, read_json, sha256
 from edgeseg.manifest import Manifest
 from edgeseg.metrics import AnyEvaluation, Evaluation, PromptEvaluation, unpack_confusions
+from edgeseg.quantize.findings import PICTURES, SUFFIX, Search
 from edgeseg.runs import RunCard, read_card
 from edgeseg.runtimes.record import Record, Samples
 
@@ -55,6 +57,20 @@ class StoredArtifact:
         return str(self.manifest.target.get("name", "unknown target"))
 
 
+@dataclass(frozen=True)
+class StoredSearch:
+    """A search as it lies on disk; `name` is that of the artifact it was for, relative to the scanned folder."""
+
+    path: Path
+    name: str
+    found: Search
+
+    @property
+    def pictures(self) -> Path:
+        """The folder that the pictures of its blocks are in."""
+        return self.path.with_name(f"{self.path.name.removesuffix(SUFFIX)}{PICTURES}")
+
+
 @dataclass
 class Results:
     """What was found in a folder, each list in the order of the paths."""
@@ -64,6 +80,7 @@ class Results:
     artifacts: list[StoredArtifact] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     evaluations: list[AnyEvaluation] = field(default_factory=list)
+    searches: list[StoredSearch] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def run_of(self, artifact: StoredArtifact) -> StoredRun | None:
@@ -121,6 +138,9 @@ def _take(results: Results, path: Path) -> None:
         results.evaluations.append(_evaluation(document, str(path)))
     elif isinstance(document, dict) and document.get("kind") == "prompt_evaluation":
         results.evaluations.append(_prompt_evaluation(document, str(path)))
+    elif isinstance(document, dict) and document.get("kind") == "search":
+        name = str(path.relative_to(results.folder)).removesuffix(SUFFIX)
+        results.searches.append(StoredSearch(path, name, _search(document, str(path))))
 
 
 def _record(document: Any, where: str) -> Record:
@@ -159,6 +179,37 @@ def _prompt_evaluation(document: Any, where: str) -> PromptEvaluation:
     if len(ious) != 2 * evaluation.score.objects or not ious or not _numbers([evaluation.score.miou, *ious]):
         raise EdgesegError(f"{where}: the score does not fit its {len(evaluation.objects)} objects; evaluate again")
     return evaluation
+
+
+def _search(document: Any, where: str) -> Search:
+    """A search whose figures are numbers, whose times and sizes are positive, and whose answer is one of its trials."""
+    found = schema.parse(Search, document, where)
+    times = [time for trial in found.trials if (time := trial.time)]
+    drops = [drop for trial in found.trials if (drop := trial.drop)]
+    positive = [
+        found.budget_ms,
+        *(value for time in times for value in (time.p50_ms, time.ratio, time.low, time.high)),
+        *(trial.megabytes for trial in found.trials),
+    ]
+    not_negative = [
+        found.max_drop,
+        *(trial.miou for trial in found.trials),
+        *(drop.images for drop in drops),
+        *(block.changed for block in found.sensitivity),
+    ]
+    others = [
+        *(value for drop in drops for value in (drop.points, drop.low, drop.high)),
+        *(value for block in found.sensitivity for value in (block.drop, block.boundary)),
+    ]
+    if (
+        not _numbers([*positive, *not_negative, *others])
+        or not all(value > 0 for value in positive if value is not None)
+        or not all(value >= 0 for value in not_negative if value is not None)
+    ):
+        raise EdgesegError(f"{where}: a figure of the search is negative, zero or not a number; search again")
+    if found.chosen is not None and found.chosen not in [trial.number for trial in found.trials]:
+        raise EdgesegError(f"{where}: trial {found.chosen} was chosen, but is not there; search again")
+    return found
 
 
 def _numbers(values: Iterable[float | None]) -> bool:

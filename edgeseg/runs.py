@@ -52,6 +52,7 @@ class RunCard:
 
     options: what the student was built with besides its classes.
     size:    (height, width) the student was trained at; null for weights that were not trained here.
+    base:    the SHA-256 of the run it was made from to bear quantization: what its artifacts are judged against.
     """
 
     __pydantic_config__ = STRICT
@@ -73,10 +74,15 @@ class RunCard:
     size: tuple[int, int] | None
     sha256: str
     training: Training | None
+    base: str | None = None
 
 
 def save(
-    student: Student, folder: Path | str, size: tuple[int, int] | None = None, training: Training | None = None
+    student: Student,
+    folder: Path | str,
+    size: tuple[int, int] | None = None,
+    training: Training | None = None,
+    base: str | None = None,
 ) -> Path:
     """Store a student as a run that load, export and eval take; training-only heads stay out.
 
@@ -114,6 +120,7 @@ def save(
         size=size,
         sha256=digest,
         training=training,
+        base=base,
     )
     schema.write(folder / CARD, card)
     return folder

@@ -232,9 +232,13 @@ def _holds(hop: Hop) -> bool:
 
 
 def _evaluations(results: Results, artifact: StoredArtifact) -> tuple[AnyEvaluation | None, AnyEvaluation | None]:
-    """The artifact's evaluation and its run's on the same data and split: a test split first, then the newest."""
-    own = results.evaluations_of(artifact.sha256)
-    floats = {(e.data, e.split): e for e in results.evaluations_of(artifact.manifest.source.sha256)}
+    """The artifact's evaluation and its run's on the same data and split: a test split first, then the newest.
+
+    A run that was trained on to bear quantization is judged by the float run that it was made from.
+    """
+    own, run = results.evaluations_of(artifact.sha256), results.run_of(artifact)
+    float_run = run.card.base if run and run.card.base else artifact.manifest.source.sha256
+    floats = {(e.data, e.split): e for e in results.evaluations_of(float_run)}
     best = max(own, key=lambda e: ((e.data, e.split) in floats, e.split == "test", e.created), default=None)
     return best, floats.get((best.data, best.split)) if best else None
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # noqa: F401, defines the marks
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from edgeseg.errors import EdgesegError
@@ -100,10 +100,12 @@ class Scale:
     zero: int
 
 
-def traced(network: Network) -> GraphModule:
-    """The network as a graph of PyTorch's operators, none of which writes into its input."""
-    feeds = network.feeds()
-    program = torch.export.export(network.eval(), tuple(each.contiguous() for each in feeds.values()))
+def traced(network: nn.Module, examples: tuple[Tensor, ...] | None = None) -> GraphModule:
+    """A network as a graph of PyTorch's operators, none of which writes into its input; a `Network` knows its examples."""
+    if examples is None:
+        assert isinstance(network, Network)
+        examples = tuple(each.contiguous() for each in network.feeds().values())
+    program = torch.export.export(network.eval(), examples)
     graph = program.run_decompositions({}).module(check_guards=False)
     assert isinstance(graph, GraphModule)
     return graph

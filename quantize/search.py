@@ -17,12 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from edgeseg import schema
 from edgeseg.artifact import Artifact
 from edgeseg.data import Data
-from edgeseg.drops import Drop, paired_drop
+from edgeseg.drops import paired_drop
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, MissingTool
 from edgeseg.evaluate import evaluate
 from edgeseg.export import networks
@@ -36,16 +35,16 @@ from edgeseg.parity import choose
 from edgeseg.provenance import now
 from edgeseg.quantize.calibration import CalibrationSet
 from edgeseg.quantize.document import Quantization
+from edgeseg.quantize.findings import PICTURES, SUFFIX, Damage, Search, Time, Trial, called
 from edgeseg.quantize.graph import traced
 from edgeseg.quantize.model import quantize
 from edgeseg.quantize.post_training import apply
 from edgeseg.quantize.scheme import Ranges, Recipe
-from edgeseg.quantize.sensitivity import IMAGES, Damage, given, labels_of, sensitivity
+from edgeseg.quantize.sensitivity import IMAGES, given, labels_of, sensitivity
 from edgeseg.runtimes.compare import Comparison, compare_paired
 from edgeseg.runtimes.launch import Worker
 from edgeseg.runtimes.measure import job
 from edgeseg.runtimes.statistics import EQUIVALENT
-from edgeseg.schema import STRICT
 from edgeseg.students import Student
 from edgeseg.verdict import MAX_DROP
 
@@ -64,68 +63,13 @@ PROBES = 8
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Time:
-    """How long a frame takes: its median, and the ratio to the float artifact with its 95 % interval, measured in turns."""
-
-    __pydantic_config__ = STRICT
-    p50_ms: float
-    ratio: float
-    low: float
-    high: float
-    decision: str
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One artifact of a search.
-
-    keep:   blocks in float. `drop` is against the run in PyTorch on the labelled images, in points of mIoU.
-    failed: why there is no artifact, or what its proof says.
-    """
-
-    __pydantic_config__ = STRICT
-    number: int
-    precision: str
-    folder: str
-    keep: list[str] = field(default_factory=list)
-    ranges: str | None = None
-    executed: str | None = None
-    miou: float | None = None
-    drop: Drop | None = None
-    time: Time | None = None
-    megabytes: float | None = None
-    failed: str | None = None
-
-
-@dataclass(frozen=True)
-class Search:
-    """What a search found; a document of its own beside the artifact. `chosen` is the number of a trial, null where none will do."""
-
-    __pydantic_config__ = STRICT
-    schema: int
-    kind: Literal["search"]
-    created: str
-    target: str
-    student: str
-    run: str | None
-    images: str
-    calibrated_on: str
-    threads: int
-    max_drop: float
-    budget_ms: float | None
-    trials: list[Trial]
-    sensitivity: list[Damage]
-    chosen: int | None
-    words: str
-
-
 @dataclass
 class Plan:
     """What is searched, and where.
 
     folder: of the run. `out` gets the chosen artifact; the trials lie in a hidden folder beside it.
     data, split: labelled images that trials are scored on, never those that results are reported on.
+    reference: the float student that losses count against, where `student` was trained on from it.
     """
 
     folder: Path
@@ -144,6 +88,7 @@ class Plan:
     trials: int = TRIALS
     recipe: Recipe = field(default_factory=Recipe)
     trust: list[str] = field(default_factory=list)
+    reference: Student | None = None
 
     @property
     def aside(self) -> Path:
@@ -190,7 +135,7 @@ def search(plan: Plan, say: Say) -> Search:
     )
     if chosen is not None:
         _put(plan.aside / run.trials[chosen].folder, plan.out)
-    schema.write(plan.out.parent / f"{plan.out.name}-search.json", found)
+    schema.write(plan.out.parent / f"{plan.out.name}{SUFFIX}", found)
     return found
 
 
@@ -243,15 +188,6 @@ def decide(trials: Sequence[Trial], max_drop: float, budget_ms: float | None) ->
         f"{called(best)} takes {time.ratio:.3f} of the time of float ({time.low:.3f} to {time.high:.3f}) and loses "
         f"{drop.points:.2f} points of mIoU ({drop.low:+.2f} to {drop.high:+.2f}, {drop.images} images)"
     )
-
-
-def called(trial: Trial) -> str:
-    """A trial in words."""
-    name = (
-        trial.precision if trial.executed in (None, trial.precision) else f"{trial.precision} run in {trial.executed}"
-    )
-    kept = f" with {len(trial.keep)} blocks in float" if trial.keep else ""
-    return f"{name}{kept}"
 
 
 def refusal(found: Search) -> EdgesegError | None:
@@ -358,7 +294,7 @@ class _Run:
             self._say(f"scoring {plan.student.name} in PyTorch on {plan.data.spec}[{plan.split}]")
             where = plan.aside / "run"
             where.mkdir(parents=True, exist_ok=True)
-            self._reference = evaluate(where, plan.student, plan.source.sha256 or "", plan.data, plan.split, "run")
+            self._reference = evaluate(where, plan.reference or plan.student, "", plan.data, plan.split, "run")
         return self._reference
 
     def _timed(self, artifact: Artifact) -> Time:
@@ -405,7 +341,7 @@ class _Run:
             document,
             pictures,
             plan.student.classes,
-            keep=plan.out.parent / f"{plan.out.name}-pictures",
+            keep=plan.out.parent / f"{plan.out.name}{PICTURES}",
         )
 
     def _network(self) -> ImageNetwork:

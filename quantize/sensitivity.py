@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ from edgeseg.metrics import boundary_f, confusion, iou
 from edgeseg.parity import Picture, Progress
 from edgeseg.pictures import save_picture
 from edgeseg.quantize.document import Quantization
+from edgeseg.quantize.findings import MARKED, Damage
 from edgeseg.quantize.graph import traced
 from edgeseg.quantize.post_training import apply
 from edgeseg.runtimes import pixels
-from edgeseg.schema import STRICT
 
 BLOCKS = 24
 """As many as a person reads, and a search has time for."""
@@ -32,23 +32,6 @@ PICTURES = 3
 """Blocks that a picture is kept of, the worst ones."""
 
 Labels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What a block loses when it alone computes in whole numbers, against the float network.
-
-    drop:     points of mIoU; `boundary` points of boundary F at 2 px. Both against the true labels.
-    changed:  the share of pixels with another label, 0..1.
-    """
-
-    __pydantic_config__ = STRICT
-    block: str
-    layers: list[str]
-    drop: float
-    boundary: float
-    changed: float
-    picture: str | None = None
 
 
 def blocks(layers: Sequence[str], at_most: int = BLOCKS) -> dict[str, list[str]]:
@@ -131,7 +114,7 @@ def _draw(
     """The image that changes most, and red where it does; the file's name."""
     worst = int(np.argmax([(a != b).mean() for a, b in zip(before, after, strict=True)]))
     image = pictures[worst].image // 2
-    image[before[worst] != after[worst]] = (255, 40, 40)
+    image[before[worst] != after[worst]] = MARKED
     name = f"sensitivity-{index + 1}.png"
     folder.mkdir(parents=True, exist_ok=True)
     save_picture(folder / name, image)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from edgeseg.export.target import Target
     from edgeseg.manifest import Source
     from edgeseg.quantize.calibration import CalibrationSet
+    from edgeseg.quantize.findings import Damage, Search
     from edgeseg.quantize.scheme import Recipe
-    from edgeseg.quantize.search import Search
-    from edgeseg.quantize.sensitivity import Damage
+    from edgeseg.students import Student
 
 
 @app.command()
@@ -44,6 +44,12 @@ def quantize(
     bias_correction: Annotated[
         bool, typer.Option(help="Correct the biases for the mean error of rounded weights.")
     ] = True,
+    aware_epochs: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Train so many epochs with the rounding first, taught by the float run: a run of its own."
+        ),
+    ] = 0,
     max_drop: Annotated[
         float | None,
         typer.Option(help="Search: points of mIoU that may be lost; blocks go back into float until it is kept."),
@@ -89,7 +95,9 @@ def quantize(
             chosen = choose_images(source_data, split, images, count)
         for warning in chosen.warnings():
             talk.print(f"[yellow]note:[/] {plain(warning)}", soft_wrap=True)
-        base = _Base(folder, source, student, usual[0], words(bake), chosen, recipe, out)
+        base = _Base(folder, source, student, usual[0], words(bake), chosen, recipe, out, student)
+        if aware_epochs:
+            base = _aware(base, targets[0], source_data, aware_epochs)
         if searching:
             scored = load_data(proof) if proof else source_data
             limits = (0.5 if max_drop is None else max_drop, budget_ms, threads, trials)
@@ -104,12 +112,32 @@ class _Base:
 
     folder: Path
     source: Source
-    student: Any
+    student: Student
     size: tuple[int, int]
     bake: list[str]
     chosen: CalibrationSet
     recipe: Recipe
     out: Path
+    reference: Student
+
+
+def _aware(base: _Base, target: Target, data: Data, epochs: int) -> _Base:
+    """The same from a run that has learned to be rounded as the first target rounds; losses still count against the float run."""
+    from edgeseg.manifest import Source
+    from edgeseg.quantize.aware import Aware, train_aware
+    from edgeseg.runs import read_card, save
+    from edgeseg.students import Semantic
+
+    if not isinstance(base.student, Semantic):
+        raise EdgesegError(f"{base.student.name} is promptable; --aware-epochs is for students that name classes")
+    folder = base.out / "run-aware"
+    with progress(f"training {folder} with the rounding of {target.name}") as bar:
+        learned = train_aware(
+            base.student, target, base.chosen, base.recipe, data, base.size, Aware(epochs=epochs), bar
+        )
+    save(learned, folder, base.size, base=base.source.sha256)
+    source = Source(str(folder), read_card(folder).sha256)
+    return replace(base, folder=folder, source=source, student=learned)
 
 
 def _once(base: _Base, targets: Sequence[Target], proof: str, as_json: bool) -> None:
@@ -174,6 +202,7 @@ def _search(
             trials,
             base.recipe,
             list(TRUSTED),
+            base.reference,
         )
         found.append(search(plan, lambda words: talk.print(plain(words), soft_wrap=True)))
     documents = [schema.dump(one) for one in found]
@@ -188,7 +217,7 @@ def _search(
 
 def front_table(found: Search) -> Table:
     """The trials of a search, a line each."""
-    from edgeseg.quantize.search import called
+    from edgeseg.quantize.findings import called
 
     rows = []
     for trial in found.trials:

@@ -28,9 +28,9 @@ def render(results: Results, *, max_drop: float = MAX_DROP, max_p90_ms: float | 
 
     from edgeseg.report import view, words
 
-    if not (results.artifacts or results.runs or results.records or results.evaluations):
+    if not (results.artifacts or results.runs or results.records or results.evaluations or results.searches):
         why = f" ({results.problems[0]})" if results.problems else ""
-        raise EdgesegError(f"{results.folder} holds no run, artifact, record or evaluation to report{why}")
+        raise EdgesegError(f"{results.folder} holds no run, artifact, record, evaluation or search to report{why}")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= words.FILTERS
     template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"))

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from edgeseg.drops import Drop
+from edgeseg.quantize.findings import Time, Trial, called
 from edgeseg.runtimes.record import Record
 from edgeseg.verdict import Verdict
 
@@ -25,6 +27,8 @@ PHONE, DESK = 340, 900
 
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, right, bottom in px."""
+
+T = TypeVar("T")
 
 LETTER = 7.5
 """Advance of a letter in px at the charts' 12 px, bold, in a wide font such as DejaVu: too much room beats overlap."""
@@ -95,22 +99,31 @@ class Svg:
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps `low..high` onto the pixels `start..end`, evenly or by ratio (`log`)."""
+    """Maps `low..high` onto the pixels `start..end`: evenly, by ratio (`log`), or evenly near 0 and by ratio beyond `even`."""
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
+    even: float | None = None
 
     def __call__(self, value: float) -> float:
+        even = self.even
         bend: Callable[[float], float] = math.log if self.log else float
+        if even is not None:
+            bend = lambda value: math.asinh(value / even)
         share = (bend(value) - bend(self.low)) / (bend(self.high) - bend(self.low))
         return self.start + share * (self.end - self.start)
 
     def ticks(self, wanted: int = 5) -> list[float]:
         """Round values on the axis: 1, 2, 5 per decade where it spans one, else even steps."""
-        if self.log and self.high / self.low > 8:
+        if self.even is not None:
+            largest = math.ceil(math.log10(max(-self.low, self.high)))
+            decades = range(math.floor(math.log10(self.even)), largest + 1)
+            sizes = [size for power in decades for digit in (1, 2, 5) if (size := digit * 10.0**power) >= self.even]
+            marks = [0.0, *sizes, *(-size for size in sizes)]
+        elif self.log and self.high / self.low > 8:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             marks = [digit * 10.0**power for power in decades for digit in (1, 2, 5)]
             if self.high / self.low > 500:
@@ -136,11 +149,8 @@ def pareto(points: Sequence[Point], budget_ms: float | None, width: int) -> Mark
     if budget_ms:
         svg.line(x(budget_ms), y.start, x(budget_ms), y.end, "gate")
         svg.text(x(budget_ms) + 6, y.start - 8, f"budget {budget_ms:g} ms", kind="tick halo")
-    front = _front(points)
-    if len(front) > 1:
-        corners = [(x(a.p90_ms), y(a.miou)) for a in front]
-        bends = [step for (x1, y1), (x2, y2) in pairwise(corners) for step in ((x1, y1), (x2, y1), (x2, y2))]
-        svg.path(bends, "front")
+    front = _front(points, lambda point: (point.p90_ms, point.miou))
+    _stairs(svg, [(x(a.p90_ms), y(a.miou)) for a in front])
     spots = [(x(point.p90_ms), y(point.miou)) for point in points]
     for point, (left, top) in zip(points, spots, strict=True):
         if point.p90_upper_ms:
@@ -224,6 +234,45 @@ def drops(verdicts: Sequence[tuple[str, Verdict]], max_drop: float, width: int) 
     return svg.markup()
 
 
+def trials(tried: Sequence[Trial], chosen: int | None, max_drop: float, width: int) -> Markup:
+    """The drop in mIoU of a search's trials against their time, both with intervals: top left is best, as on `pareto`.
+
+    tried: those without time or drop are left out.
+    """
+    known = [(one, one.drop, one.time) for one in tried if one.drop is not None and one.time is not None]
+    height = 320 if width == PHONE else 400
+    svg = Svg(width, height, "Drop in mIoU against time: " + "; ".join(_say_trial(*entry) for entry in known))
+    x = Axis(
+        min(time.low for *_, time in known) / 1.2, max(time.high for *_, time in known) * 1.2, 44, width - 12, log=True
+    )
+    y = _lost(known, max_drop, 26, height - 42)
+    _grid(svg, x, y, "time / float's (log)", "mIoU lost, points")
+    svg.line(x.start, y(max_drop), x.end, y(max_drop), "gate")
+    sound = [entry for entry in known if entry[0].failed is None]
+    front = _front(sound, lambda entry: (entry[2].ratio, -entry[1].points))
+    _stairs(svg, [(x(time.ratio), y(drop.points)) for _, drop, time in front])
+    spots = [(x(time.ratio), y(drop.points)) for _, drop, time in known]
+    for (trial, drop, time), (left, top) in zip(known, spots, strict=True):
+        colour = "good" if trial.number == chosen else "bad" if trial.failed else "c1"
+        svg.line(x(time.low), top, x(time.high), top, f"whisker {colour}")
+        svg.line(left, y(drop.low), left, y(drop.high), f"whisker {colour}")
+        if trial.number == chosen:
+            svg.circle(left, top, 10, f"round {colour}")
+        svg.circle(left, top, 6, f"{'ring' if trial.failed else 'spot'} {colour}")
+    words = f"allowed {max_drop:g} points"
+    wide, base = LETTER * len(words), y(max_drop) - 6
+    ends: list[Box] = [(left, base - 11, left + wide, base + 4) for left in (x.end - wide, x.start + 6)]
+    limit = min(ends, key=lambda box: _overlap(box, [_spot(*spot) for spot in spots]))
+    svg.text(limit[0], base, words, kind="tick halo")
+    frame = (x.start, y.start - 12, x.end, y.end)
+    for (trial, *_), name, (left, top) in zip(
+        known, *_labels([trial for trial, *_ in known], spots, frame, limit), strict=True
+    ):
+        colour = "good" if trial.number == chosen else "bad" if trial.failed else "c1"
+        svg.text(left, top, name, kind=f"name halo ink {colour}")
+    return svg.markup()
+
+
 def stages(trace: Trace, longest_ms: float, width: int) -> Markup:
     """The median of each end-to-end stage as one bar; `longest_ms` spans the whole width."""
     parts = trace.record.stages or []
@@ -236,13 +285,15 @@ def stages(trace: Trace, longest_ms: float, width: int) -> Markup:
     return svg.markup()
 
 
-def place(names: Sequence[str], spots: Sequence[tuple[float, float]], frame: Box) -> list[tuple[float, float]]:
+def place(
+    names: Sequence[str], spots: Sequence[tuple[float, float]], frame: Box, others: Iterable[Box] = ()
+) -> list[tuple[float, float]]:
     """Where each name starts `(x, baseline)`: near its spot, off the other names and spots where there is room.
 
-    frame: left, top, right, bottom of the area names must stay in.
+    frame: left, top, right, bottom of the area names must stay in; `others` are texts that are there already.
     """
-    blocked = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
-    taken: list[Box] = []
+    blocked = [_spot(x, y) for x, y in spots]
+    taken = list(others)
     placed: list[tuple[float, float]] = []
     for name, (x, y) in zip(names, spots, strict=True):
         wide = LETTER * len(name)
@@ -265,16 +316,61 @@ def _around(wide: float) -> list[tuple[float, float]]:
     return [*near, *far]
 
 
-def _front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both mIoU and p90, quickest first."""
-    front: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.p90_ms, -p.miou)):
-        if not front or point.miou > front[-1].miou:
+def _front(points: Sequence[T], at: Callable[[T], tuple[float, float]]) -> list[T]:
+    """The points that no other beats in both, quickest first; `at` gives (time, what is better when larger)."""
+    front: list[T] = []
+    for point in sorted(points, key=lambda p: (at(p)[0], -at(p)[1])):
+        if not front or at(point)[1] > at(front[-1])[1]:
             front.append(point)
     return front
 
 
+def _stairs(svg: Svg, corners: Sequence[tuple[float, float]]) -> None:
+    """The line of a front: what can be had within a time."""
+    if len(corners) > 1:
+        svg.path([step for (x1, y1), (x2, y2) in pairwise(corners) for step in ((x1, y1), (x2, y1), (x2, y2))], "front")
+
+
+def _lost(known: Sequence[tuple[Trial, Drop, Time]], max_drop: float, top: float, bottom: float) -> Axis:
+    """The axis of drops, the smallest at the top; bent where one of them would press all others together."""
+    low = min([0.0, *(drop.low for _, drop, _ in known)])
+    high = max([max_drop, *(drop.high for _, drop, _ in known)])
+    unit = max(max_drop, 0.1)
+    if high - low <= 8 * unit:
+        room = max(0.05, 0.1 * (high - low))
+        return Axis(low - room, high + room, top, bottom)
+    return Axis(low - 0.4 * max(unit, -low), high + 0.4 * max(unit, high), top, bottom, even=unit)
+
+
+def _labels(
+    tried: Sequence[Trial], spots: Sequence[tuple[float, float]], frame: Box, limit: Box
+) -> tuple[list[str], list[tuple[float, float]]]:
+    """What trials are called and where: in words if they all have room, else shorter, else by their numbers."""
+    ways: list[Callable[[Trial], str]] = [called, _briefly, lambda trial: f"#{trial.number}"]
+    for way in ways:
+        names = [way(trial) + (" ✕" if trial.failed else "") for trial in tried]
+        places = place(names, spots, frame, [limit])
+        boxes = [(x, y - 11, x + LETTER * len(name), y + 4) for name, (x, y) in zip(names, places, strict=True)]
+        texts = [limit, *boxes]
+        clear = [
+            not _overlap(box, [*texts[:row], *(_spot(*spot) for spot in spots)]) for row, box in enumerate(boxes, 1)
+        ]
+        if all(clear):
+            break
+    return names, places
+
+
+def _briefly(trial: Trial) -> str:
+    return f"{trial.precision}, {len(trial.keep)} in float" if trial.keep else trial.precision
+
+
+def _spot(x: float, y: float) -> Box:
+    """What a point covers."""
+    return x - 7, y - 7, x + 7, y + 7
+
+
 def _grid(svg: Svg, x: Axis, y: Axis, across: str, up: str, first: float | None = None) -> None:
+    top, bottom = sorted((y.start, y.end))
     for tick in y.ticks():
         svg.line(x.start, y(tick), x.end, y(tick), "grid")
         svg.text(x.start - 7, y(tick) + 4, f"{tick:g}", kind="tick", anchor="end")
@@ -282,11 +378,11 @@ def _grid(svg: Svg, x: Axis, y: Axis, across: str, up: str, first: float | None 
     for tick in x.ticks(4 if svg.width == PHONE else 8):
         if (first is None or tick >= first) and x(tick) - right > 30:
             right = x(tick)
-            svg.line(right, y.start, right, y.start + 4, "axis")
-            svg.text(right, y.start + 17, f"{tick:g}", kind="tick", anchor="middle")
-    svg.line(x.start, y.start, x.end, y.start, "axis")
+            svg.line(right, bottom, right, bottom + 4, "axis")
+            svg.text(right, bottom + 17, f"{tick:g}", kind="tick", anchor="middle")
+    svg.line(x.start, bottom, x.end, bottom, "axis")
     svg.text(x.end, svg.height - 4, across, kind="tick", anchor="end")
-    if y.end > 20:
+    if top > 20:
         svg.text(4, 12, up, kind="tick")
 
 
@@ -334,6 +430,10 @@ def _fit(name: str, wide: float) -> str:
 
 def _say(point: Point) -> str:
     return f"{point.name} {point.miou:.1f} % in {point.p90_ms:.1f} ms"
+
+
+def _say_trial(trial: Trial, drop: Drop, time: Time) -> str:
+    return f"{called(trial)} {drop.points:.2f} points in {time.ratio:.2f} of float's time"
 
 
 def _ms(value: float) -> str:

@@ -1,4 +1,4 @@
-"""What `edgeseg verify` kept as evidence, as small overlays: what each side predicted, and where they disagree."""
+"""What `edgeseg verify` and a search kept as evidence, as small overlays: what each side predicted, and where they disagree."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID
+from edgeseg.quantize.findings import MARKED
 
 LONG_SIDE = 480
 CHANGED = (255, 0, 230)
@@ -55,6 +56,23 @@ def evidence(folder: Path, palette: list[tuple[int, int, int]], target: str) -> 
             yield error
 
 
+def damaged(path: Path, title: str) -> Overlay:
+    """A picture that a search kept of a block, with the pixels that it marks as visible as those of the evidence."""
+    from PIL import Image
+
+    drawn = np.asarray(_open(path, "RGB", "search again"))
+    differs = (drawn == MARKED).all(-1)
+    photo = Image.fromarray(2 * np.minimum(drawn, 127))
+    size = _small(photo.width, photo.height)
+    return Overlay(title, _jpeg(_marked(photo.resize(size, Image.Resampling.LANCZOS), differs)), *size)
+
+
+def _small(width: int, height: int) -> tuple[int, int]:
+    """The size on the page."""
+    scale = min(1.0, LONG_SIDE / max(height, width))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
 def _evidence(photo: Path, palette: list[tuple[int, int, int]], target: str) -> Evidence:
     from PIL import Image
 
@@ -67,8 +85,7 @@ def _evidence(photo: Path, palette: list[tuple[int, int, int]], target: str) -> 
         )
     differs = ours != theirs
     height, width = ours.shape
-    scale = min(1.0, LONG_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    size = _small(width, height)
     image = image.resize(size, Image.Resampling.LANCZOS)
     drawn = {
         "Student in torch": _tinted(image, ours, palette),
@@ -116,14 +133,14 @@ def _labels(path: Path) -> NDArray[np.uint8]:
     return np.asarray(_open(path, "L"))
 
 
-def _open(path: Path, mode: str) -> Any:
+def _open(path: Path, mode: str, again: str = "run `edgeseg verify` again") -> Any:
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise EdgesegError(f"{path} cannot be read ({error}); run `edgeseg verify` again") from error
+        raise EdgesegError(f"{path} cannot be read ({error}); {again}") from error
 
 
 def _jpeg(image: Any) -> str:

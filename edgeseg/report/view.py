@@ -13,11 +13,14 @@ from typing import Any
 from markupsafe import Markup
 
 from edgeseg import schema
+from edgeseg.errors import EdgesegError
+from edgeseg.files import inside
 from edgeseg.ledger import Ledger
 from edgeseg.metrics import Evaluation, PromptEvaluation
+from edgeseg.quantize.findings import Search, Trial, called
 from edgeseg.report import charts
-from edgeseg.report.images import Evidence, evidence
-from edgeseg.results import Results
+from edgeseg.report.images import Evidence, Overlay, damaged, evidence
+from edgeseg.results import Results, StoredSearch
 from edgeseg.runtimes.record import Record
 from edgeseg.verdict import Verdict, counting, rows, usable
 
@@ -27,7 +30,7 @@ COLOURS = 6
 IMAGE_BYTES = 2_200_000
 """Overlays stop here, so that the page stays below 3 MB and opens on a phone."""
 
-ELSEWHERE = {"ledger", "samples", "warmup", "stages", "segments", "palette"}
+ELSEWHERE = {"ledger", "samples", "warmup", "stages", "segments", "palette", "trials", "sensitivity"}
 """Keys of stored documents that the details leave out: they are drawn, or too long to read."""
 
 
@@ -97,6 +100,25 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A search.
+
+    figure:   null where no trial was both scored and timed.
+    rows:     every trial under the name it has in the drawing.
+    kept:     what the chosen trial has in float.
+    pictures: of the worst blocks; `left_out` of them to keep the page small.
+    """
+
+    name: str
+    found: Search
+    figure: Figure | None
+    rows: list[tuple[str, Trial]]
+    kept: list[str]
+    pictures: list[Overlay]
+    left_out: int
+
+
+@dataclass(frozen=True)
 class Details:
     """A stored document as (key, value) rows."""
 
@@ -114,6 +136,7 @@ class Page:
     gates: str
     cards: list[Entry]
     figures: list[Figure]
+    searches: list[Tried]
     timelines: list[Figure]
     stages: list[Stages]
     tables: list[ClassTable]
@@ -129,16 +152,20 @@ def page(results: Results, verdicts: Sequence[Verdict], max_drop: float, max_p90
     entries = name_entries(results, verdicts)
     judged = [entry for entry in entries if entry.verdict]
     problems = list(results.problems)
-    galleries = list(_galleries(results, entries, problems))
+    share = IMAGE_BYTES / max(1, len(results.artifacts) + len(results.searches))
+    galleries = list(_galleries(results, entries, problems, share))
+    searches = [_tried(results, stored, problems, share) for stored in results.searches]
     students = {a.manifest.student.name for a in results.artifacts} | {run.card.name for run in results.runs}
+    students |= {stored.found.student for stored in results.searches}
     budget = f"p90 within {max_p90_ms:g} ms" if max_p90_ms is not None else "no latency budget"
     return Page(
         title=headline(verdicts),
-        answer=answer(judged),
+        answer=answer(judged, [stored.found for stored in results.searches]),
         subject=", ".join(sorted(students)),
         gates=f"at most {max_drop:g} points of mIoU lost; {budget}",
         cards=sorted(judged, key=_quickest_shipping_first),
         figures=list(_figures(entries, results, max_drop, max_p90_ms)),
+        searches=searches,
         timelines=list(_timelines(entries)),
         stages=list(_stages(entries)),
         tables=list(_class_tables(results, entries)),
@@ -166,7 +193,7 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     return f"{ship or 'None'} of {len(verdicts)} {noun}s ship{'s' if ship < 2 else ''}"
 
 
-def answer(judged: Sequence[Entry]) -> str:
+def answer(judged: Sequence[Entry], searches: Sequence[Search] = ()) -> str:
     """One sentence below the headline: what to take, or the first thing that is in the way."""
     pairs = [(entry.name, entry.verdict) for entry in judged if entry.verdict]
     shipping = [(name, verdict) for name, verdict in pairs if verdict.ship]
@@ -178,6 +205,8 @@ def answer(judged: Sequence[Entry]) -> str:
     if pairs:
         name, verdict = pairs[0]
         return f"{name}: {verdict.reasons[0].text}."
+    if searches:
+        return f"The search on {searches[0].target}: {searches[0].words}."
     return "Nothing was exported yet; run `edgeseg export`."
 
 
@@ -338,15 +367,53 @@ def _column(name: str, evaluation: Evaluation, run: Evaluation | None) -> Column
     return Column(name, score.miou, score.miou - run.score.miou if run else None, score.iou, gains)
 
 
-def _galleries(results: Results, entries: Sequence[Entry], problems: list[str]) -> Iterator[Gallery]:
-    """The overlays of each artifact, within its share of the page; what cannot be read goes to `problems`."""
-    share = IMAGE_BYTES / max(1, len(results.artifacts))
+def _tried(results: Results, stored: StoredSearch, problems: list[str], share: float) -> Tried:
+    """A search with the pictures of its worst blocks, within its share of the page in bytes."""
+    found, pictures, left_out = stored.found, list[Overlay](), 0
+    for block in found.sensitivity:
+        if block.picture is None:
+            continue
+        try:
+            words = f"{block.block} alone: {100 * block.changed:.2f} % of the labels changed"
+            picture = damaged(inside(stored.pictures, block.picture), words)
+        except EdgesegError as error:
+            problems.append(_relative(results, error))
+            continue
+        if sum(len(one.uri) for one in [*pictures, picture]) <= share:
+            pictures.append(picture)
+        else:
+            left_out += 1
+    drawn = any(trial.drop is not None and trial.time is not None for trial in found.trials)
+    caption = (
+        "Top left is best: little lost, quick. The line joins what nothing else beats in both; whiskers are 95 % intervals. "
+        "The circle is the chosen one; a ring with ✕ fails its proof."
+    )
+    return Tried(
+        name=stored.name,
+        found=found,
+        figure=_figure("", caption, partial(charts.trials, found.trials, found.chosen, found.max_drop))
+        if drawn
+        else None,
+        rows=[(called(trial), trial) for trial in found.trials],
+        kept=next((trial.keep for trial in found.trials if trial.number == found.chosen), []),
+        pictures=pictures,
+        left_out=left_out,
+    )
+
+
+def _relative(results: Results, error: EdgesegError) -> str:
+    """An error with its paths relative to the scanned folder."""
+    return str(error).replace(f"{results.folder}{os.sep}", "")
+
+
+def _galleries(results: Results, entries: Sequence[Entry], problems: list[str], share: float) -> Iterator[Gallery]:
+    """The overlays of each artifact, within its share of the page in bytes; what cannot be read goes to `problems`."""
     for artifact in results.artifacts:
         shown: list[Evidence] = []
         left_out = 0
         for item in evidence(artifact.path / "evidence", artifact.manifest.student.palette, artifact.target):
             if not isinstance(item, Evidence):
-                problems.append(str(item).replace(f"{results.folder}{os.sep}", ""))
+                problems.append(_relative(results, item))
             elif sum(one.bytes for one in shown) + item.bytes <= share:
                 shown.append(item)
             else:
@@ -360,6 +427,7 @@ def _details(results: Results, entries: Sequence[Entry]) -> Iterator[Details]:
     stored = [
         *((f"Artifact {_name(entries, a.sha256)}", {"folder": a.folder}, a.manifest) for a in results.artifacts),
         *((f"Measurement of {entry.name}", {}, entry.record) for entry in entries if entry.record),
+        *((f"Search for {s.name}", {}, s.found) for s in results.searches),
         *((f"Run {run.card.name}", {"folder": run.folder}, run.card) for run in results.runs),
     ]
     for title, head, value in stored:
