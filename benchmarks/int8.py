@@ -75,8 +75,8 @@ def rows(
                 out=work / run.name / f"{target.name}-int8",
                 threads=threads,
             )
-            say = lambda words, where=f"{run.name} {name}": print(f"{where}: {words}", file=sys.stderr, flush=True)
             say = partial(print, f"{run.name} {name}:", file=sys.stderr, flush=True)
+            try:
                 found = search(plan, say)
             except EdgesegError as error:
                 say(str(error))

@@ -2,7 +2,8 @@
 
 The table of operators is that of onnx-tensorrt (`data/tensorrt_support.json` names the version). The rules of types are those of
 a strongly typed network, the only kind since TensorRT 11; that uint8 is for what goes in and comes out, and by way of a float
-only, is what `NvInferRuntimeBase.h` says of `kUINT8`.
+only, is what `NvInferRuntimeBase.h` says of `kUINT8`. What Q and DQ have to be is what `NvInfer.h` says of `IQuantizeLayer` and
+`IDequantizeLayer`; where they are fused, NVIDIA's recommendations for their placement.
 """
 
 from __future__ import annotations
@@ -206,6 +207,7 @@ def _node(graph: Graph, node: Any, table: Support) -> Words:
         name = graph.given(node, index)
         if name is not None and name not in graph.constants:
             yield "error", f"input {index} of {node.op_type} has to be a constant"
+    yield from _one_side(graph, node)
     if node.op_type in RULES:
         yield from RULES[node.op_type](graph, node)
 
@@ -330,7 +332,7 @@ def _free_length(graph: Graph, node: Any) -> Words:
 
 
 def _scales(graph: Graph, node: Any) -> Words:
-    """A Q or a DQ: symmetric, with a scale that is a positive constant."""
+    """A Q or a DQ: symmetric, with scales that are positive constants, one or, of a weight, one per channel."""
     scale, zero = graph.constants.get(node.input[1]), graph.given(node, 2)
     if scale is None:
         yield "error", f"the scale of {node.op_type} is not a constant"
@@ -340,21 +342,96 @@ def _scales(graph: Graph, node: Any) -> Words:
         value = graph.constants.get(zero)
         if value is None or value.any():
             yield "error", f"{node.op_type} has a zero point other than 0; TensorRT quantises symmetrically"
+        elif scale is not None and scale.size != value.size:
+            yield "error", f"{node.op_type} has {scale.size} scales and {value.size} zero points"
+    if scale is not None and scale.size > 1:
+        yield from _channels(graph, node, scale)
     kind = graph.types.get(node.output[0] if node.op_type == "QuantizeLinear" else node.input[0])
     if kind is not None and kind not in ("INT8", "FLOAT8E4M3FN", "INT4", "FLOAT4E2M1"):
         yield "error", f"{node.op_type} with {kind}; TensorRT quantises to INT8, FP8 or INT4"
 
 
+def _channels(graph: Graph, node: Any, scale: NDArray[Any]) -> Words:
+    if node.input[0] not in graph.constants:
+        yield "error", f"{node.op_type} of an activation has a scale per channel; TensorRT takes one for all"
+        return
+    shape, axis = graph.shapes[node.input[0]], attribute(node, "axis", 1)
+    if scale.ndim == 1 and (not -len(shape) <= axis < len(shape) or shape[axis] != scale.size):
+        yield "error", f"{node.op_type} has {scale.size} scales along axis {axis} of {shape}"
+
+
+def _quantise(graph: Graph, node: Any) -> Words:
+    """A Q: nothing but a DQ takes what it gives."""
+    yield from _scales(graph, node)
+    takers = {reader.op_type for reader in graph.readers.get(node.output[0], [])} - {"DequantizeLinear"}
+    if node.output[0] in {entry.name for entry in graph.model.graph.output}:
+        takers.add("the output")
+    for taker in sorted(takers):
+        yield "error", f"{taker} takes what QuantizeLinear gives; TensorRT wants a DequantizeLinear in between"
+
+
+def _dequantise(graph: Graph, node: Any) -> Words:
+    """A DQ: of a constant, or of what a Q gives, at the same scale."""
+    yield from _scales(graph, node)
+    if node.input[0] in graph.constants:
+        return
+    maker = graph.maker(node.input[0], "QuantizeLinear")
+    if maker is None:
+        yield "error", "DequantizeLinear of what no QuantizeLinear gives"
+        return
+    scales = [graph.constants.get(each.input[1]) for each in (maker, node)]
+    if scales[0] is not None and scales[1] is not None and not np.array_equal(*scales):
+        yield "warning", "DequantizeLinear has another scale than its QuantizeLinear"
+
+
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Identity", "MaxPool")
+"""What Q and DQ pass: TensorRT moves them to the other side."""
+
+ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Gelu", "Elu")
+
+
+def _rounded(graph: Graph, name: str, constants: bool = False) -> Any:
+    """The DQ that a value comes from, if it does; of a constant only where that is asked for."""
+    maker = graph.maker(name, "DequantizeLinear")
+    return maker if maker is not None and (constants or maker.input[0] not in graph.constants) else None
+
+
+def _one_side(graph: Graph, node: Any) -> Words:
+    """An operator without weights: integer on both sides or on none, or else its Q and DQ are layers of their own."""
+    if node.op_type in (*PRODUCTS, *MOVES, "QuantizeLinear", "DequantizeLinear"):
+        return
+    if any(_rounded(graph, name) is not None for name in node.input) and not _is_rounded(graph, node.output[0]):
+        yield "warning", f"{node.op_type} takes rounded numbers and gives floats; TensorRT fuses neither"
+
+
+def _is_rounded(graph: Graph, name: str) -> bool:
+    """Whether a value, or what becomes of it in an activation, is only ever taken rounded."""
+    readers = graph.readers.get(name, [])
+    if len(readers) == 1 and readers[0].op_type in ACTIVATIONS:
+        return _is_rounded(graph, readers[0].output[0])
+    return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+
+
+def _sum(graph: Graph, node: Any) -> Words:
+    """A product and the sum that it goes into are one layer, if Q and DQ are on the other summand only."""
+    whole = [_rounded(graph, name) for name in node.input]
+    for each in whole if None not in whole else ():
+        rounding = graph.maker(each.input[0], "QuantizeLinear")
+        product = graph.maker(rounding.input[0], *PRODUCTS) if rounding is not None else None
+        if product is not None and all(len(graph.readers[name]) == 1 for name in (*rounding.output, *each.output)):
+            yield "warning", f"{product.op_type} is rounded before {node.op_type}, so TensorRT does not fuse the two"
+            return
+
+
 def _quantised(graph: Graph, node: Any) -> Words:
     """Where Q and DQ stand around a product: on both sides or on none, a scale per channel on the channels, none on the bias."""
-    pair = [graph.maker(graph.given(node, index), "DequantizeLinear") for index in (0, 1)]
-    if node.op_type != "MatMul" and graph.maker(graph.given(node, 2), "DequantizeLinear") is not None:
+    pair = [_rounded(graph, graph.given(node, index) or "", constants=True) for index in (0, 1)]
+    if node.op_type != "MatMul" and _rounded(graph, graph.given(node, 2) or "", constants=True) is not None:
         yield "error", f"the bias of {node.op_type} is quantised; TensorRT wants it as it is"
     if sum(each is not None for each in pair) == 1:
         side = "activation" if pair[0] is None else "weight"
         yield "warning", f"the {side} of {node.op_type} is not quantised, so it runs in floats"
-    if pair[0] is not None and np.size(graph.constants.get(pair[0].input[1], 0)) > 1:
-        yield "error", f"the activation of {node.op_type} has a scale per channel; TensorRT takes one for all"
     weight = pair[1]
     if weight is None or np.size(graph.constants.get(weight.input[1], 0)) == 1:
         return
@@ -373,7 +450,7 @@ def _quantised(graph: Graph, node: Any) -> Words:
 RULES: dict[str, Callable[[Graph, Any], Words]] = {
     "Resize": _resize, "AveragePool": _pool, "MaxPool": _pool, "TopK": _topk, "GridSample": _grid, "ScatterND": _scatter,
     "LayerNormalization": _one_output, "NonZero": _free_length, "NonMaxSuppression": _free_length,
-    "QuantizeLinear": _scales, "DequantizeLinear": _scales,
+    "QuantizeLinear": _quantise, "DequantizeLinear": _dequantise, "Add": _sum,
     "Conv": _quantised, "ConvTranspose": _quantised, "Gemm": _quantised, "MatMul": _quantised,
 }  # fmt: skip
 """Operator -> what the words of the table say of it, as a check."""

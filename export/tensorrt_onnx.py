@@ -69,6 +69,8 @@ class TensorRt(Target):
         sites = give_bodies(model, FORMS, OPSET)
         onnx.checker.check_model(model, full_check=True)
         cubic_as_products(model)
+        if network.whole is not None:
+            weights_turned(model)
         floats_first(model)
         if self.precision == "fp16":
             model = in_half(model)
@@ -87,7 +89,7 @@ class TensorRt(Target):
             "opset": OPSET,
             "nodes": len(model.graph.node),
             "lint": len(findings),
-            "lint_findings": "; ".join(map(str, findings)) or None,
+            "lint_findings": in_words(findings),
             "plugin_library": library,
             **self.profile(network),
         }
@@ -123,6 +125,38 @@ def refuse(findings: list[Finding], line: str) -> None:
     if errors:
         more = f" and {len(errors) - 3} more" if len(errors) > 3 else ""
         raise EdgesegError(f"TensorRT {line} does not take this network: {'; '.join(errors[:3])}{more}")
+
+
+def in_words(findings: list[Finding]) -> str | None:
+    """The findings for a manifest; what is said of many nodes is said once."""
+    nodes: dict[str, list[str]] = {}
+    for finding in findings:
+        nodes.setdefault(finding.words, []).append(finding.node)
+    more = {words: f" and {len(names) - 1} more" if len(names) > 1 else "" for words, names in nodes.items()}
+    return "; ".join(f"{names[0]}{more[words]}: {words}" for words, names in nodes.items()) or None
+
+
+def weights_turned(model: Any) -> None:
+    """Turn the integer weights of a linear layer in the file, so that a DQ stands right before its product; in place.
+
+    w [O,I] -> DequantizeLinear of axis 0 -> Transpose -> MatMul    becomes    w [I,O] -> DequantizeLinear of axis 1 -> MatMul
+    """
+    onnx, graph = need("onnx"), Graph(model)
+    stored = {entry.name: entry for entry in model.graph.initializer}
+    for node in [node for node in model.graph.node if node.op_type == "Transpose"]:
+        real = graph.maker(node.input[0], "DequantizeLinear")
+        weight = stored.get(real.input[0]) if real is not None else None
+        if weight is None or len(weight.dims) != 2 or list(attribute(node, "perm", [1, 0])) != [1, 0]:
+            continue
+        if any(len(graph.readers[name]) > 1 for name in (weight.name, node.input[0])):
+            continue  # somebody else takes it as it is
+        axis = 1 - attribute(real, "axis", 1) % 2
+        turned = np.ascontiguousarray(graph.constants[weight.name].T)
+        weight.CopyFrom(onnx.numpy_helper.from_array(turned, weight.name))
+        del real.attribute[:]
+        real.attribute.append(onnx.helper.make_attribute("axis", axis))
+        real.output[0] = node.output[0]
+        model.graph.node.remove(node)
 
 
 def cubic_as_products(model: Any) -> None:

@@ -78,7 +78,9 @@ SCHEMES.add(
 )
 SCHEMES.add("litert", {"int8": Scheme("int8", False, ADDING | {"cat", "mean", "resize"}), "w8a32": WEIGHTS})
 SCHEMES.add("executorch", {"int8": Scheme("int8", False, ADDING | {"cat", "mean", "resize"})})
-SCHEMES.add("tensorrt", {"int8": Scheme("int8", True, ADDING), "w8a32": WEIGHTS})
+# Fuses a function with the product before it, and Q and DQ with sums and poolings that have them on both sides. Where a
+# concatenation is told to be of whole numbers, it copies more than it has to (NVIDIA/TensorRT#4366).
+SCHEMES.add("tensorrt", {"int8": Scheme("int8", True, ADDING | {"avg_pool", "max_pool"}, POST), "w8a32": WEIGHTS})
 # What coremltools' own quantizer of activations puts in 8 bits, and the functions that it knows to be fused.
 SCHEMES.add(
     "coreml",
