@@ -408,9 +408,11 @@ def _one_side(graph: Graph, node: Any) -> Words:
 def _is_rounded(graph: Graph, name: str) -> bool:
     """Whether a value, or what becomes of it in an activation, is only ever taken rounded."""
     readers = graph.readers.get(name, [])
-    if len(readers) == 1 and readers[0].op_type in ACTIVATIONS:
-        return _is_rounded(graph, readers[0].output[0])
-    return bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
+    return bool(readers) and all(
+        reader.op_type == "QuantizeLinear"
+        or (reader.op_type in ACTIVATIONS and _is_rounded(graph, reader.output[0]))
+        for reader in readers
+    )
 
 
 def _sum(graph: Graph, node: Any) -> Words:

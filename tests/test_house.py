@@ -27,6 +27,7 @@ PUBLIC = [
     "load_official",
     "models",
     "push_to_hub",
+    "quantize_model",
     "save",
     "verify",
 ]

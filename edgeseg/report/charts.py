@@ -17,8 +17,6 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from edgeseg.drops import Drop
-from edgeseg.quantize.findings import Time, Trial, called
 from edgeseg.runtimes.record import Record
 from edgeseg.verdict import Verdict
 
@@ -145,12 +143,12 @@ def pareto(points: Sequence[Point], budget_ms: float | None, width: int) -> Mark
     middle, reach = (min(mious) + max(mious)) / 2, max(1.0, (max(mious) - min(mious)) * 0.75)
     x = Axis(min(times) / 1.25, max(times) * 1.4, 44, width - 12, log=True)
     y = Axis(max(0.0, middle - reach), min(100.0, middle + reach), height - 42, 26)
-    _grid(svg, x, y, "p90 per frame, ms (log)", "mIoU, %")
+    grid(svg, x, y, "p90 per frame, ms (log)", "mIoU, %")
     if budget_ms:
         svg.line(x(budget_ms), y.start, x(budget_ms), y.end, "gate")
         svg.text(x(budget_ms) + 6, y.start - 8, f"budget {budget_ms:g} ms", kind="tick halo")
-    front = _front(points, lambda point: (point.p90_ms, point.miou))
-    _stairs(svg, [(x(a.p90_ms), y(a.miou)) for a in front])
+    best = front(points, lambda point: (point.p90_ms, point.miou))
+    stairs(svg, [(x(a.p90_ms), y(a.miou)) for a in best])
     spots = [(x(point.p90_ms), y(point.miou)) for point in points]
     for point, (left, top) in zip(points, spots, strict=True):
         if point.p90_upper_ms:
@@ -175,7 +173,7 @@ def timeline(trace: Trace, width: int) -> Markup:
     every = np.concatenate([durations, warm])
     x = Axis(-max(lead, 0.02 * span), span, 44, width - 74)
     y = Axis(float(every.min()) / 1.15, float(every.max()) * 1.08, height - 34, 10, log=True)
-    _grid(svg, x, y, "seconds", "ms", first=0.0)
+    grid(svg, x, y, "seconds", "ms", first=0.0)
     svg.bar(x.start, y.end, x(0) - x.start, y.start - y.end, "warm-band")
     svg.dots([(x(float(a) - lead), y(float(b))) for a, b in zip(warm_starts, warm, strict=True)], "dots warm")
     column = np.array([x(float(start)) for start in starts]) // 2
@@ -201,7 +199,7 @@ def distribution(traces: Sequence[Trace], width: int) -> Markup:
     low, high = min(float(c[0]) for c in curves), max(float(c[-1]) for c in curves)
     x = Axis(low / 1.06, high * 1.06, 44, width - 12, log=True)
     y = Axis(0, 100, height - 42, 26)
-    _grid(svg, x, y, "ms per frame (log)", "frames, %")
+    grid(svg, x, y, "ms per frame (log)", "frames, %")
     for trace, curve in zip(traces, curves, strict=True):
         svg.path(
             [(x(float(t)), y(100 * float(q))) for t, q in zip(curve, levels, strict=True)], f"curve {trace.colour}"
@@ -234,45 +232,6 @@ def drops(verdicts: Sequence[tuple[str, Verdict]], max_drop: float, width: int) 
     return svg.markup()
 
 
-def trials(tried: Sequence[Trial], chosen: int | None, max_drop: float, width: int) -> Markup:
-    """The drop in mIoU of a search's trials against their time, both with intervals: top left is best, as on `pareto`.
-
-    tried: those without time or drop are left out.
-    """
-    known = [(one, one.drop, one.time) for one in tried if one.drop is not None and one.time is not None]
-    height = 320 if width == PHONE else 400
-    svg = Svg(width, height, "Drop in mIoU against time: " + "; ".join(_say_trial(*entry) for entry in known))
-    x = Axis(
-        min(time.low for *_, time in known) / 1.2, max(time.high for *_, time in known) * 1.2, 44, width - 12, log=True
-    )
-    y = _lost(known, max_drop, 26, height - 42)
-    _grid(svg, x, y, "time / float's (log)", "mIoU lost, points")
-    svg.line(x.start, y(max_drop), x.end, y(max_drop), "gate")
-    sound = [entry for entry in known if entry[0].failed is None]
-    front = _front(sound, lambda entry: (entry[2].ratio, -entry[1].points))
-    _stairs(svg, [(x(time.ratio), y(drop.points)) for _, drop, time in front])
-    spots = [(x(time.ratio), y(drop.points)) for _, drop, time in known]
-    for (trial, drop, time), (left, top) in zip(known, spots, strict=True):
-        colour = "good" if trial.number == chosen else "bad" if trial.failed else "c1"
-        svg.line(x(time.low), top, x(time.high), top, f"whisker {colour}")
-        svg.line(left, y(drop.low), left, y(drop.high), f"whisker {colour}")
-        if trial.number == chosen:
-            svg.circle(left, top, 10, f"round {colour}")
-        svg.circle(left, top, 6, f"{'ring' if trial.failed else 'spot'} {colour}")
-    words = f"allowed {max_drop:g} points"
-    wide, base = LETTER * len(words), y(max_drop) - 6
-    ends: list[Box] = [(left, base - 11, left + wide, base + 4) for left in (x.end - wide, x.start + 6)]
-    limit = min(ends, key=lambda box: _overlap(box, [_spot(*spot) for spot in spots]))
-    svg.text(limit[0], base, words, kind="tick halo")
-    frame = (x.start, y.start - 12, x.end, y.end)
-    for (trial, *_), name, (left, top) in zip(
-        known, *_labels([trial for trial, *_ in known], spots, frame, limit), strict=True
-    ):
-        colour = "good" if trial.number == chosen else "bad" if trial.failed else "c1"
-        svg.text(left, top, name, kind=f"name halo ink {colour}")
-    return svg.markup()
-
-
 def stages(trace: Trace, longest_ms: float, width: int) -> Markup:
     """The median of each end-to-end stage as one bar; `longest_ms` spans the whole width."""
     parts = trace.record.stages or []
@@ -292,7 +251,7 @@ def place(
 
     frame: left, top, right, bottom of the area names must stay in; `others` are texts that are there already.
     """
-    blocked = [_spot(x, y) for x, y in spots]
+    blocked = [spot(x, y) for x, y in spots]
     taken = list(others)
     placed: list[tuple[float, float]] = []
     for name, (x, y) in zip(names, spots, strict=True):
@@ -301,7 +260,7 @@ def place(
         for rank, (dx, dy) in enumerate(_around(wide)):
             left = min(max(x + dx, frame[0] + 2), max(frame[0] + 2, frame[2] - wide))
             box = (left, y + dy - 11, left + wide, y + dy + 4)
-            cost = 30 * _outside(box, frame) + 10 * _overlap(box, taken) + 3 * _overlap(box, blocked) + rank
+            cost = 30 * _outside(box, frame) + 10 * overlap(box, taken) + 3 * overlap(box, blocked) + rank
             least = min(least, (cost, left, y + dy))
         _, left, base = least
         taken.append((left, base - 11, left + wide, base + 4))
@@ -316,60 +275,28 @@ def _around(wide: float) -> list[tuple[float, float]]:
     return [*near, *far]
 
 
-def _front(points: Sequence[T], at: Callable[[T], tuple[float, float]]) -> list[T]:
+def front(points: Sequence[T], at: Callable[[T], tuple[float, float]]) -> list[T]:
     """The points that no other beats in both, quickest first; `at` gives (time, what is better when larger)."""
-    front: list[T] = []
+    best: list[T] = []
     for point in sorted(points, key=lambda p: (at(p)[0], -at(p)[1])):
-        if not front or at(point)[1] > at(front[-1])[1]:
-            front.append(point)
-    return front
+        if not best or at(point)[1] > at(best[-1])[1]:
+            best.append(point)
+    return best
 
 
-def _stairs(svg: Svg, corners: Sequence[tuple[float, float]]) -> None:
+def stairs(svg: Svg, corners: Sequence[tuple[float, float]]) -> None:
     """The line of a front: what can be had within a time."""
     if len(corners) > 1:
         svg.path([step for (x1, y1), (x2, y2) in pairwise(corners) for step in ((x1, y1), (x2, y1), (x2, y2))], "front")
 
 
-def _lost(known: Sequence[tuple[Trial, Drop, Time]], max_drop: float, top: float, bottom: float) -> Axis:
-    """The axis of drops, the smallest at the top; bent where one of them would press all others together."""
-    low = min([0.0, *(drop.low for _, drop, _ in known)])
-    high = max([max_drop, *(drop.high for _, drop, _ in known)])
-    unit = max(max_drop, 0.1)
-    if high - low <= 8 * unit:
-        room = max(0.05, 0.1 * (high - low))
-        return Axis(low - room, high + room, top, bottom)
-    return Axis(low - 0.4 * max(unit, -low), high + 0.4 * max(unit, high), top, bottom, even=unit)
-
-
-def _labels(
-    tried: Sequence[Trial], spots: Sequence[tuple[float, float]], frame: Box, limit: Box
-) -> tuple[list[str], list[tuple[float, float]]]:
-    """What trials are called and where: in words if they all have room, else shorter, else by their numbers."""
-    ways: list[Callable[[Trial], str]] = [called, _briefly, lambda trial: f"#{trial.number}"]
-    for way in ways:
-        names = [way(trial) + (" ✕" if trial.failed else "") for trial in tried]
-        places = place(names, spots, frame, [limit])
-        boxes = [(x, y - 11, x + LETTER * len(name), y + 4) for name, (x, y) in zip(names, places, strict=True)]
-        texts = [limit, *boxes]
-        clear = [
-            not _overlap(box, [*texts[:row], *(_spot(*spot) for spot in spots)]) for row, box in enumerate(boxes, 1)
-        ]
-        if all(clear):
-            break
-    return names, places
-
-
-def _briefly(trial: Trial) -> str:
-    return f"{trial.precision}, {len(trial.keep)} in float" if trial.keep else trial.precision
-
-
-def _spot(x: float, y: float) -> Box:
+def spot(x: float, y: float) -> Box:
     """What a point covers."""
     return x - 7, y - 7, x + 7, y + 7
 
 
-def _grid(svg: Svg, x: Axis, y: Axis, across: str, up: str, first: float | None = None) -> None:
+def grid(svg: Svg, x: Axis, y: Axis, across: str, up: str, first: float | None = None) -> None:
+    """Ticks and what the axes are, `across` and `up`; ticks of `x` start with `first`."""
     top, bottom = sorted((y.start, y.end))
     for tick in y.ticks():
         svg.line(x.start, y(tick), x.end, y(tick), "grid")
@@ -410,11 +337,11 @@ def _seconds(samples: tuple[NDArray[np.int64], NDArray[np.int64]]) -> tuple[NDAr
 
 
 def _outside(box: Box, frame: Box) -> float:
-    inside = _overlap(box, [frame])
+    inside = overlap(box, [frame])
     return (box[2] - box[0]) * (box[3] - box[1]) - inside
 
 
-def _overlap(box: Box, others: Iterable[Box]) -> float:
+def overlap(box: Box, others: Iterable[Box]) -> float:
     """Area in px² that `box` shares with each of the others, added up."""
     return sum(
         max(0.0, min(box[2], b[2]) - max(box[0], b[0])) * max(0.0, min(box[3], b[3]) - max(box[1], b[1]))
@@ -430,10 +357,6 @@ def _fit(name: str, wide: float) -> str:
 
 def _say(point: Point) -> str:
     return f"{point.name} {point.miou:.1f} % in {point.p90_ms:.1f} ms"
-
-
-def _say_trial(trial: Trial, drop: Drop, time: Time) -> str:
-    return f"{called(trial)} {drop.points:.2f} points in {time.ratio:.2f} of float's time"
 
 
 def _ms(value: float) -> str:

@@ -6,7 +6,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from edgeseg.metrics import Evaluation, PromptEvaluation
 from edgeseg.quantize.findings import Search, Trial, called
 from edgeseg.report import charts
 from edgeseg.report.images import Evidence, Overlay, damaged, evidence
+from edgeseg.report.trials import known, trials
 from edgeseg.results import Results, StoredSearch
 from edgeseg.runtimes.record import Record
 from edgeseg.verdict import Verdict, counting, rows, usable
@@ -104,7 +105,7 @@ class Tried:
     """A search.
 
     figure:   null where no trial was both scored and timed.
-    rows:     every trial under the name it has in the drawing.
+    rows:     every trial under its name; how many blocks are in float is in a column of its own.
     kept:     what the chosen trial has in float.
     pictures: of the worst blocks; `left_out` of them to keep the page small.
     """
@@ -383,18 +384,16 @@ def _tried(results: Results, stored: StoredSearch, problems: list[str], share: f
             pictures.append(picture)
         else:
             left_out += 1
-    drawn = any(trial.drop is not None and trial.time is not None for trial in found.trials)
+    drawn = known(found.trials)
     caption = (
         "Top left is best: little lost, quick. The line joins what nothing else beats in both; whiskers are 95 % intervals. "
-        "The circle is the chosen one; a ring with ✕ fails its proof."
+        "A circle marks the chosen one, ✕ a proof that fails; numbers are those of the table."
     )
     return Tried(
         name=stored.name,
         found=found,
-        figure=_figure("", caption, partial(charts.trials, found.trials, found.chosen, found.max_drop))
-        if drawn
-        else None,
-        rows=[(called(trial), trial) for trial in found.trials],
+        figure=_figure("", caption, partial(trials, drawn, found.chosen, found.max_drop)) if drawn else None,
+        rows=[(called(replace(trial, keep=[])), trial) for trial in found.trials],
         kept=next((trial.keep for trial in found.trials if trial.number == found.chosen), []),
         pictures=pictures,
         left_out=left_out,

@@ -293,7 +293,9 @@ class Store:
             trial(2, "int8", [], 6.31, 0.321, 6.9, failed="same label 91.20 % is below 98.00 %"),
             trial(3, "int8", BLOCKS[:1], 1.84, 0.338, 7.0),
             trial(4, "int8", BLOCKS[:2], 0.41, 0.352, 7.4),
-            Trial(5, "int8", "int8-5", BLOCKS[:4], "mse", failed="the converter gave up: no kernel for `Resize` in int8"),
+            Trial(
+                5, "int8", "int8-5", BLOCKS[:4], "mse", failed="the converter gave up: no kernel for `Resize` in int8"
+            ),
         ]
         sensitivity = [
             Damage(

@@ -56,6 +56,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.record(long, artifact, 21.0)
     store.evaluation("runs/other", other)
     store.evaluation(long, artifact)
+    store.search()
     (folder / f"{'broken' * 12}.json").write_text("{")
     return write_report(folder, folder / "report.html", max_p90_ms=30.0)
 
@@ -72,7 +73,7 @@ def test_page_fits_and_is_silent(browser: Any, page: Path, scheme: str, width: i
     assert browser.get_log("browser") == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert browser.execute_script("return document.images.length") == 18
+    assert browser.execute_script("return document.images.length") == 21
     paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (sum(int(part) for part in paper[4:-1].split(",")) < 200) == (scheme == "dark")
 

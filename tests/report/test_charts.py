@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from edgeseg.report.charts import DESK, LETTER, PHONE, Axis, Point, _apart, _front, _thin, pareto, place
+from edgeseg.report.charts import DESK, LETTER, PHONE, Axis, Point, _apart, _thin, front, pareto, place
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_axis_maps_its_ends_and_a_log_axis_the_geometric_middle() -> None:
 def test_front_is_what_nothing_beats_in_both() -> None:
     data = [("a", 10, 60), ("b", 20, 70), ("c", 25, 65), ("d", 30, 71), ("e", 10, 59)]
     points = [Point(name, "c1", ms, None, miou, True) for name, ms, miou in data]
-    assert [point.name for point in _front(points)] == ["a", "b", "d"]
+    assert [point.name for point in front(points, lambda point: (point.p90_ms, point.miou))] == ["a", "b", "d"]
 
 
 def test_labels_do_not_cover_each_other_even_in_a_crowd() -> None:

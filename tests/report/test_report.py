@@ -89,7 +89,7 @@ def test_simulated_numbers_are_marked_and_in_no_chart(tmp_path: Path) -> None:
 
 def test_folders_that_are_not_complete_still_make_a_page(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(EdgesegError, match="holds no run, artifact, record or evaluation"):
+    with pytest.raises(EdgesegError, match="holds no run, artifact, record, evaluation or search"):
         render(collect(tmp_path))
     with pytest.raises(EdgesegError, match="is not a folder"):
         write_report(tmp_path / "missing", tmp_path / "report.html")
