@@ -19,6 +19,7 @@ from edgeseg.export.known_bad import refuse_known_bad
 from edgeseg.export.target import Target, Written, register
 from edgeseg.files import sha256
 from edgeseg.manifest import Fact
+from edgeseg.quantize.scheme import QUANTIZED
 from edgeseg.runtimes.base import listing
 from edgeseg.runtimes.coreml_model import ComputeUnits
 
@@ -39,7 +40,10 @@ TRANSIENT = "com.github.apple.coremltools.conversion_date"
 class CoreMl(Target):
     """A Core ML package of one size: `fp16` computes in float16, which the Neural Engine needs, `fp32` on the CPU or GPU.
 
-    deployment:    the oldest system it is for.
+    `int8` is float16 around its whole numbers, scales included, for the Neural Engine; `w8a32` only stores weights in 8 bits and
+    computes as `fp32` does. What float16 does not bear stays float32 in either.
+
+    deployment:    the oldest system it is for; whole numbers want iOS 17 or macOS 14.
     compute_units: what it may run on where it is opened by edgeseg; an app chooses for itself.
     """
 
@@ -55,6 +59,8 @@ class CoreMl(Target):
         for option, kind in (("deployment", Deployment), ("compute_units", ComputeUnits)):
             if (given := getattr(self, option)) not in get_args(kind):
                 raise EdgesegError(f"{option} is {', '.join(get_args(kind))}, got {given!r}")
+        if self.precision in QUANTIZED and self.deployment in ("iOS16", "macOS13"):
+            raise EdgesegError(f"{self.precision} wants deployment iOS17 or macOS14 at least, got {self.deployment!r}")
         if self.ops == "plugin":
             raise EdgesegError("Core ML packages take no operators of others; use ops auto or graph")
 
@@ -73,7 +79,7 @@ class CoreMl(Target):
 
     def converted(self, network: Network) -> tuple[torch.export.ExportedProgram, Any]:
         """The network as PyTorch exports it, and as coremltools' model with the network's names."""
-        from edgeseg.kernels.coreml_ops import convert, half_outside
+        from edgeseg.kernels.coreml_ops import convert, half_outside, scales_in_half
 
         feeds = {name: given.contiguous() for name, given in network.feeds().items()}
         precision = half_outside() if self.precision in ("fp16", "int8") else None
@@ -82,6 +88,8 @@ class CoreMl(Target):
             refuse_known_bad(program, self.name)
             if shares(program):
                 continue
+            if precision is not None:
+                scales_in_half(program)
             io = {"inputs": _inputs(network, feeds), "outputs": _outputs(network, program)}
             model = convert(program, self.deployment, precision, **io)
             if [each.name for each in model.get_spec().description.output] == network.outputs:
@@ -92,13 +100,13 @@ class CoreMl(Target):
 class Apart(nn.Module):
     """A network, and each of its outputs made by an operator of its own; coremltools gives a value no more than one name."""
 
-    def __init__(self, graph: nn.Module) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.graph = graph
+        self.network = network
 
     def forward(self, *feeds: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What the network gives."""
-        made = self.graph(*feeds)
+        made = self.network(*feeds)
         return tuple(each * 1 for each in (made if isinstance(made, tuple) else (made,)))
 
 
@@ -227,7 +235,7 @@ def identifier(path: str, hashes: dict[str, str]) -> str:
 
 
 def counted(parsed: Any, weights: int) -> dict[str, Fact]:
-    """How many operators there are and which, how many of the heavy ones are float16, and the bytes of the weights."""
+    """How many operators there are and which, in what the heavy ones compute, and the bytes of the weights."""
     from edgeseg.runtimes.mil_interpreter import arithmetic, operations
 
     made = Counter(each.type for each in operations(parsed))

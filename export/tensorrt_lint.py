@@ -379,8 +379,8 @@ def _dequantise(graph: Graph, node: Any) -> Words:
     if maker is None:
         yield "error", "DequantizeLinear of what no QuantizeLinear gives"
         return
-    scales = [graph.constants.get(each.input[1]) for each in (maker, node)]
-    if scales[0] is not None and scales[1] is not None and not np.array_equal(*scales):
+    before, after = (graph.constants.get(each.input[1]) for each in (maker, node))
+    if before is not None and after is not None and not np.array_equal(before, after):
         yield "warning", "DequantizeLinear has another scale than its QuantizeLinear"
 
 
@@ -409,8 +409,7 @@ def _is_rounded(graph: Graph, name: str) -> bool:
     """Whether a value, or what becomes of it in an activation, is only ever taken rounded."""
     readers = graph.readers.get(name, [])
     return bool(readers) and all(
-        reader.op_type == "QuantizeLinear"
-        or (reader.op_type in ACTIVATIONS and _is_rounded(graph, reader.output[0]))
+        reader.op_type == "QuantizeLinear" or (reader.op_type in ACTIVATIONS and _is_rounded(graph, reader.output[0]))
         for reader in readers
     )
 

@@ -43,6 +43,8 @@ Line = Literal["10", "11"]
 class TensorRt(Target):
     """An ONNX file for TensorRT.
 
+    `int8` is in the file as Q and DQ with zero in the middle, and float32 is around them; `w8a32` only stores weights in 8 bits.
+
     line:    10 (JetPack 6 and 7, from 10.3 on) or 11.
     prompts: the most prompts that a promptable artifact's engine answers at once.
     places:  the most points of a prompt, corners of a box included.

@@ -328,6 +328,21 @@ def half_outside(islands: Sequence[str] = ISLANDS) -> Any:
     return transform.FP16ComputePrecision(lambda op: not op.name.startswith(prefixes))
 
 
+TINY = float(np.finfo(np.float16).tiny)
+"""The smallest number that float16 has all its bits for; processors may take smaller ones for 0."""
+
+
+def scales_in_half(program: Any) -> None:
+    """Raise the scales of activations in a program of `torch.export` to what float16 can divide by; in place.
+
+    A smaller one is that of a value which was 0, or next to it, on every calibration image.
+    """
+    for node in program.graph.nodes:
+        marked = str(node.target).startswith("quantized_decomposed.")
+        if marked and isinstance(node.args[1], float) and node.args[1] < TINY:
+            node.args = (node.args[0], TINY, *node.args[2:])
+
+
 def _prefix(operator: str) -> str:
     return f"edgeseg_{operator}__"
 
@@ -361,9 +376,9 @@ def convert(program: Any, deployment: str = "iOS17", precision: Any = None, **gi
             raise EdgesegError(f"cannot convert the network to Core ML: {why}") from error
 
 
-def save_package(program: Any, path: Path, precision: Any = None) -> Path:
-    """The program of `torch.export` as an .mlpackage for iOS 17; raises as `convert` does."""
-    made = convert(program, precision=precision)
+def save_package(program: Any, path: Path, precision: Any = None, deployment: str = "iOS17") -> Path:
+    """The program of `torch.export` as an .mlpackage; raises as `convert` does."""
+    made = convert(program, deployment, precision)
     with quiet():
         made.save(str(path))
     return path

@@ -54,7 +54,7 @@ def choose_images(data: Data, split: str | None, count: int, progress: Progress 
             f"{data.spec}[{name}] is what results are reported on; calibrate on {data.fit} or {data.select}"
         )
     part = data.split(name)
-    if len(part) < count or not count:
+    if not 0 < count <= len(part):
         raise EdgesegError(
             f"{data.spec}[{name}] has {len(part)} images, {count} are to be calibrated on; ask for fewer with --images"
         )

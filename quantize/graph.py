@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -55,8 +56,11 @@ FUNCTIONS: dict[Any, str] = {
 ONE_SCALE = ("cat", "max_pool", "avg_pool", "mean", "resize")
 """Operators that pass numbers on as they are, so that what goes in and what comes out are in one scale."""
 
-DELICATE = ("edgeseg.wkv", "edgeseg.selective_scan", "edgeseg.label_map")
+DELICATE = ("edgeseg.wkv", "edgeseg.selective_scan")
 """Operators whose inputs are not rounded: a key is an exponent."""
+
+SUMS = 2**30
+"""The largest whole number that a bias may become: runtimes store it in 32 bits, in steps of the input's times the weight's."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,12 @@ def module_of(node: Node) -> str:
     return inner[-1] if inner else ""
 
 
+def modules(graph: GraphModule) -> list[str]:
+    """The modules of the student that have operators in the graph, and those around them."""
+    paths = [module_of(node).split(".") for node in graph.graph.nodes]
+    return sorted({".".join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)} - {""})
+
+
 def inside(module: str, names: Iterable[str]) -> bool:
     """Whether a module is one of these, or within one."""
     return any(module == name or module.startswith(f"{name}.") for name in names)
@@ -128,23 +138,21 @@ def plan(graph: GraphModule, scheme: Scheme, recipe: Recipe) -> Plan:
     """What a scheme makes integer in a graph, without what the recipe keeps in float.
 
     Raises:
-        EdgesegError: the recipe keeps a module that there is not, or everything.
+        EdgesegError: the recipe keeps a module that there is not, or nothing is left to quantize.
     """
-    modules = {module_of(node) for node in graph.graph.nodes}
+    there = modules(graph)
     for name in recipe.keep:
-        if not any(inside(module, [name]) for module in modules):
-            from difflib import get_close_matches
-
-            near = ", ".join(get_close_matches(name, modules, 3)) or ", ".join(sorted(modules)[:5])
-            raise EdgesegError(f"there is no module {name!r} to keep in float; near ones: {near}")
+        if name not in there:
+            near = get_close_matches(name, there, 3) or [module for module in there if "." not in module]
+            raise EdgesegError(f"there is no module {name!r} to keep in float; near ones: {', '.join(near)}")
     last = None if recipe.output else logits_layer(graph)
     units = [unit for unit in _units(graph, scheme) if unit.node is not last and not inside(unit.module, recipe.keep)]
+    if scheme.activations is not None:
+        units = _without_islands(units)
     if not units:
-        raise EdgesegError("no operator is left to quantize; keep fewer modules in float")
-    if scheme.activations is None:
-        return Plan(units, {})
-    units = _without_islands(units)
-    return Plan(units, _groups(units))
+        why = "keep fewer modules in float" if recipe.keep else "this network has none that the target knows"
+        raise EdgesegError(f"no operator is left to quantize; {why}")
+    return Plan(units, {} if scheme.activations is None else _groups(units))
 
 
 def _units(graph: GraphModule, scheme: Scheme) -> Iterator[Unit]:
@@ -228,7 +236,8 @@ def integer(graph: GraphModule, chosen: Plan, scheme: Scheme, scales: Mapping[in
     position = {node: index for index, node in enumerate(graph.graph.nodes)}
     for unit in chosen.units:
         if unit.kind in WEIGHTED:
-            _round_weight(graph, unit.node)
+            step = None if scheme.activations is None else scales[chosen.groups[unit.inputs[0]]].scale
+            _round_weight(graph, unit.node, step)
     if scheme.activations is not None:
         low, high = BOUNDS[scheme.activations]
         dtype = getattr(torch, scheme.activations)
@@ -264,38 +273,51 @@ def attribute(graph: GraphModule, node: Node) -> Tensor:
     return found
 
 
-def rounded_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 `weight [O, ...]` and the scale of each output channel `[O]`; symmetric, -127..127."""
-    scale = weight.detach().flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+def rounded_weight(weight: Tensor, least: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """int8 `weight [O, ...]` and the scale of each output channel `[O]`, at least `least`; symmetric, -127..127."""
+    scale = weight.detach().flatten(1).abs().amax(1) / 127
+    if least is not None:
+        scale = torch.maximum(scale, least)
+    # any scale is right for zeros, but tiny ones overflow in runtimes
+    scale = torch.where(scale > 0, scale, scale.max() if scale.any() else torch.ones_like(scale))
     shape = (-1, *([1] * (weight.ndim - 1)))
     whole = torch.round(weight.detach() / scale.view(shape)).clamp(-127, 127).to(torch.int8)
     return whole, scale
 
 
-def put(graph: GraphModule, user: Node, old: Node, value: Tensor, suffix: str = "own") -> Node:
-    """Give an operator another constant in the place of an old one, which others may go on reading."""
-    name = f"{str(old.target).replace('.', '_').removesuffix(f'_{suffix}')}_{suffix}"
+def put(graph: GraphModule, user: Node, old: Node, value: Tensor) -> Node:
+    """Give an operator a constant of its own in the place of an old one, which others may go on reading."""
+    again = old.meta.get("own") == user.name
+    name = str(old.target) if again else _free(graph, f"{old.target}_own", user)
     graph.register_buffer(name, value.detach().clone())
-    if old.target == name:
+    if again:
         return old
     with graph.graph.inserting_before(user):
         new = graph.graph.get_attr(name)
-    new.meta["val"] = value
+    new.meta.update(val=value, own=user.name)
     user.replace_input_with(old, new)
     return new
 
 
-def _round_weight(graph: GraphModule, node: Node) -> None:
-    """Put a weight of 8 bits with a scale for each output channel in the place of a layer's own."""
+def _free(graph: GraphModule, name: str, user: Node) -> str:
+    """The name for a constant, with its user's behind it where another has it: two operators may share a weight."""
+    flat = name.replace(".", "_")
+    return f"{flat}_{user.name}" if hasattr(graph, flat) else flat
+
+
+def _round_weight(graph: GraphModule, node: Node, step: float | None) -> None:
+    """Put a weight of 8 bits with a scale for each output channel in the place of a layer's own; `step` is its input's scale."""
     given = node.args[1]
     assert isinstance(given, Node)
-    whole, scale = rounded_weight(attribute(graph, given))
-    name = str(given.target).replace(".", "_")
+    bias = node.args[2] if len(node.args) > 2 else None
+    least = attribute(graph, bias).detach().abs() / (step * SUMS) if step and isinstance(bias, Node) else None
+    whole, scale = rounded_weight(attribute(graph, given), least)
     values = {"whole": whole, "scale": scale, "zero": torch.zeros(len(scale), dtype=torch.int64)}
-    for suffix, tensor in values.items():
-        graph.register_buffer(f"{name}_{suffix}", tensor)
+    names = [_free(graph, f"{given.target}_{suffix}", node) for suffix in values]
+    for name, tensor in zip(names, values.values(), strict=True):
+        graph.register_buffer(name, tensor)
     with graph.graph.inserting_before(node):
-        parts = [graph.graph.get_attr(f"{name}_{suffix}") for suffix in values]
+        parts = [graph.graph.get_attr(name) for name in names]
         for part, tensor in zip(parts, values.values(), strict=True):
             part.meta["val"] = tensor
         real = graph.graph.call_function(MARKS.dequantize_per_channel.default, (*parts, 0, -127, 127, torch.int8))

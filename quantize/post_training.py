@@ -27,9 +27,12 @@ from edgeseg.quantize.graph import (
     rounded_weight,
     traced,
 )
-from edgeseg.quantize.ranges import observe, scales
+from edgeseg.quantize.ranges import NOT_FINITE, observe, scales
 from edgeseg.quantize.scheme import BOUNDS, Recipe, Scheme, scheme_for
 from edgeseg.runtimes import pixels
+
+CORRECTING = 16
+"""Images that are enough for the mean of a layer's error, which is a mean over all its pixels too."""
 
 
 def calibrate(network: Network, target: str, precision: str, recipe: Recipe, images: Sequence[Tensor]) -> Quantization:
@@ -38,30 +41,39 @@ def calibrate(network: Network, target: str, precision: str, recipe: Recipe, ima
     Raises:
         EdgesegError: the target cannot do that, or the network gives NaN on an image.
     """
-    scheme = scheme_for(target, precision)
+    return calibrations(network, target, precision, [recipe], images)[0]
+
+
+def calibrations(
+    network: Network, target: str, precision: str, recipes: Sequence[Recipe], images: Sequence[Tensor]
+) -> list[Quantization]:
+    """The same for recipes that differ in their range estimators alone: the images are looked at once."""
+    scheme, first = scheme_for(target, precision), recipes[0]
     graph = traced(network)
-    if recipe.equalise:
+    if first.equalise:
         equalise(graph)
-    chosen = plan(graph, scheme, recipe)
-    found: dict[int, Scale] = {}
-    if chosen.groups:
-        seen = observe(graph, chosen, lambda: images, histograms=recipe.ranges != "minmax")
+    chosen = plan(graph, scheme, first)
+    histograms = any(recipe.ranges != "minmax" for recipe in recipes)
+    seen = observe(graph, chosen, lambda: images, histograms) if chosen.groups else {}
+    layers = sorted({unit.module for unit in chosen.units if unit.kind in WEIGHTED})
+    made = []
+    for recipe in recipes:
         found = scales(seen, scheme, recipe.ranges)
-    biases = correct(graph, chosen, scheme, found, images) if recipe.bias_correction else {}
-    weighted = [unit for unit in chosen.units if unit.kind in WEIGHTED]
-    layers = sorted({unit.module for unit in weighted})
-    every = sorted({name for name in _weighted_modules(graph)} - set(layers))
-    return Quantization(
-        schema=1,
-        kind="quantization",
-        target=target,
-        precision=precision,
-        recipe=recipe,
-        scales={node.name: (found[group].scale, found[group].zero) for node, group in chosen.groups.items()},
-        biases=biases,
-        layers=layers,
-        float_layers=every,
-    )
+        some = images[:: max(1, len(images) // CORRECTING)]
+        made.append(
+            Quantization(
+                schema=1,
+                kind="quantization",
+                target=target,
+                precision=precision,
+                recipe=recipe,
+                scales={node.name: (found[group].scale, found[group].zero) for node, group in chosen.groups.items()},
+                biases=correct(graph, chosen, scheme, found, some) if recipe.bias_correction else {},
+                layers=layers,
+                float_layers=sorted(set(_weighted_modules(graph)) - set(layers)),
+            )
+        )
+    return made
 
 
 def _weighted_modules(graph: GraphModule) -> list[str]:
@@ -120,7 +132,8 @@ class _Correcting(Interpreter):
             given = n.args[0]
             assert isinstance(given, Node)
             rounded = n.target(self._rounded(given, args[0]), self._weights[n], *args[2:], **kwargs)  # type: ignore[operator]
-            axes = (0, 2, 3) if value.ndim == 4 else tuple(range(value.ndim - 1))
+            channel = 1 if KINDS[n.target] == "conv" else value.ndim - 1
+            axes = tuple(axis for axis in range(value.ndim) if axis != channel)
             self.errors.setdefault(n.name, []).append((value - rounded).mean(axes))
         return value
 
@@ -139,4 +152,7 @@ def correct(
     runner = _Correcting(graph, chosen, scheme, found)
     for image in images:
         runner.run(image)
-    return {name: torch.stack(errors).mean(0).tolist() for name, errors in runner.errors.items()}
+    means = {name: torch.stack(errors).mean(0) for name, errors in runner.errors.items()}
+    if not all(mean.isfinite().all() for mean in means.values()):
+        raise EdgesegError(NOT_FINITE)
+    return {name: mean.tolist() for name, mean in means.items()}

@@ -37,8 +37,7 @@ from edgeseg.quantize.calibration import CalibrationSet
 from edgeseg.quantize.document import Quantization
 from edgeseg.quantize.findings import PICTURES, SUFFIX, Damage, Search, Time, Trial, called
 from edgeseg.quantize.graph import traced
-from edgeseg.quantize.model import quantize
-from edgeseg.quantize.post_training import apply
+from edgeseg.quantize.post_training import apply, calibrations, feeds
 from edgeseg.quantize.scheme import Ranges, Recipe
 from edgeseg.quantize.sensitivity import IMAGES, given, labels_of, sensitivity
 from edgeseg.runtimes.compare import Comparison, compare_paired
@@ -317,15 +316,16 @@ class _Run:
         graph = traced(network)
         images = [given(network, one) for one in pictures]
         before = [labels_of(graph, image) for image in images]
-        for ranges in ESTIMATORS:
-            made = quantize(
-                plan.student, plan.target, plan.size, plan.bake, plan.chosen, replace(plan.recipe, ranges=ranges)
-            )
+        recipes = [replace(plan.recipe, ranges=ranges) for ranges in ESTIMATORS]
+        target = plan.target
+        for made in calibrations(network, target.name, target.precision, recipes, feeds(network, plan.chosen)):
             after = apply(network, made)
             same = sum(
                 float((labels_of(after, image) == old).mean()) for image, old in zip(images, before, strict=True)
             )
-            self._say(f"ranges by {ranges}: {100 * same / len(images):.3f} % of the labels stay, in PyTorch")
+            self._say(
+                f"ranges by {made.recipe.ranges}: {100 * same / len(images):.3f} % of the labels stay, in PyTorch"
+            )
             if best is None or same > best[0]:
                 best = same, made
         assert best is not None

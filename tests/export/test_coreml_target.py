@@ -153,7 +153,9 @@ def test_wrong_options_are_refused_when_built() -> None:
         "deployment is iOS16, iOS17, .* got 'iOS9'": lambda: CoreMl(deployment="iOS9"),  # type: ignore[arg-type]
         "compute_units is all, .* got 'gpu'": lambda: CoreMl(compute_units="gpu"),  # type: ignore[arg-type]
         "take no operators of others; use ops auto or graph": lambda: CoreMl(ops="plugin"),
-        "exports fp32 or fp16, got precision 'int8'": lambda: CoreMl(precision="int8"),
+        "int8 wants deployment iOS17 or macOS14 at least, got 'iOS16'": lambda: CoreMl("int8", deployment="iOS16"),
+        "w8a32 wants deployment iOS17 .* got 'macOS13'": lambda: CoreMl("w8a32", deployment="macOS13"),
+        "coreml has no w8a16; it can do int8, w8a32": lambda: CoreMl("w8a16"),
     }
     for said, make in makes.items():
         with pytest.raises(EdgesegError, match=said):

@@ -29,7 +29,7 @@ from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.export.target import TARGETS, from_options
 from edgeseg.export.tensorrt_build import Options, build_engines, trtexec_lines
 from edgeseg.export.tensorrt_lint import Finding, lint, support
-from edgeseg.export.tensorrt_onnx import TensorRt, bytes_last, fitted, floats_first, profile_of, shapes_of
+from edgeseg.export.tensorrt_onnx import TensorRt, bytes_last, fitted, floats_first, in_words, profile_of, shapes_of
 from edgeseg.kernels.onnx_function import DOMAIN, register_schemas
 from edgeseg.manifest import Source
 from edgeseg.parity import bad_hops
@@ -177,7 +177,14 @@ QUANTISED = [
     (quantised(scale=-0.1), "QuantizeLinear has a scale that is not positive"),
     (quantised(weight="<axis=1>(w, two, z2)"), "weight are along axis 1, not its channels' 0"),
     (quantised(bias="db"), "the bias of Conv is quantised"),
-    (quantised(activation="qa, two, z2"), "the activation of Conv has a scale per channel"),
+    (quantised(activation="qa, two, z2"), "DequantizeLinear of an activation has a scale per channel"),
+    (quantised(weight="<axis=0>(w, two, z2)"), "DequantizeLinear has 2 scales along axis 0 of [3, 2, 3, 3]"),
+    (quantised(weight="<axis=0>(w, sw, z2)"), "DequantizeLinear has 3 scales and 2 zero points"),
+    (quantised(activation="qa, s1, z", scale=0.2), "DequantizeLinear has another scale than its QuantizeLinear"),
+    (quantised().replace("(x, sa, z)", "(x, sa)"), "QuantizeLinear with UINT8; TensorRT quantises to INT8"),
+    (quantised().replace("y = Conv", "m = Identity(qa) y = Conv"), "Identity takes what QuantizeLinear gives; TensorRT wants"),
+    (quantised().replace("=> (float[1,3,2,2] y)", "=> (float[1,3,2,2] y, int8[1,2,4,4] qa)"), "the output takes what Q"),
+    (quantised().replace("x) =>", "x, int8[1,2,4,4] given) =>").replace("(qa, sa", "(given, sa"), "of what no QuantizeLinear gives"),
     (quantised().replace("y = Conv(da,", "y = Conv(x,"), "the activation of Conv is not quantised, so it runs in floats"),
 ]  # fmt: skip
 
@@ -189,6 +196,40 @@ def test_q_and_dq_stand_where_tensorrt_fuses_them(text: str, words: str | None) 
         assert findings == []
     else:
         assert [finding for finding in findings if words in finding.words], findings
+
+
+SUM = """g (float[1,2,4,4] x, float[1,2,4,4] other) => (float[1,2,4,4] y)
+    <float s = {0.1}, int8 z = {0}, int8[2,2,1,1] w = {1,2,3,4}> {
+      qx = QuantizeLinear(x, s, z) dx = DequantizeLinear(qx, s, z) dw = DequantizeLinear(w, s, z)
+      c = Conv(dx, dw)             qc = QuantizeLinear(c, s, z)    dc = DequantizeLinear(qc, s, z)
+      qo = QuantizeLinear(other, s, z)                             do = DequantizeLinear(qo, s, z)
+      a = Add(dc, do)              r = Relu(a)
+      qr = QuantizeLinear(r, s, z)                                 y = DequantizeLinear(qr, s, z)
+    }"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SUM, ["Conv is rounded before Add, so TensorRT does not fuse the two"]),
+        (SUM.replace("Add(dc,", "Add(c,"), []),  # the other summand's Q and DQ are enough
+        (SUM.replace("(r, s, z)", "(x, s, z)"), [  # nobody rounds the sum
+            "Add takes rounded numbers and gives floats; TensorRT fuses neither",
+            "Conv is rounded before Add, so TensorRT does not fuse the two",
+        ]),
+    ],
+    ids=["both summands", "one summand", "no result"],
+)  # fmt: skip
+def test_where_q_and_dq_are_not_fused_is_a_warning(text: str, words: list[str]) -> None:
+    findings = said(text)
+    assert [finding.words for finding in findings] == words
+    assert {finding.level for finding in findings} <= {"warning"}
+
+
+def test_what_is_said_of_many_nodes_is_said_once() -> None:
+    findings = [Finding("warning", name, "slow") for name in ("a", "b", "c")] + [Finding("warning", "d", "odd")]
+    assert in_words(findings) == "a and 2 more: slow; d: odd"
+    assert in_words([]) is None
 
 
 def test_a_bias_of_int32_is_no_quantised_type() -> None:

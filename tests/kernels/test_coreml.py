@@ -29,14 +29,18 @@ from edgeseg.kernels.tiers import TIERS, Work, timed
 from edgeseg.kernels.tiers_coreml import in_mil
 from edgeseg.kernels.wkv import cases as wkv
 from edgeseg.kernels.wkv import wkv as wkv_function
+from edgeseg.quantize.graph import MARKS
 from edgeseg.quantize.precision import PRECISIONS
-from edgeseg.runtimes.mil_interpreter import Program, read_package
+from edgeseg.runtimes.mil_interpreter import Program, arithmetic, model_file, parse, read_package
 from edgeseg.runtimes.mil_operators import OPERATORS
 from tests.export.test_operators import student
 
 pytestmark = pytest.mark.skipif(find_spec("coremltools") is None, reason="needs Core ML Tools: pip install coremltools")
 
 TIER = "Core ML graph"
+STORED = {"iOS17": "constexpr_affine_dequantize", "iOS18": "constexpr_blockwise_shift_scale"}
+"""Deployment -> the operator that stands for a weight of 8 bits."""
+
 BANDS = label_map.Case(1, 150, (8, 9), (250, 300))
 CASES = {
     "wkv": (wkv.Case(1, 32), wkv.Case(63, 32, "one of 50", "steep", batch=2), wkv.Case(1000, 32, causal=True)),
@@ -139,7 +143,13 @@ def test_ops_test_knows_the_tier() -> None:
     assert [(row.tier, row.state, row.error) for row in rows] == [(TIER, "ok", 0.0)]
 
 
-def converted(function: Callable[..., Any], given: tuple[Tensor, ...], folder: Path, half: bool = False) -> Path:
+def converted(
+    function: Callable[..., Any],
+    given: tuple[Tensor, ...],
+    folder: Path,
+    half: bool = False,
+    deployment: str = "iOS17",
+) -> Path:
     from edgeseg.kernels.coreml_ops import half_outside, save_package
 
     class Network(nn.Module):
@@ -151,7 +161,7 @@ def converted(function: Callable[..., Any], given: tuple[Tensor, ...], folder: P
             return function(*given)
 
     exported = torch.export.export(Network().eval(), given)
-    return save_package(exported, folder / "network.mlpackage", half_outside() if half else None)
+    return save_package(exported, folder / "network.mlpackage", half_outside() if half else None, deployment)
 
 
 def results(program: Program, *given: Tensor) -> list[Any]:
@@ -208,12 +218,73 @@ class Zoo(nn.Module):
         )
 
 
+class Whole(nn.Module):
+    """Every operator of whole numbers: a convolution between marks, and a sum of both kinds of them."""
+
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.randint(-127, 128, (6, 4, 3, 3), dtype=torch.int8))
+        self.register_buffer("scale", torch.rand(6) / 100 + 1e-3)
+        self.register_buffer("zero", torch.zeros(6, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x [1, 4, 8, 10]`."""
+        signed, unsigned = (-128, 127, torch.int8), (0, 255, torch.uint8)
+        weight = MARKS.dequantize_per_channel(self.weight, self.scale, self.zero, 0, -127, 127, torch.int8)
+        given = MARKS.dequantize_per_tensor(MARKS.quantize_per_tensor(x, 0.05, 0, *signed), 0.05, 0, *signed)
+        made: Tensor = F.conv2d(given, weight)
+        return MARKS.dequantize_per_tensor(MARKS.quantize_per_tensor(made, 0.3, 7, *unsigned), 0.3, 7, *unsigned)
+
+
+@pytest.mark.parametrize(("deployment", "stored"), STORED.items())
+def test_whole_numbers_are_what_pytorch_makes(deployment: str, stored: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole, x = Whole().eval(), 3 * torch.randn(1, 4, 8, 10)
+    package = converted(whole, (x,), tmp_path, deployment=deployment)
+    program = read_package(package)
+    assert program.counts() == {"quantize": 2, "dequantize": 2, "conv": 1, stored: 1}
+    assert arithmetic(parse(model_file(package))) == {"int8": 1}
+    assert np.array_equal(results(program, x)[0], whole(x).numpy())
+    halved = read_package(converted(whole, (x,), tmp_path / "half", half=True, deployment=deployment))
+    kinds = {each.kind for step in halved.steps if step.operator != "cast" for each in step.made}
+    assert kinds == {"float16", "int8", "uint8"}
+    assert relative_rms(results(halved, x)[0], whole(x).double().numpy()) <= 1e-1  # some are rounded to the next one
+
+
+def test_weights_alone_are_no_integer_arithmetic(tmp_path: Path) -> None:
+    weight = torch.randint(-127, 128, (6, 4, 3, 3), dtype=torch.int8)
+
+    def alone(x: Tensor) -> Tensor:
+        scale, zero = torch.ones(6), torch.zeros(6, dtype=torch.int64)
+        return F.conv2d(x, MARKS.dequantize_per_channel(weight, scale, zero, 0, -127, 127, torch.int8))
+
+    package = converted(alone, (torch.zeros(1, 4, 8, 10),), tmp_path)
+    assert arithmetic(parse(model_file(package))) == {"fp32": 1}
+
+
+def test_scales_that_float16_has_not_are_raised() -> None:
+    from edgeseg.kernels.coreml_ops import scales_in_half
+
+    class Marked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            numbers = (-128, 127, torch.int8)
+            dead = MARKS.dequantize_per_tensor(MARKS.quantize_per_tensor(x, 1e-10, 0, *numbers), 1e-10, 0, *numbers)
+            return MARKS.dequantize_per_tensor(MARKS.quantize_per_tensor(dead, 0.5, 0, *numbers), 0.5, 0, *numbers)
+
+    program = torch.export.export(Marked(), (torch.zeros(1, 4),))
+    scales_in_half(program)
+    made = [node.args[1] for node in program.graph.nodes if node.op == "call_function"]
+    assert made == [2**-14, 2**-14, 0.5, 0.5]
+
+
 def test_the_interpreter_computes_what_pytorch_does(tmp_path: Path) -> None:
     torch.manual_seed(0)
     zoo, x = Zoo().eval(), 3 * torch.randn(1, 4, 8, 10)
     program = read_package(converted(zoo, (x,), tmp_path))
     used = {*program.counts(), *(kind for name in OURS for kind in in_mil(Work(name, CASES[name][1]), ()).counts())}
-    assert used == OPERATORS.keys()
+    assert used | {"quantize", "dequantize", *STORED.values()} == OPERATORS.keys()
     with torch.inference_mode():
         wanted = zoo(x)
     for index, (made, exact) in enumerate(zip(results(program, x), wanted, strict=True)):
@@ -230,6 +301,10 @@ def row(*numbers: float) -> Tensor:
 
 def truths(*given: int) -> Tensor:
     return torch.tensor(given, dtype=torch.bool)
+
+
+def square(*numbers: int) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int8).view(2, -1)
 
 
 TWO = {"x": truths(0, 0, 1, 1), "y": truths(0, 1, 0, 1)}
@@ -268,6 +343,30 @@ BY_HAND: list[tuple[str, dict[str, Any], list[float]]] = [
         {"x": row(1, 3), "mean": row(1).view(1), "variance": row(3).view(1), "gamma": row(4).view(1), "epsilon": 1.0},
         [0, 4],
     ),
+    # halves go to the even one, what is beyond stays at the end
+    ("quantize", {"input": row(-1, 0.25, 0.75, 99), "scale": 0.5, "output_dtype": "int8"}, [-2, 0, 2, 127]),
+    ("quantize", {"input": row(-9, 1), "scale": 0.5, "output_dtype": "uint8", "zero_point": 3}, [0, 5]),
+    ("quantize", {"input": row(1, 3), "scale": torch.tensor([0.5, 2.0]), "output_dtype": "int8", "axis": -1}, [2, 2]),
+    ("dequantize", {"input": square(-128, 4), "scale": 0.5}, [-64, 2]),
+    ("dequantize", {"input": square(250 - 256, 4).view(torch.uint8), "scale": 0.5, "zero_point": 2}, [124, 1]),
+    (
+        "dequantize",
+        {"input": square(1, 2), "scale": torch.tensor([0.5, 2]), "zero_point": [0, 3], "axis": 0},
+        [0.5, -2],
+    ),
+    (
+        "constexpr_affine_dequantize",
+        {"quantized_data": square(1, 2, 3, 4), "zero_point": [0, 1], "scale": torch.tensor([0.5, 2]), "axis": 0},
+        [0.5, 1, 4, 6],
+    ),
+    ("constexpr_affine_dequantize", {"quantized_data": [-3, 4], "zero_point": 0, "scale": 0.5, "axis": 0}, [-1.5, 2]),
+    # a scale for each block of two columns
+    ("constexpr_blockwise_shift_scale", {"data": row(1, 2, 3, 4), "scale": row(0.5, 2)}, [0.5, 1, 6, 8]),
+    (
+        "constexpr_blockwise_shift_scale",
+        {"data": row(1, 2, 3, 4), "scale": row(0.5, 2), "offset": row(1, 0)},
+        [0, 0.5, 6, 8],
+    ),
     ("conv_transpose", {"x": row(1, 10), "weight": row(1, 2, 3), "strides": [1, 2]}, [1, 2, 13, 20, 30]),
     (
         "conv_transpose",  # 1 off in front, 1 behind
@@ -291,10 +390,12 @@ def test_operators_are_what_a_hand_computes(name: str, given: dict[str, Any], wa
         ("max_pool", {"x": row(1, 2), "kernel_sizes": [1, 2], "ceil_mode": True}),
         ("max_pool", {"x": row(1, 2), "kernel_sizes": [1, 2], "pad_type": "same"}),
         ("conv_transpose", {"x": row(1), "weight": row(1, 2), "output_shape": [1, 1, 1, 3]}),
+        ("dequantize", {"input": square(1, 2), "scale": torch.ones(2)}),
+        ("constexpr_blockwise_shift_scale", {"data": row(1, 2, 3), "scale": row(1, 2)}),
     ],
 )
 def test_what_is_not_known_of_an_operator_is_not_guessed(name: str, given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"scale factors|ceil_mode|pad_type|output_shape"):
+    with pytest.raises(ValueError, match=r"scale factors|ceil_mode|pad_type|output_shape|no axis|2 blocks of 3"):
         OPERATORS[name](**given)
 
 
