@@ -27,7 +27,7 @@ from edgeseg.parity import Progress
 from edgeseg.quantize.calibration import CalibrationSet
 from edgeseg.quantize.document import Quantization
 from edgeseg.quantize.equalise import equalise
-from edgeseg.quantize.graph import WEIGHTED, plan, rounded_weight, traced
+from edgeseg.quantize.graph import WEIGHTED, keys, plan, rounded_weight, traced
 from edgeseg.quantize.post_training import calibrate, feeds
 from edgeseg.quantize.scheme import BOUNDS, Recipe, scheme_for
 from edgeseg.runtimes import pixels
@@ -158,8 +158,9 @@ def _rounding(learner: Deployed, made: Quantization, batch: int) -> GraphModule:
             unit.node.replace_input_with(weight, real)
     if scheme.activations is not None:
         low, high = BOUNDS[scheme.activations]
+        names = keys(graph)
         for value in chosen.groups:
-            scale, zero = made.scales[value.name]
+            scale, zero = made.scales[names[value]]
             with graph.graph.inserting_after(value):
                 rounded = graph.graph.call_function(torch.fake_quantize_per_tensor_affine)
             value.replace_all_uses_with(rounded)

@@ -19,7 +19,7 @@ DOCUMENT = "quantization.json"
 class Quantization:
     """How a network became one of whole numbers.
 
-    scales: value -> scale and zero; values are named as PyTorch names the results of an exported graph.
+    scales: value -> scale and zero; `graph.keys` names the values.
     biases: layer -> what was added to each of its biases, to make up for the mean error of its rounded weights.
     layers: module -> how many of its operators compute in whole numbers; the others are in `float_layers`.
     """

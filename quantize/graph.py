@@ -7,6 +7,7 @@ so what whole numbers do to the masks, and what a runtime adds, are told apart.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -119,8 +120,22 @@ def module_of(node: Node) -> str:
     """The module of the student that an operator belongs to, empty for what is around it."""
     stack = node.meta.get("nn_module_stack") or {}
     names = [name for name, _ in stack.values()]
-    inner = [name.partition("student.")[2] for name in names if name.startswith("student.")]
+    inner = [name.partition("student.")[2] for name in names if "student." in name]
     return inner[-1] if inner else ""
+
+
+def keys(graph: GraphModule) -> dict[Node, str]:
+    """Value -> what a document calls it: its module, its operator, and the how manyth of these it is.
+
+    PyTorch's own names also count what an interface puts around the student, which differs from target to target.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    found = {}
+    for node in graph.graph.nodes:
+        what = module_of(node), "image" if node.op == "placeholder" else str(node.target)
+        found[node] = f"{what[0]} {what[1]} {counts[what]}".strip()
+        counts[what] += 1
+    return found
 
 
 def modules(graph: GraphModule) -> list[str]:

@@ -21,6 +21,7 @@ from edgeseg.quantize.graph import (
     Scale,
     attribute,
     integer,
+    keys,
     module_of,
     plan,
     put,
@@ -56,7 +57,7 @@ def calibrations(
     histograms = any(recipe.ranges != "minmax" for recipe in recipes)
     seen = observe(graph, chosen, lambda: images, histograms) if chosen.groups else {}
     layers = sorted({unit.module for unit in chosen.units if unit.kind in WEIGHTED})
-    made = []
+    made, names = [], keys(graph)
     for recipe in recipes:
         found = scales(seen, scheme, recipe.ranges)
         some = images[:: max(1, len(images) // CORRECTING)]
@@ -67,7 +68,7 @@ def calibrations(
                 target=target,
                 precision=precision,
                 recipe=recipe,
-                scales={node.name: (found[group].scale, found[group].zero) for node, group in chosen.groups.items()},
+                scales={names[node]: (found[group].scale, found[group].zero) for node, group in chosen.groups.items()},
                 biases=correct(graph, chosen, scheme, found, some) if recipe.bias_correction else {},
                 layers=layers,
                 float_layers=sorted(set(_weighted_modules(graph)) - set(layers)),
@@ -91,15 +92,16 @@ def apply(network: Network, made: Quantization, graph: GraphModule | None = None
     if made.recipe.equalise:
         equalise(graph)
     chosen = plan(graph, scheme, made.recipe)
-    missing = [node.name for node in chosen.groups if node.name not in made.scales]
+    names = keys(graph)
+    missing = [names[node] for node in chosen.groups if names[node] not in made.scales]
     if missing:
         raise EdgesegError(f"the quantization is of another network: it has no scale for {', '.join(missing[:3])}")
-    found = {group: Scale(*made.scales[node.name]) for node, group in chosen.groups.items()}
+    found = {group: Scale(*made.scales[names[node]]) for node, group in chosen.groups.items()}
     for unit in chosen.units:
-        if unit.node.name in made.biases:
+        if names[unit.node] in made.biases:
             bias = unit.node.args[2]
             assert isinstance(bias, Node)
-            added = torch.tensor(made.biases[unit.node.name])
+            added = torch.tensor(made.biases[names[unit.node]])
             put(graph, unit.node, bias, attribute(graph, bias).detach() + added)
     return integer(graph, chosen, scheme, found)
 
@@ -120,6 +122,7 @@ class _Correcting(Interpreter):
         self._scheme, self._scales, self._groups = scheme, found, chosen.groups
         self._layers = {unit.node for unit in chosen.units if unit.kind in WEIGHTED and len(unit.node.args) > 2}
         self._weights: dict[Node, Tensor] = {}
+        self._names = keys(graph)
         self.errors: dict[str, list[Tensor]] = {}
 
     def run_node(self, n: Node) -> Any:
@@ -134,7 +137,7 @@ class _Correcting(Interpreter):
             rounded = n.target(self._rounded(given, args[0]), self._weights[n], *args[2:], **kwargs)  # type: ignore[operator]
             channel = 1 if KINDS[n.target] == "conv" else value.ndim - 1
             axes = tuple(axis for axis in range(value.ndim) if axis != channel)
-            self.errors.setdefault(n.name, []).append((value - rounded).mean(axes))
+            self.errors.setdefault(self._names[n], []).append((value - rounded).mean(axes))
         return value
 
     def _rounded(self, node: Node, value: Tensor) -> Tensor:

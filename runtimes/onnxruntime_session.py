@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
@@ -28,10 +28,13 @@ class OnnxRuntimeGraph:
     The plain `run` returns the runtime's own buffers; binding inputs and outputs measured no faster.
     """
 
+    without: ClassVar[tuple[str, ...]] = ()
+    """The optimisers that do not run."""
+
     def __init__(self, opening: Opening) -> None:
         self._opening, self._plugin = opening, opening.plugin("onnxruntime")
         self._outputs = list(opening.outputs)
-        self._session = _open(opening.file, self._options())
+        self._session = _open(opening.file, self._options(), self.without)
 
     def _options(self) -> Any:
         options = _options(self._opening.threads)
@@ -46,7 +49,7 @@ class OnnxRuntimeGraph:
 
     def execution(self, feeds: Mapping[str, NDArray[Any]]) -> Execution:
         """Read back from a profile of one more run: the types and providers of the kernels that really ran."""
-        nodes = _profile(self._opening.file, self._options(), feeds)
+        nodes = _profile(self._opening.file, self._options(), self.without, feeds)
         providers = Counter(node["provider"] for node in nodes)
         types = Counter(PRECISIONS.get(kind, kind) for node in nodes if (kind := _arithmetic(node)) is not None)
         settings = {
@@ -78,22 +81,26 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _open(model: Path, options: Any) -> Any:
+def _open(model: Path, options: Any, without: Sequence[str]) -> Any:
     ort, state = need("onnxruntime"), need("onnxruntime.capi.onnxruntime_pybind11_state")
     errors = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without)
+        )
     except errors as error:
         why = str(error).strip().splitlines()[0]
         raise EdgesegError(f"ONNX Runtime {version()} cannot open {model}: {why}; export again") from error
 
 
-def _profile(model: Path, options: Any, feeds: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+def _profile(
+    model: Path, options: Any, without: Sequence[str], feeds: Mapping[str, NDArray[Any]]
+) -> list[dict[str, Any]]:
     """What the runtime wrote about each kernel it ran: `provider`, `op_name`, `input_type_shape`."""
     with tempfile.TemporaryDirectory() as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = _open(model, options)
+        session = _open(model, options, without)
         session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     return [event["args"] for event in events if event.get("cat") == "Node" and "provider" in event["args"]]

@@ -404,9 +404,15 @@ def precisions(layers: list[dict[str, Any]]) -> Counter[str]:
     return counts
 
 
+class StandIn(OnnxRuntimeGraph):
+    """ONNX Runtime on the file that an engine is made from, without rounding biases to whole numbers, which TensorRT does not."""
+
+    without = ("WeightBiasQuantization",)
+
+
 def open_graph(opening: Opening) -> Graph:
-    """The engine where one can run, else ONNX Runtime on the file that it is made from."""
-    return EngineGraph(opening) if here() else OnnxRuntimeGraph(opening)
+    """The engine where one can run, else what stands in for it."""
+    return EngineGraph(opening) if here() else StandIn(opening)
 
 
 @dataclass(frozen=True)
@@ -416,7 +422,7 @@ class EngineSessions(Sessions):
     def __call__(self, artifact: Artifact, threads: int) -> Session:
         """An artifact and a number of threads to a session."""
         if artifact.manifest.ledger is None and not engine_file(artifact.model_file).exists():
-            return Sessions(OnnxRuntimeGraph)(artifact, threads)
+            return Sessions(StandIn)(artifact, threads)
         return super().__call__(artifact, threads)
 
 

@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 
 from edgeseg.export.deployed import Deployed
 from edgeseg.quantize.equalise import _pairs, equalise
-from edgeseg.quantize.graph import Plan, Scale, attribute, plan, put, rounded_weight, traced
+from edgeseg.quantize.graph import Plan, Scale, attribute, keys, plan, put, rounded_weight, traced
 from edgeseg.quantize.post_training import apply, calibrate, correct
 from edgeseg.quantize.ranges import observe, scales
 from edgeseg.quantize.scheme import Recipe, scheme_for
@@ -65,14 +65,14 @@ def test_the_mean_error_of_a_convolution_is_taken_out_of_its_bias() -> None:
     graph = traced(network, (images[0],))
     chosen, at = found(graph, images)
     made = correct(graph, chosen, SCHEME, at, images)
-    assert list(made) == [chosen.units[0].node.name]
+    assert list(made) == [keys(graph)[chosen.units[0].node]]
 
     x, weight = np.concatenate([array(image) for image in images]), array(network[0].weight)
     given = at[chosen.groups[chosen.units[0].inputs[0]]]
     error = (sums(x, weight) - sums(rounded(x, given), in_eight_bits(weight))).mean((0, 2, 3))
-    assert np.allclose(made[chosen.units[0].node.name], error, atol=1e-5 * np.abs(error).max())
+    assert np.allclose(made[keys(graph)[chosen.units[0].node]], error, atol=1e-5 * np.abs(error).max())
     after = (sums(x, weight) - sums(rounded(x, given), in_eight_bits(weight))).mean((0, 2, 3))
-    after -= np.array(made[chosen.units[0].node.name])
+    after -= np.array(made[keys(graph)[chosen.units[0].node]])
     assert np.abs(after).max() < 1e-3 * np.abs(error).max()
     assert np.abs(error).max() > 0.01  # there was something to correct
 
@@ -90,8 +90,8 @@ def test_channels_of_a_linear_layer_are_the_last_axis() -> None:
     error = np.mean(
         [(one @ weight.T - rounded(one, given) @ in_eight_bits(weight).T).mean((0, 1, 2)) for one in x], axis=0
     )
-    assert len(made[unit.node.name]) == 5
-    assert np.allclose(made[unit.node.name], error, atol=1e-6)
+    assert len(made[keys(graph)[unit.node]]) == 5
+    assert np.allclose(made[keys(graph)[unit.node]], error, atol=1e-6)
 
 
 class Twice(nn.Module):
@@ -127,14 +127,15 @@ def test_a_layer_used_twice_has_two_corrections() -> None:
     chosen, at = found(graph, images)
     made = correct(graph, chosen, SCHEME, at, images)
     first, second = ([unit.node for unit in chosen.units if unit.kind == "conv"])[1:]
+    names = keys(graph)
     before = constants(graph, 2)[1].clone()
     for node in (first, second):
         bias: Any = node.args[2]
-        put(graph, node, bias, attribute(graph, bias).detach() + torch.tensor(made[node.name]))
+        put(graph, node, bias, attribute(graph, bias).detach() + torch.tensor(made[names[node]]))
     one, two = constants(graph, 2)[1:]
-    assert made[first.name] != made[second.name]
-    assert torch.allclose(one - before, torch.tensor(made[first.name]), atol=1e-6)
-    assert torch.allclose(two - before, torch.tensor(made[second.name]), atol=1e-6)
+    assert made[names[first]] != made[names[second]]
+    assert torch.allclose(one - before, torch.tensor(made[names[first]]), atol=1e-6)
+    assert torch.allclose(two - before, torch.tensor(made[names[second]]), atol=1e-6)
 
 
 def test_a_layer_used_twice_is_equalised_and_computes_the_same() -> None:

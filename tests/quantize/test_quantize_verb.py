@@ -1,0 +1,83 @@
+"""`edgeseg quantize`: artifacts in whole numbers, and one line for what cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgeseg.artifact import Artifact
+from edgeseg.cli import main
+from tests.cli.test_bad_input import fails
+from tests.conftest import TINY
+
+
+def test_a_run_becomes_integer(tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["--to", "onnx", "--calib", TINY, "--images", "6", "--ranges", "percentile", "--keep", "conv1", "--json"]
+    code = main(["quantize", str(tiny_run), *words, "--out", str(tmp_path)])
+    captured = capfd.readouterr()
+    assert code == 0, captured.err
+    (document,) = json.loads(captured.out)
+    assert document["precision"] == {"asked": "int8", "executed": "int8"}
+    assert document["calibration"]["count"] == 6
+    assert [hop["name"] for hop in document["ledger"]["hops"]][0] == "student -> graph"
+    assert all(hop["passed"] for hop in document["ledger"]["hops"])
+    artifact = Artifact.open(tmp_path / "onnxruntime-int8")
+    assert artifact.manifest.source.run == str(tiny_run)
+    made = json.loads((artifact.folder / "quantization.json").read_text())
+    assert (made["recipe"]["ranges"], made["recipe"]["keep"]) == ("percentile", ["conv1"])
+    assert [name for name in made["float_layers"] if not name.startswith("conv1")] == ["final_layer.conv2"]
+    assert [path.name for path in tmp_path.iterdir()] == ["onnxruntime-int8"]
+
+
+QUANTIZE = ("quantize", "RUN", "--calib", TINY, "--out", "out", "--to")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((*QUANTIZE, "ncnn"), "ncnn cannot be quantized for here; it can be exported as fp32 or fp16. There is onnxru"),
+        (
+            (*QUANTIZE, "executorch", "--precision", "w8a32"),
+            "executorch has no w8a32; it can do int8, and fp32 and fp16",
+        ),
+        ((*QUANTIZE, "onnx", "--precision", "int8,w8a16"), "onnxruntime has no w8a16; it can do int8, w8a32"),
+        ((*QUANTIZE, "onnx", "--precision", "int4"), "int4"),
+        ((*QUANTIZE, "onnx", "--precision", "fp16"), "onnxruntime fp16 is no quantized precision; use export"),
+        (("quantize", "RUN", "--out", "out", "--to", "onnx"), "Missing option '--calib'"),
+        (
+            (*QUANTIZE, "onnx", "--images", "25"),
+            "has 24 images, 25 are to be calibrated on; ask for fewer with --images",
+        ),
+        ((*QUANTIZE, "onnx", "--images", "0"), "--images"),
+        ((*QUANTIZE, "onnx", "--split", "test"), "[test] is what results are reported on; calibrate on train or val"),
+        ((*QUANTIZE, "onnx", "--split", "fit"), "no split of"),
+        ((*QUANTIZE, "onnx", "--ranges", "median"), "--ranges"),
+        (
+            (*QUANTIZE, "onnx", "--images", "1", "--keep", "layer9"),
+            "no module 'layer9' to keep in float; near ones: layer",
+        ),
+        (("quantize", "RUN", "--calib", "synthetic_objects", "--out", "out", "--to", "onnx"), "is semantic, but"),
+        (("quantize", "/nowhere", "--calib", TINY, "--out", "out", "--to", "onnx"), "/nowhere is not a run"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in fails(capfd, *(str(tiny_run) if word == "RUN" else word for word in words))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_images_lack_is_said(tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["--to", "onnx", "--calib", TINY, "--images", "1", "--keep", "nothing", "--json"]
+    assert main(["quantize", str(tiny_run), *words, "--out", str(tmp_path / "out")]) == 1
+    captured = capfd.readouterr()
+    assert "note: no calibration image shows " in captured.err
+    assert json.loads(captured.out)["exit_code"] == 1
