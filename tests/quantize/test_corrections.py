@@ -18,7 +18,8 @@ from edgeseg.quantize.post_training import apply, calibrate, correct
 from edgeseg.quantize.ranges import observe, scales
 from edgeseg.quantize.scheme import Recipe, scheme_for
 from edgeseg.students import Semantic
-from tests.quantize.conftest import SIZE, Last, answers, difference, same
+from tests.quantize.conftest import SIZE, answers, difference, same
+from tests.quantize.networks import Last
 
 SCHEME = scheme_for("onnxruntime", "int8")
 RECIPE = Recipe(output=True)
@@ -57,17 +58,17 @@ def array(value: Tensor) -> NDArray[np.float64]:
 
 def test_the_mean_error_of_a_convolution_is_taken_out_of_its_bias() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1))
+    network = nn.Sequential(layer := nn.Conv2d(4, 6, 3, padding=1))
     with torch.no_grad():  # one large weight makes all others of its channel coarse, and none is below zero
-        network[0].weight.uniform_(0.0, 0.02)
-        network[0].weight[:, 0, 1, 1] = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+        layer.weight.uniform_(0.0, 0.02)
+        layer.weight[:, 0, 1, 1] = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
     images = [torch.rand(1, 4, 8, 9) * 3 for _ in range(5)]
     graph = traced(network, (images[0],))
     chosen, at = found(graph, images)
     made = correct(graph, chosen, SCHEME, at, images)
     assert list(made) == [keys(graph)[chosen.units[0].node]]
 
-    x, weight = np.concatenate([array(image) for image in images]), array(network[0].weight)
+    x, weight = np.concatenate([array(image) for image in images]), array(layer.weight)
     given = at[chosen.groups[chosen.units[0].inputs[0]]]
     error = (sums(x, weight) - sums(rounded(x, given), in_eight_bits(weight))).mean((0, 2, 3))
     assert np.allclose(made[keys(graph)[chosen.units[0].node]], error, atol=1e-5 * np.abs(error).max())
@@ -173,9 +174,9 @@ def poisoned(student: Semantic) -> Semantic:
     """The same student with one channel between two layers a thousand times as large."""
     other = copy.deepcopy(student)
     with torch.no_grad():
-        for name in ("side.0.1.weight", "side.0.1.bias"):
+        for name in ("net.side.0.1.weight", "net.side.0.1.bias"):
             other.get_parameter(name)[5] *= 1000
-        other.get_parameter("side.1.0.weight")[:, 5] /= 1000
+        other.get_parameter("net.side.1.0.weight")[:, 5] /= 1000
     return other.eval()
 
 
@@ -195,6 +196,6 @@ def test_a_channel_that_drowns_the_others_is_saved_by_equalising(
 
 def test_rounding_is_the_same_for_both(network: Deployed) -> None:
     """What corrects and what the file has are one rounding."""
-    weight = network.student.get_parameter("fuse.0.weight")
+    weight = network.student.get_parameter("net.fuse.0.weight")
     whole, scale = rounded_weight(weight)
     assert np.allclose(in_eight_bits(array(weight)), array(whole * scale.view(-1, 1, 1, 1)), atol=1e-7)

@@ -119,7 +119,7 @@ def test_the_document_makes_the_same_graph_again(
     precision: str,
     equalise: bool,
 ) -> None:
-    recipe = Recipe(ranges="mse", equalise=equalise, keep=("side",))
+    recipe = Recipe(ranges="mse", equalise=equalise, keep=("net.side",))
     made = calibrate(network, target, precision, recipe, images)
     first = answers(apply(network, made), others)
     schema.write(tmp_path / DOCUMENT, made)
@@ -148,8 +148,8 @@ def test_the_network_itself_stays_as_it_was(network: Deployed, images: list[Tens
 
 def test_it_says_which_layers_are_integer(network: Deployed, images: list[Tensor]) -> None:
     layers = {name.removeprefix("student.") for name, part in network.named_modules() if is_layer(part)}
-    made = calibrate(network, "openvino", "int8", Recipe(keep=("side",)), images)
-    assert set(made.float_layers) == {"head", "side.0.0", "side.1.0"}
+    made = calibrate(network, "openvino", "int8", Recipe(keep=("net.side",)), images)
+    assert set(made.float_layers) == {"net.head", "net.side.0.0", "net.side.1.0"}
     assert set(made.layers) == layers - set(made.float_layers)
 
 
@@ -168,7 +168,7 @@ def test_a_document_of_another_network_is_refused(network: Deployed, graph: Grap
 def test_a_network_that_gives_nan_is_refused(network: Deployed, images: list[Tensor], precision: str) -> None:
     broken = copy.deepcopy(network)
     with torch.no_grad():
-        broken.student.get_parameter("side.0.0.weight")[0, 0, 0, 0] = float("nan")
+        broken.student.get_parameter("net.side.0.0.weight")[0, 0, 0, 0] = float("nan")
     with pytest.raises(EdgesegError, match="NaN or infinite values on a calibration image; it cannot be quantized"):
         calibrate(broken, "onnxruntime", precision, Recipe(), images)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.fx import GraphModule, Node
 
+import edgeseg as es
 from edgeseg.errors import EdgesegError
 from edgeseg.export import networks
 from edgeseg.export.deployed import Deployed
@@ -30,13 +31,17 @@ from edgeseg.quantize.graph import (
 from edgeseg.quantize.ranges import observe, scales
 from edgeseg.quantize.scheme import SCHEMES, Recipe, Scheme, scheme_for
 from edgeseg.students import STUDENTS
-from tests.quantize.conftest import SIZE, Every
+from edgeseg.students.student import parameters
+from tests.quantize.conftest import EVERY, SIZE
 from tests.students.test_registry import families, settled, sizes
 
 ROWS = {f"{target}-{precision}": scheme for target in SCHEMES for precision, scheme in SCHEMES[target].items()}
 """Every target and precision; equal schemes are walked once."""
 
 DIFFERENT = {scheme: name for name, scheme in reversed(ROWS.items())}
+
+TRIED = [name for name in families() if "classes" in parameters(name)]
+"""A promptable student's image part has the layers of these."""
 
 STILL = (
     "view",
@@ -56,7 +61,7 @@ STILL = (
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=() if name in families() else pytest.mark.wide) for name in STUDENTS],
+    params=[pytest.param(name, marks=() if name in TRIED else pytest.mark.wide) for name in STUDENTS],
 )
 def student_graph(request: pytest.FixtureRequest) -> tuple[GraphModule, torch.Tensor]:
     """The graph of a student's image part at its smallest size, and an image."""
@@ -158,7 +163,7 @@ def test_the_logits_stay_in_float_unless_they_are_asked_for(student_graph: tuple
 @pytest.fixture(scope="module")
 def every() -> GraphModule:
     torch.manual_seed(0)
-    return traced(Deployed(Every(4).eval(), SIZE, ("pre", "labels")))
+    return traced(Deployed(es.create(EVERY, classes=4).eval(), SIZE, ("pre", "labels")))
 
 
 LAYERS = {"conv": 14, "linear": 1}
@@ -198,22 +203,24 @@ def test_what_is_joined_shares_a_scale(every: GraphModule) -> None:
             (out,) = unit.end.users
             scales_of = {given.args[1:3] for given in unit.node.all_input_nodes} | {out.args[1:3]}
             assert len(scales_of) == 1, (name, unit.node)
-            assert all(given.args[0].args[1:3] in scales_of for given in unit.node.all_input_nodes)
+            assert all(
+                each.args[1:3] in scales_of for given in unit.node.all_input_nodes for each in given.all_input_nodes
+            )
 
 
 def test_kept_modules_stay_in_float_with_what_is_inside(every: GraphModule) -> None:
     scheme = scheme_for("openvino", "int8")
     everything = {unit.node.name: unit.module for unit in plan(every, scheme, Recipe()).units}
-    kept = {unit.node.name for unit in plan(every, scheme, Recipe(keep=("side", "gate.fc1"))).units}
-    gone = {name for name, module in everything.items() if inside(module, ["side", "gate.fc1"])}
+    kept = {unit.node.name for unit in plan(every, scheme, Recipe(keep=("net.side", "net.gate.fc1"))).units}
+    gone = {name for name, module in everything.items() if inside(module, ["net.side", "net.gate.fc1"])}
     assert len(gone) == 3
     # the sum and the average are left without integer ones on both sides, so they go too
     assert everything.keys() - kept >= gone
-    assert {everything[name] for name in everything.keys() - kept - gone} <= {"", "gate", "gate.pool"}
+    assert {everything[name] for name in everything.keys() - kept - gone} <= {"net", "net.gate", "net.gate.pool"}
     image = torch.randint(0, 256, (1, *SIZE, 3), dtype=torch.uint8)
-    whole, _ = marked(every, image, scheme, Recipe(keep=("side", "gate.fc1")))
+    whole, _ = marked(every, image, scheme, Recipe(keep=("net.side", "net.gate.fc1")))
     for node in with_weights(whole):
-        assert module_of(node) in ("side.0.0", "side.1.0", "gate.fc1", "head")
+        assert module_of(node) in ("net.side.0.0", "net.side.1.0", "net.gate.fc1", "net.head")
 
 
 def test_a_part_of_a_name_keeps_nothing_else(every: GraphModule) -> None:
@@ -223,7 +230,8 @@ def test_a_part_of_a_name_keeps_nothing_else(every: GraphModule) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("sied", "side"), ("gate.fc3", "gate.fc"), ("student.side", "side"), ("zzz", "deep")]
+    ("name", "near"),
+    [("net.sied", "net.side"), ("net.gate.fc3", "net.gate.fc"), ("student.net.side", "net.side"), ("zzz", "net")],
 )
 def test_an_unknown_module_is_refused_with_near_ones(every: GraphModule, name: str, near: str) -> None:
     with pytest.raises(EdgesegError, match=f"no module '{name}' to keep in float; near ones: .*{near}") as raised:
@@ -233,8 +241,16 @@ def test_an_unknown_module_is_refused_with_near_ones(every: GraphModule, name: s
 
 
 def test_keeping_everything_is_refused(every: GraphModule) -> None:
-    modules = {module_of(node).partition(".")[0] for node in every.graph.nodes} - {""}
-    for target in SCHEMES:
-        for scheme in SCHEMES[target].values():
+    layers = [node for node in with_weights(every) if module_of(node) != "net.gate.fc1"]
+    for scheme in DIFFERENT:
+        # with every layer in float, the sums and joins between them are left alone
+        for keep in (["net"], [*map(module_of, layers), "net.gate"]):
             with pytest.raises(EdgesegError, match="no operator is left to quantize; keep fewer modules in float"):
-                plan(every, scheme, Recipe(keep=tuple(sorted(modules))))
+                plan(every, scheme, Recipe(keep=tuple(keep)))
+
+
+def test_nothing_to_quantize_is_refused() -> None:
+    graph = traced(torch.nn.Sequential(torch.nn.Upsample(scale_factor=2, mode="bilinear")), (torch.rand(1, 3, 4, 4),))
+    for scheme in DIFFERENT:
+        with pytest.raises(EdgesegError, match="this network has none that the target knows"):
+            plan(graph, scheme, Recipe())

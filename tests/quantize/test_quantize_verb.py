@@ -11,23 +11,25 @@ from edgeseg.artifact import Artifact
 from edgeseg.cli import main
 from tests.cli.test_bad_input import fails
 from tests.conftest import TINY
+from tests.quantize import networks
 
 
-def test_a_run_becomes_integer(tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["--to", "onnx", "--calib", TINY, "--images", "6", "--ranges", "percentile", "--keep", "conv1", "--json"]
-    code = main(["quantize", str(tiny_run), *words, "--out", str(tmp_path)])
+def test_a_run_becomes_integer(taught_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["--to", "onnx", "--calib", TINY, "--images", "6", "--ranges", "percentile", "--keep", "net.stem", "--json"]
+    trust = ["--trust", networks.__name__]
+    code = main([*trust, "quantize", str(taught_run), *words, "--data", TINY, "--out", str(tmp_path)])
     captured = capfd.readouterr()
     assert code == 0, captured.err
     (document,) = json.loads(captured.out)
     assert document["precision"] == {"asked": "int8", "executed": "int8"}
     assert document["calibration"]["count"] == 6
-    assert [hop["name"] for hop in document["ledger"]["hops"]][0] == "student -> graph"
+    assert document["ledger"]["hops"][0]["name"] == "student -> graph"
     assert all(hop["passed"] for hop in document["ledger"]["hops"])
     artifact = Artifact.open(tmp_path / "onnxruntime-int8")
-    assert artifact.manifest.source.run == str(tiny_run)
+    assert artifact.manifest.source.run == str(taught_run)
     made = json.loads((artifact.folder / "quantization.json").read_text())
-    assert (made["recipe"]["ranges"], made["recipe"]["keep"]) == ("percentile", ["conv1"])
-    assert [name for name in made["float_layers"] if not name.startswith("conv1")] == ["final_layer.conv2"]
+    assert (made["recipe"]["ranges"], made["recipe"]["keep"]) == ("percentile", ["net.stem"])
+    assert made["float_layers"] == ["net.head", "net.stem.0"]
     assert [path.name for path in tmp_path.iterdir()] == ["onnxruntime-int8"]
 
 
@@ -44,7 +46,10 @@ QUANTIZE = ("quantize", "RUN", "--calib", TINY, "--out", "out", "--to")
         ),
         ((*QUANTIZE, "onnx", "--precision", "int8,w8a16"), "onnxruntime has no w8a16; it can do int8, w8a32"),
         ((*QUANTIZE, "onnx", "--precision", "int4"), "int4"),
-        ((*QUANTIZE, "onnx", "--precision", "fp16"), "onnxruntime fp16 is no quantized precision; use export"),
+        (
+            (*QUANTIZE, "onnx", "--precision", "fp16", "--images", "1"),
+            "onnxruntime fp16 is no quantized precision; use export",
+        ),
         (("quantize", "RUN", "--out", "out", "--to", "onnx"), "Missing option '--calib'"),
         (
             (*QUANTIZE, "onnx", "--images", "25"),
@@ -55,15 +60,15 @@ QUANTIZE = ("quantize", "RUN", "--calib", TINY, "--out", "out", "--to")
         ((*QUANTIZE, "onnx", "--split", "fit"), "no split of"),
         ((*QUANTIZE, "onnx", "--ranges", "median"), "--ranges"),
         (
-            (*QUANTIZE, "onnx", "--images", "1", "--keep", "layer9"),
-            "no module 'layer9' to keep in float; near ones: layer",
+            (*QUANTIZE, "onnx", "--images", "1", "--keep", "net.sied"),
+            "no module 'net.sied' to keep in float; near ones: net.side",
         ),
         (("quantize", "RUN", "--calib", "synthetic_objects", "--out", "out", "--to", "onnx"), "is semantic, but"),
         (("quantize", "/nowhere", "--calib", TINY, "--out", "out", "--to", "onnx"), "/nowhere is not a run"),
     ],
 )
 def test_what_cannot_be_is_one_line(
-    tiny_run: Path,
+    taught_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -71,13 +76,14 @@ def test_what_cannot_be_is_one_line(
     said: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert said in fails(capfd, *(str(tiny_run) if word == "RUN" else word for word in words))
+    assert said in fails(capfd, *(str(taught_run) if word == "RUN" else word for word in words))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_images_lack_is_said(tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["--to", "onnx", "--calib", TINY, "--images", "1", "--keep", "nothing", "--json"]
-    assert main(["quantize", str(tiny_run), *words, "--out", str(tmp_path / "out")]) == 1
+def test_what_images_lack_is_said(taught_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    without = "synthetic:size=64x64,train=1,val=1,test=1,seed=1"
+    words = ["--to", "onnx", "--calib", without, "--images", "1", "--keep", "nothing", "--json"]
+    assert main(["quantize", str(taught_run), *words, "--out", str(tmp_path / "out")]) == 1
     captured = capfd.readouterr()
-    assert "note: no calibration image shows " in captured.err
+    assert "note: no calibration image shows marking: " in captured.err
     assert json.loads(captured.out)["exit_code"] == 1

@@ -32,14 +32,13 @@ from edgeseg.replay import replay_export
 from edgeseg.runs import load_run, read_card, save
 from edgeseg.students import Semantic
 from tests.export.test_export import needs
-from tests.quantize.conftest import SIZE, answers, difference, same
+from tests.quantize.conftest import SIZE, answers, same
 
-KINDS = (OnnxRuntime, OpenVino)
 IMAGES = 6
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Data) -> Path:
+def lraspp_run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Data) -> Path:
     """LR-ASPP with fresh weights and a last layer fitted to scenes."""
     torch.manual_seed(0)
     student = es.create("lraspp_mobilenet_v3_small", classes=len(tiny_data.class_names))
@@ -48,28 +47,35 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Data) -> Path:
     return save(student, tmp_path_factory.mktemp("run") / "lraspp", size=SIZE)
 
 
-Make = Callable[[type[Target]], Artifact]
+Make = Callable[[type[Target], Path], Artifact]
 
 
 @pytest.fixture(scope="module")
-def whole(run: Path, tiny_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """The run in whole numbers for a target; each is made once."""
-    folder, made = tmp_path_factory.mktemp("whole"), dict[str, Artifact]()
+def whole(tiny_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """A run in whole numbers for a target; each is made once."""
+    folder, made = tmp_path_factory.mktemp("whole"), dict[Path, Artifact]()
 
-    def make(kind: type[Target]) -> Artifact:
+    def make(kind: type[Target], run: Path) -> Artifact:
         needs(kind)
-        if kind.name not in made:
+        out = folder / f"{run.name}-{kind.name}"
+        if out not in made:
             source = Source(str(run), read_card(run).sha256)
-            target, out = kind(precision="int8"), folder / kind.name
-            made[kind.name] = quantize_model(load_run(run), target, tiny_data, out, SIZE, IMAGES, source=source)
-        return made[kind.name]
+            target = kind(precision="int8")
+            made[out] = quantize_model(load_run(run), target, tiny_data, out, SIZE, IMAGES, source=source)
+        return made[out]
 
     return make
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_manifest_says_how_it_came_to_be(whole: Make, tiny_data: Data, kind: type[Target]) -> None:
-    artifact = whole(kind)
+EACH = pytest.mark.parametrize("kind", [OnnxRuntime, OpenVino])
+LARGE = pytest.mark.parametrize("kind", [OnnxRuntime, pytest.param(OpenVino, marks=pytest.mark.wide)])
+
+
+@EACH
+def test_the_manifest_says_how_it_came_to_be(
+    whole: Make, taught_run: Path, tiny_data: Data, kind: type[Target]
+) -> None:
+    artifact = whole(kind, taught_run)
     manifest = artifact.manifest
     assert (manifest.precision.asked, manifest.precision.executed) == ("int8", "int8")
     card = manifest.calibration
@@ -84,36 +90,60 @@ def test_the_manifest_says_how_it_came_to_be(whole: Make, tiny_data: Data, kind:
     document = read(artifact.folder)
     assert document is not None
     assert (document.target, document.precision) == (kind.name, "int8")
-    assert document.float_layers == ["classifier.high_classifier"]
-    assert len(document.layers) == 55
+    assert document.float_layers == ["net.head"]
+    assert len(document.layers) == 15
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_ledger_tells_rounding_from_the_runtime(whole: Make, kind: type[Target]) -> None:
-    ledger = whole(kind).manifest.ledger
+@EACH
+def test_the_ledger_tells_rounding_from_the_runtime(whole: Make, taught_run: Path, kind: type[Target]) -> None:
+    ledger = whole(kind, taught_run).manifest.ledger
     assert ledger is not None
     assert ledger.data.endswith("[val]")  # neither calibrated nor reported on
     first, second, third = ledger.hops
     assert [hop.name for hop in ledger.hops] == ["student -> graph", f"graph -> {kind.name}", f"student -> {kind.name}"]
     assert {hop.precision for hop in ledger.hops} == {"int8"}
     assert {hop.nonfinite for hop in ledger.hops} == {0}
-    # a network that learned nothing but its last layer is undecided at many pixels: this is no measure of int8
-    assert min(first.same_label, second.same_label, third.same_label) > 0.85
-    assert first.same_label < 1
+    assert first.same_label > 0.95
+    assert second.same_label > 0.97  # the runtime adds less than the rounding
+    assert third.same_label > 0.95
+    assert first.same_label < second.same_label < 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_file_is_a_quarter_of_its_weights(whole: Make, kind: type[Target]) -> None:
-    manifest = whole(kind).manifest
+@EACH
+def test_it_is_made_again_to_the_byte(whole: Make, taught_run: Path, tiny_data: Data, kind: type[Target]) -> None:
+    artifact = whole(kind, taught_run)
+    drift = replay_export(artifact, taught_run, tiny_data)
+    assert (drift.files, drift.tools) == ([], [])
+    ledger = artifact.manifest.ledger
+    assert ledger is not None
+    assert drift.same_label == min(hop.same_label for hop in ledger.hops)
+
+
+@LARGE
+def test_a_student_of_ours_in_a_quarter_of_its_bytes(whole: Make, lraspp_run: Path, kind: type[Target]) -> None:
+    artifact = whole(kind, lraspp_run)
+    manifest, document = artifact.manifest, read(artifact.folder)
+    assert manifest.precision.executed == "int8"
+    assert document is not None
+    assert document.float_layers == ["classifier.high_classifier"]
+    assert len(document.layers) == 55
     weights = sum(file.bytes for file in manifest.files if file.path in ("model.onnx", "model.bin"))
     assert weights < 0.3 * 4 * manifest.student.params
-    everything = sum(file.bytes for file in manifest.files if file.path != DOCUMENT)
-    # a graph of marks is text in OpenVINO's, and large beside the million weights of this student
-    assert everything < (0.3 if kind is OnnxRuntime else 0.6) * 4 * manifest.student.params
+    assert manifest.ledger is not None
+    # a network that learned nothing but its last layer is undecided at many pixels: this is no measure of int8
+    assert min(hop.same_label for hop in manifest.ledger.hops) > 0.85
 
 
-def test_a_document_that_was_touched_is_refused(whole: Make, tmp_path: Path) -> None:
-    folder = shutil.copytree(whole(OnnxRuntime).folder, tmp_path / "copy")
+@pytest.mark.wide
+@EACH
+def test_a_student_of_ours_is_made_again_to_the_byte(
+    whole: Make, lraspp_run: Path, tiny_data: Data, kind: type[Target]
+) -> None:
+    assert replay_export(whole(kind, lraspp_run), lraspp_run, tiny_data).files == []
+
+
+def test_a_document_that_was_touched_is_refused(whole: Make, taught_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole(OnnxRuntime, taught_run).folder, tmp_path / "copy")
     document = json.loads((folder / DOCUMENT).read_text())
     name = next(iter(document["scales"]))
     document["scales"][name][0] *= 2
@@ -122,17 +152,7 @@ def test_a_document_that_was_touched_is_refused(whole: Make, tmp_path: Path) -> 
         Artifact.open(folder)
 
 
-@pytest.mark.parametrize("kind", [OnnxRuntime, pytest.param(OpenVino, marks=pytest.mark.wide)])
-def test_it_is_made_again_to_the_byte(whole: Make, run: Path, tiny_data: Data, kind: type[Target]) -> None:
-    artifact = whole(kind)
-    drift = replay_export(artifact, run, tiny_data)
-    assert (drift.files, drift.tools) == ([], [])
-    ledger = artifact.manifest.ledger
-    assert ledger is not None
-    assert drift.same_label == min(hop.same_label for hop in ledger.hops)
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 def test_without_images_there_is_no_int8(taught: Semantic, tmp_path: Path, kind: type[Target]) -> None:
     with pytest.raises(EdgesegError, match=f"{kind.name} int8 needs calibration images: `edgeseg quantize` and"):
         es.export_model(taught, kind(precision="int8"), tmp_path / "out", SIZE)
@@ -161,7 +181,7 @@ def test_a_target_refuses_what_it_cannot_do_when_it_is_built(name: str, precisio
         TARGETS[name](precision=precision)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@EACH
 def test_runtimes_bear_channels_and_layers_without_weights(
     taught: Semantic, tiny_data: Data, tmp_path: Path, kind: type[Target]
 ) -> None:
@@ -169,11 +189,11 @@ def test_runtimes_bear_channels_and_layers_without_weights(
     needs(kind)
     student = copy.deepcopy(taught)
     with torch.no_grad():
-        for name, weight, bias in (("stem.1", 0.0, 2.0), ("mix.1", 1e-9, 3.0)):
+        for name, weight, bias in (("net.stem.1", 0.0, 2.0), ("net.mix.1", 1e-9, 3.0)):
             student.get_parameter(f"{name}.weight")[3] = weight
             student.get_parameter(f"{name}.bias")[3] = bias
-        student.get_parameter("gate.fc1.weight").zero_()
-        student.get_parameter("gate.fc1.bias").fill_(-1)  # what comes out of its ReLU is always zero
+        student.get_parameter("net.gate.fc1.weight").zero_()
+        student.get_parameter("net.gate.fc1.bias").fill_(-1)  # what comes out of its ReLU is always zero
     made = quantize_model(student, kind(precision="int8"), tiny_data, tmp_path / "out", SIZE, IMAGES, bake=("pre",))
     assert made.manifest.ledger is not None
     first, second, _ = made.manifest.ledger.hops

@@ -1,0 +1,206 @@
+"""The search: what it decides, what it tries, and that it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgeseg import schema
+from edgeseg.data import Data
+from edgeseg.drops import Drop
+from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError
+from edgeseg.export import OnnxRuntime
+from edgeseg.manifest import Source
+from edgeseg.quantize import search as module
+from edgeseg.quantize.aware import Aware, train_aware
+from edgeseg.quantize.calibration import CalibrationSet
+from edgeseg.quantize.findings import Search, Time, Trial
+from edgeseg.quantize.scheme import Recipe
+from edgeseg.quantize.search import Plan, decide, refusal, search
+from edgeseg.quantize.sensitivity import blocks
+from edgeseg.runs import read_card
+from edgeseg.runtimes.compare import Comparison
+from edgeseg.runtimes.record import Noise
+from edgeseg.students import Semantic
+from tests.quantize import networks
+from tests.quantize.conftest import SIZE
+
+
+def trial(number: int, precision: str, lost: float, ratio: float, decision: str = "faster", **others: Any) -> Trial:
+    """One that was scored and timed; float takes 10 ms."""
+    time = Time(10 * ratio, ratio, ratio - 0.01, ratio + 0.01, decision)
+    drop = Drop(lost, lost - 0.1, lost + 0.1, 36)
+    return Trial(number, precision, f"{precision}-{number}", drop=drop, time=time, miou=50 - lost, **others)
+
+
+FLOAT = trial(0, "fp32", 0.0, 1.0, "equivalent")
+
+
+@pytest.mark.parametrize(
+    ("others", "budget", "number", "said"),
+    [
+        (
+            [trial(1, "int8", 0.2, 0.4)],
+            None,
+            1,
+            "int8 takes 0.400 of the time of float (0.390 to 0.410) and loses 0.20",
+        ),
+        (
+            [trial(1, "int8", 0.2, 0.4), trial(2, "fp16", 0.0, 0.3, executed="bf16")],
+            None,
+            2,
+            "fp16 run in bf16 takes 0.300",
+        ),
+        (
+            [trial(1, "int8", 0.2, 1.01, "equivalent")],
+            None,
+            0,
+            "int8 1.01 of its time, +0.20",
+        ),
+        ([trial(1, "int8", 0.2, 0.97, "inconclusive")], None, 0, "nothing that keeps the masks is faster beyond doubt"),
+        ([trial(1, "int8", 0.9, 0.4)], None, 0, "float is the answer"),
+        (
+            [trial(1, "int8", 0.9, 0.4), trial(2, "int8", 0.4, 0.6, keep=["stem"])],
+            None,
+            2,
+            "int8 with 1 block in float",
+        ),
+        ([trial(1, "int8", 0.1, 0.4, failed="masks differ")], None, 0, "float is the answer"),
+        ([trial(1, "int8", 0.1, 0.4)], 5.0, 1, "int8 takes"),
+        (
+            [trial(1, "int8", 0.1, 0.4)],
+            3.0,
+            None,
+            "meets 3 ms: the fastest of these, int8, takes 4.00 ms; the fastest of all",
+        ),
+        (
+            [trial(1, "int8", 2.0, 0.4)],
+            5.0,
+            None,
+            "fp32, takes 10.00 ms; the fastest of all, int8, 4.00 ms and loses 2.00 points",
+        ),
+    ],
+)
+def test_the_fastest_that_keeps_the_masks_is_chosen(
+    others: list[Trial], budget: float | None, number: int | None, said: str
+) -> None:
+    chosen, words = decide([FLOAT, *others], 0.5, budget)
+    assert chosen == number, words
+    assert said in words, words
+
+
+def found(chosen: int | None, words: str) -> Search:
+    """A search that says so."""
+    return Search(1, "search", "now", "onnxruntime", "every", None, "x", "y", 1, 0.5, None, [FLOAT], [], chosen, words)
+
+
+def test_nothing_good_enough_is_an_exit_code() -> None:
+    assert refusal(found(0, "float is the answer")) is None
+    words = decide([replace(FLOAT, drop=Drop(0.6, 0.5, 0.7, 36))], 0.5, None)[1]
+    assert words == "nothing keeps the loss within 0.50 points of mIoU; the nearest, fp32, loses 0.60"
+    assert isinstance(refusal(found(None, words)), AccuracyGate)
+    assert isinstance(refusal(found(None, decide([FLOAT], 0.5, 5.0)[1])), BudgetExceeded)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "low", "high", "noise", "decision"),
+    [
+        ("faster", 0.5, 0.6, 0.0, "faster"),
+        ("inconclusive", 0.3, 0.36, 0.2, "faster"),  # the machine differs from itself by a fifth, and this is a third
+        ("inconclusive", 0.8, 0.95, 0.2, "inconclusive"),
+        ("inconclusive", 1.5, 1.7, 0.2, "slower"),
+        ("equivalent", 0.99, 1.01, 0.0, "equivalent"),
+    ],
+)
+def test_a_gap_larger_than_the_noise_is_decided(
+    verdict: Any, low: float, high: float, noise: float, decision: str
+) -> None:
+    assert module._decision(Comparison(verdict, 0.5, low, high, Noise(0.0, -noise, noise), [])) == decision
+
+
+def test_blocks_are_as_deep_as_a_person_can_read() -> None:
+    layers = [f"stage{i}.{j}.conv{k}" for i in range(3) for j in range(4) for k in range(2)]
+    assert list(blocks(layers, 3)) == ["stage0", "stage1", "stage2"]
+    assert list(blocks(layers, 12))[:2] == ["stage0.0", "stage0.1"]
+    assert blocks(layers, 24) == {layer: [layer] for layer in layers}
+    assert blocks(["a", "a.b"], 24) == {"a": ["a"], "a.b": ["a.b"]}
+
+
+@pytest.fixture
+def plan(taught: Semantic, taught_run: Path, tiny_data: Data, chosen: CalibrationSet, tmp_path: Path) -> Plan:
+    """A search for ONNX Runtime that allows no loss at all, so that it has to look for blocks."""
+    return Plan(
+        folder=taught_run,
+        source=Source(str(taught_run), read_card(taught_run).sha256),
+        student=taught,
+        target=OnnxRuntime(precision="int8"),
+        size=SIZE,
+        bake=["pre", "labels"],
+        chosen=chosen,
+        data=tiny_data,
+        split=tiny_data.select,
+        out=tmp_path / "onnxruntime-int8",
+        max_drop=-100.0,
+        trials=4,
+        trust=[networks.__name__],
+    )
+
+
+def test_a_search_tries_writes_down_and_goes_on(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    # how fast anything is here is not what this is about
+    quick = Comparison("faster", 0.5, 0.49, 0.51, None, [])
+    monkeypatch.setattr(module, "compare_paired", lambda *_, **__: quick)
+    monkeypatch.setattr(module, "_median_ms", lambda *_: 1.0)
+    said: list[str] = []
+    first = search(plan, said.append)
+    assert [(one.precision, len(one.keep)) for one in first.trials] == [
+        ("fp32", 0),
+        ("fp16", 0),
+        ("int8", 0),
+        ("int8", 1),
+    ]
+    assert first.chosen is None
+    assert not plan.out.exists()
+    assert first.trials[0].drop is not None
+    assert abs(first.trials[0].drop.points) < 0.01
+    assert first.trials[2].megabytes is not None
+    assert first.trials[0].megabytes is not None
+    assert first.trials[2].megabytes < 0.6 * first.trials[0].megabytes
+    assert first.trials[3].keep == [first.sensitivity[0].block]
+    assert (plan.out.parent / "onnxruntime-int8-pictures" / str(first.sensitivity[0].picture)).exists()
+    stored = json.loads((plan.out.parent / "onnxruntime-int8-search.json").read_text())
+    assert schema.parse(Search, stored, "here") == first
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("exported again")
+
+    monkeypatch.setattr(module, "export_apart", never)
+    again = search(replace(plan, max_drop=100.0), said.append)
+    assert again.trials == first.trials[:3]
+    assert again.chosen is not None
+    assert (plan.out / "manifest.json").exists()
+
+
+def test_a_search_does_not_choose_by_what_is_reported(plan: Plan) -> None:
+    with pytest.raises(EdgesegError, match="would choose by what results are reported on"):
+        search(replace(plan, split=plan.data.test), print)
+
+
+def test_training_with_the_rounding_gives_the_same_student_back(
+    taught: Semantic, chosen: CalibrationSet, tiny_data: Data, network: Any, others: list[torch.Tensor]
+) -> None:
+    target = OnnxRuntime(precision="int8")
+    image = network.normalised(others[0])
+    still = train_aware(taught, target, chosen, Recipe(), tiny_data, SIZE, Aware(epochs=0))
+    trained = train_aware(taught, target, chosen, Recipe(), tiny_data, SIZE, Aware(epochs=1, lr=1e-4))
+    with torch.inference_mode():
+        before = taught(image)
+        assert torch.allclose(still(image), before, atol=1e-4 * float(before.abs().max()))
+        assert not torch.allclose(trained(image), before, atol=1e-4 * float(before.abs().max()))
+    with pytest.raises(EdgesegError, match="the loss is nan at step"):
+        train_aware(taught, target, chosen, Recipe(), tiny_data, SIZE, Aware(epochs=1, lr=float("inf")))
