@@ -66,8 +66,13 @@ def test_the_commands_run_in_order(
             line = line.replace(large, small)
         words = shlex.split(line, comments=True)[1:]
         code = main(words)
-        undecided = code == 2 and words[0] in ("quantize", "verdict")  # what a student of one epoch draws is a matter of rounding
-        assert code == 0 or undecided or (code in (3, 4, 6) and words[0] in MAY_BE_NOISY), f"{line}: {capfd.readouterr().err}"
+        undecided = code == 2 and words[0] in (
+            "quantize",
+            "verdict",
+        )  # what a student of one epoch draws is a matter of rounding
+        assert code == 0 or undecided or (code in (3, 4, 6) and words[0] in MAY_BE_NOISY), (
+            f"{line}: {capfd.readouterr().err}"
+        )
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert (tmp_path / "pictures" / "drive-overlay.mp4").exists()
     python = next(block for kind, block in BLOCKS if kind == "python")

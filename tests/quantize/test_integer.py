@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
-from edgeseg.export.deployed import Deployed
+from edgeseg.export.deployed import Deployed, Interface
 from edgeseg.quantize.document import DOCUMENT, read
 from edgeseg.quantize.graph import integer, plan, traced
 from edgeseg.quantize.post_training import apply, calibrate, calibrations
@@ -129,6 +129,17 @@ def test_the_document_makes_the_same_graph_again(
     assert np.array_equal(first, answers(apply(network, made), others))
     fresh = Deployed(network.student, SIZE, ("pre",))
     assert np.array_equal(first, answers(apply(fresh, again), others))
+
+
+def test_a_document_fits_every_interface(
+    network: Deployed, graph: GraphModule, images: list[Tensor], others: list[Tensor]
+) -> None:
+    made = calibrate(network, "litert", "int8", Recipe(), images)
+    there = Deployed(network.student, SIZE, ("pre",), Interface(layout="NHWC", image="planes"))
+    turned = [image.permute(0, 3, 1, 2).float() for image in others]
+    got = answers(apply(there, made), turned).transpose(0, 3, 1, 2)
+    # the logits are enlarged in float, in another order of axes
+    assert difference(answers(apply(network, made, copy.deepcopy(graph)), others), got) < 1e-6
 
 
 def test_there_is_no_document_of_what_was_not_quantized(tmp_path: Path) -> None:
