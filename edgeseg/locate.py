@@ -84,6 +84,11 @@ def locate_with(
 def locate(artifact: Artifact, student: Student, one: Picture, progress: Progress | None = None) -> Located:
     """The first module of the student that the artifact's target gets wrong."""
     manifest = artifact.manifest
+    if manifest.calibration is not None:
+        raise EdgesegError(
+            f"{artifact.folder} is in whole numbers, which change a little everywhere; `edgeseg quantize --max-drop` says which block "
+            "loses most, and --bisect of the float artifact what the runtime gets wrong"
+        )
     target = from_options(manifest.target, str(artifact.folder))
     within = PRECISIONS[coarser(manifest.precision.asked, manifest.precision.executed)].relative_rms
     stages: list[Stage] = []
@@ -154,7 +159,7 @@ class Tapped(Network):
         self.inner, self.names = inner, list(names)
         self.bake, self.size, self.student, self.interface = inner.bake, inner.size, inner.student, inner.interface
         self.outputs = [*inner.outputs, *(f"tap_{index}" for index in range(len(names)))]
-        self.dynamic = {}
+        self.dynamic, self.whole = {}, None
         self.eval()
 
     def feeds(self) -> dict[str, Tensor]:
