@@ -78,6 +78,11 @@ def export_model(
         raise EdgesegError(
             f"{target.name} {target.precision} needs calibration images: `edgeseg quantize` and es.quantize_model take them"
         )
+    if quantization is not None and (quantization.target, quantization.precision) != (target.name, target.precision):
+        raise EdgesegError(
+            f"the quantization is for {quantization.target} {quantization.precision}, the export to {target.name} {target.precision}; "
+            "quantize for that"
+        )
     parts = networks(student, size, bake, target.interface)
     if quantization is not None:
         parts[0].whole = apply(parts[0], quantization)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -26,7 +26,6 @@ from edgeseg.metrics import VOID
 from edgeseg.parity import Progress
 from edgeseg.quantize.calibration import CalibrationSet
 from edgeseg.quantize.document import Quantization
-from edgeseg.quantize.equalise import equalise
 from edgeseg.quantize.graph import WEIGHTED, keys, plan, rounded_weight, traced
 from edgeseg.quantize.post_training import calibrate, feeds
 from edgeseg.quantize.scheme import BOUNDS, Recipe, scheme_for
@@ -78,6 +77,7 @@ def train_aware(
     learner = Deployed(student, size, ("pre",))
     teacher = copy.deepcopy(learner.student)
     assert isinstance(teacher, Semantic)
+    recipe = replace(recipe, equalise=False)  # what it learns is in its own weights, which it evens out itself
     made = calibrate(learner, target.name, target.precision, recipe, feeds(learner, chosen))
     graph = _rounding(learner, made, how.batch)
     weights = list(graph.parameters())
@@ -146,8 +146,6 @@ def _rounding(learner: Deployed, made: Quantization, batch: int) -> GraphModule:
     """The network's graph for a batch, up to the low logits, with what rounds its weights and activations in it."""
     graph = traced(_Low(learner), (torch.zeros(batch, *learner.size, 3, dtype=torch.uint8),))
     scheme = scheme_for(made.target, made.precision)
-    if made.recipe.equalise:
-        equalise(graph)
     chosen = plan(graph, scheme, made.recipe)
     graph.add_module("rounded", _Rounded())
     for unit in chosen.units:

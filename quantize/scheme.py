@@ -76,7 +76,9 @@ SCHEMES.add(
     "openvino",
     {"int8": Scheme("uint8", False, ADDING | {"cat", "max_pool", "avg_pool", "mean"}, POST), "w8a32": WEIGHTS},
 )
-SCHEMES.add("litert", {"int8": Scheme("int8", False, ADDING | {"cat", "mean", "resize"}), "w8a32": WEIGHTS})
+# With a float pool between rounded values the converter rounds before the pool, which clips what goes into it.
+LITERT = ADDING | {"cat", "mean", "resize", "avg_pool", "max_pool"}
+SCHEMES.add("litert", {"int8": Scheme("int8", False, LITERT), "w8a32": WEIGHTS})
 SCHEMES.add("executorch", {"int8": Scheme("int8", False, ADDING | {"cat", "mean", "resize"})})
 # Fuses a function with the product before it, and Q and DQ with sums and poolings that have them on both sides. Where a
 # concatenation is told to be of whole numbers, it copies more than it has to (NVIDIA/TensorRT#4366).

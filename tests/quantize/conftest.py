@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 import edgeseg as es
 from edgeseg.data import Data
 from edgeseg.export.deployed import Deployed
+from edgeseg.quantize import post_training
 from edgeseg.quantize.calibration import CalibrationSet, choose_images
+from edgeseg.quantize.graph import traced
 from edgeseg.quantize.post_training import feeds
 from edgeseg.runs import save
 from edgeseg.students import Semantic
@@ -58,6 +62,18 @@ def chosen(tiny_data: Data) -> CalibrationSet:
 def network(taught: Semantic) -> Deployed:
     """It as it is deployed, with logits; not to be changed."""
     return Deployed(taught, SIZE, ("pre",))
+
+
+@pytest.fixture(scope="session")
+def graph(network: Deployed) -> GraphModule:
+    """Its graph; not to be changed."""
+    return traced(network)
+
+
+@pytest.fixture
+def remembered(graph: GraphModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for the graph of a network gets a copy of that of `network`: making it takes longest."""
+    monkeypatch.setattr(post_training, "traced", lambda network: copy.deepcopy(graph))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -93,6 +94,18 @@ def test_channels_of_a_linear_layer_are_the_last_axis() -> None:
     )
     assert len(made[keys(graph)[unit.node]]) == 5
     assert np.allclose(made[keys(graph)[unit.node]], error, atol=1e-6)
+
+
+@pytest.mark.usefixtures("remembered")
+def test_what_is_corrected_is_added_to_the_biases(network: Deployed, graph: GraphModule, images: list[Tensor]) -> None:
+    made = calibrate(network, "litert", "w8a32", Recipe(), images)
+    whole = apply(network, made)
+    before, after, names = constants(graph, 2), constants(whole, 2), keys(graph)
+    layers = [node for node in graph.graph.nodes if node.target is torch.ops.aten.conv2d.default]
+    added = [made.biases.get(names[node], [0.0] * len(bias)) for node, bias in zip(layers, before, strict=True)]
+    assert sum(any(one) for one in added) == len(layers) - 1  # not the logits
+    for old, new, one in zip(before, after, added, strict=True):
+        assert np.allclose(array(new) - array(old), one, atol=1e-6)
 
 
 class Twice(nn.Module):

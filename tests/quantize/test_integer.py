@@ -11,7 +11,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
@@ -27,12 +26,6 @@ DIFFERENT = {
     scheme: (target, precision) for target in reversed(list(SCHEMES)) for precision, scheme in SCHEMES[target].items()
 }
 """Each scheme once, with a target and a precision that have it."""
-
-
-@pytest.fixture(scope="module")
-def graph(network: Deployed) -> GraphModule:
-    """The network's graph, of which each takes a copy: making it takes longest."""
-    return traced(network)
 
 
 class One(nn.Module):
@@ -82,45 +75,39 @@ def test_a_convolution_is_the_one_of_integer_hardware(target: str) -> None:
     assert (off > 0.01).mean() < 0.02
 
 
+@pytest.mark.usefixtures("remembered")
 @pytest.mark.parametrize(("target", "precision"), DIFFERENT.values())
 def test_the_masks_stay(
-    network: Deployed, graph: GraphModule, images: list[Tensor], others: list[Tensor], target: str, precision: str
+    network: Deployed, images: list[Tensor], others: list[Tensor], target: str, precision: str
 ) -> None:
     made = calibrate(network, target, precision, Recipe(), images)
-    before, after = answers(network, others), answers(apply(network, made, copy.deepcopy(graph)), others)
+    before, after = answers(network, others), answers(apply(network, made), others)
     # measured 0.015 for weights alone, 0.06, and 0.08 where half of the numbers are left for what is below zero
     assert 1e-4 < difference(before, after) < (0.03 if precision == "w8a32" else 0.1)
     assert same(before, after) > (0.98 if precision == "w8a32" else 0.94)
 
 
-def test_every_estimator_is_usable_and_another(
-    network: Deployed, graph: GraphModule, images: list[Tensor], others: list[Tensor]
-) -> None:
+@pytest.mark.usefixtures("remembered")
+def test_every_estimator_is_usable_and_another(network: Deployed, images: list[Tensor], others: list[Tensor]) -> None:
     recipes = [schema.parse(Recipe, {"ranges": ranges}, "here") for ranges in ESTIMATORS]
     together = calibrations(network, "onnxruntime", "int8", recipes, images)
     before = answers(network, others)
     for made in together:
-        after = answers(apply(network, made, copy.deepcopy(graph)), others)
+        after = answers(apply(network, made), others)
         # entropy clips what few values have: measured 0.93
         assert same(before, after) > (0.88 if made.recipe.ranges == "entropy" else 0.94), made.recipe
     assert len({tuple(one.scales.values()) for one in together}) == len(recipes)
     assert together[2] == calibrate(network, "onnxruntime", "int8", recipes[2], images)
 
 
-@pytest.mark.parametrize(
-    ("target", "precision", "equalise"), [("onnxruntime", "int8", True), ("litert", "w8a32", False)]
-)
 def test_the_document_makes_the_same_graph_again(
     network: Deployed,
     images: list[Tensor],
     others: list[Tensor],
     tmp_path: Path,
-    target: str,
-    precision: str,
-    equalise: bool,
 ) -> None:
-    recipe = Recipe(ranges="mse", equalise=equalise, keep=("net.side",))
-    made = calibrate(network, target, precision, recipe, images)
+    recipe = Recipe(ranges="mse", equalise=True, keep=("net.side",))
+    made = calibrate(network, "onnxruntime", "int8", recipe, images)
     first = answers(apply(network, made), others)
     schema.write(tmp_path / DOCUMENT, made)
     again = read(tmp_path)
@@ -131,15 +118,13 @@ def test_the_document_makes_the_same_graph_again(
     assert np.array_equal(first, answers(apply(fresh, again), others))
 
 
-def test_a_document_fits_every_interface(
-    network: Deployed, graph: GraphModule, images: list[Tensor], others: list[Tensor]
-) -> None:
+def test_a_document_fits_every_interface(network: Deployed, images: list[Tensor], others: list[Tensor]) -> None:
     made = calibrate(network, "litert", "int8", Recipe(), images)
     there = Deployed(network.student, SIZE, ("pre",), Interface(layout="NHWC", image="planes"))
     turned = [image.permute(0, 3, 1, 2).float() for image in others]
     got = answers(apply(there, made), turned).transpose(0, 3, 1, 2)
-    # the logits are enlarged in float, in another order of axes
-    assert difference(answers(apply(network, made, copy.deepcopy(graph)), others), got) < 1e-6
+    # sums in another order: here and there a number in the middle of two becomes the other one
+    assert difference(answers(apply(network, made), others), got) < 1e-3
 
 
 def test_there_is_no_document_of_what_was_not_quantized(tmp_path: Path) -> None:
@@ -157,6 +142,7 @@ def test_the_network_itself_stays_as_it_was(network: Deployed, images: list[Tens
     assert state.keys() == network.state_dict().keys()
 
 
+@pytest.mark.usefixtures("remembered")
 def test_it_says_which_layers_are_integer(network: Deployed, images: list[Tensor]) -> None:
     layers = {name.removeprefix("student.") for name, part in network.named_modules() if is_layer(part)}
     made = calibrate(network, "openvino", "int8", Recipe(keep=("net.side",)), images)
@@ -168,11 +154,12 @@ def is_layer(part: nn.Module) -> bool:
     return isinstance(part, (nn.Conv2d, nn.Linear))
 
 
-def test_a_document_of_another_network_is_refused(network: Deployed, graph: GraphModule, images: list[Tensor]) -> None:
+@pytest.mark.usefixtures("remembered")
+def test_a_document_of_another_network_is_refused(network: Deployed, images: list[Tensor]) -> None:
     made = calibrate(network, "openvino", "int8", Recipe(), images)
     fewer = dict(list(made.scales.items())[3:])
     with pytest.raises(EdgesegError, match="is of another network: it has no scale for "):
-        apply(network, replace(made, scales=fewer), copy.deepcopy(graph))
+        apply(network, replace(made, scales=fewer))
 
 
 @pytest.mark.parametrize("precision", ["int8", "w8a32"])

@@ -15,7 +15,6 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export import networks
 from edgeseg.export.deployed import Deployed
 from edgeseg.quantize.graph import (
-    DELICATE,
     FUNCTIONS,
     KINDS,
     MARKS,
@@ -42,6 +41,9 @@ DIFFERENT = {scheme: name for name, scheme in reversed(ROWS.items())}
 
 TRIED = [name for name in families() if "classes" in parameters(name)]
 """A promptable student's image part has the layers of these."""
+
+DELICATE = ("edgeseg.wkv", "edgeseg.selective_scan")
+"""Operators that take an exponent."""
 
 STILL = (
     "view",

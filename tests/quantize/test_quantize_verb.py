@@ -14,9 +14,12 @@ from tests.conftest import TINY
 from tests.quantize import networks
 
 
-def test_a_run_becomes_integer(taught_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_becomes_integer(
+    taught_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     words = ["--to", "onnx", "--calib", TINY, "--images", "6", "--ranges", "percentile", "--keep", "net.stem", "--json"]
     trust = ["--trust", networks.__name__]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the process that exports, like those of the tests
     code = main([*trust, "quantize", str(taught_run), *words, "--data", TINY, "--out", str(tmp_path)])
     captured = capfd.readouterr()
     assert code == 0, captured.err
