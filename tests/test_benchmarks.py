@@ -174,7 +174,7 @@ def test_run_misses_and_mistypes(capsys: pytest.CaptureFixture[str], monkeypatch
 
 def test_every_benchmark_is_in_the_table_and_in_the_readme() -> None:
     folder = Path(run.__file__).parent
-    helpers = {"__init__", "accuracy", "matrix", "ratio", "run"}
+    helpers = {"__init__", "accuracy", "int8", "matrix", "ratio", "run"}
     modules = {path.stem for path in folder.glob("*.py")} - helpers
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert set(run.NAMES) == modules
