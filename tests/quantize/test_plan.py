@@ -179,7 +179,7 @@ TAKEN: dict[str, dict[str, int]] = {
         "avg_pool": 1,
         "cat": 1,
     },  # one cat takes what was resized
-    "litert": {"add": 1, "mean": 1, "resize": 1, "cat": 1},  # the other cat takes what was pooled
+    "litert": {"add": 1, "mean": 1, "resize": 1, "cat": 2, "avg_pool": 1, "max_pool": 1},
     "executorch": {"add": 1, "mean": 1, "resize": 1, "cat": 1},
     "tensorrt": {"add": 1, "mul": 1, "avg_pool": 1},  # the pooling would feed a cat in float
     "coreml": {"add": 1, "avg_pool": 1},
