@@ -104,7 +104,7 @@ def document(made: Sequence[Row], data: Data, images: int) -> str:
     lines = [
         "# Whole numbers",
         "",
-        f"Made by `python -m benchmarks.int8`: `{data.spec}` [{data.test}], calibrated on {images} images of [{data.fit}], searched on",
+        f"Made by `python -m benchmarks.int8`: `{data.spec.partition(':')[0]}` [{data.test}], calibrated on {images} images of [{data.fit}], searched on",
         f"[{data.select}]. mIoU lost in points against the run in PyTorch, with its 95 % interval over images; times are medians",
         "measured in turns with the float artifact of the same runtime, with their 95 % interval. Labels baked in.",
         "",
