@@ -1,1 +1,1 @@
-"""Numbers with fewer bits: today the precisions an artifact may be held to. Quantizers join as files of this folder."""
+"""Numbers with fewer bits: what an artifact of each precision is held to, and how a network becomes one of whole numbers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ class Quantization:
 
     scales: value -> scale and zero; `graph.keys` names the values.
     biases: layer -> what was added to each of its biases, to make up for the mean error of its rounded weights.
-    layers: module -> how many of its operators compute in whole numbers; the others are in `float_layers`.
+    layers: modules whose weights are rounded; the others with weights are in `float_layers`.
     """
 
     __pydantic_config__ = STRICT
@@ -34,7 +34,6 @@ class Quantization:
     biases: dict[str, list[float]]
     layers: list[str]
     float_layers: list[str]
-    notes: list[str] = field(default_factory=list)
 
 
 def read(folder: Path) -> Quantization | None:

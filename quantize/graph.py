@@ -89,13 +89,6 @@ class Plan:
     units: list[Unit]
     groups: dict[Node, int]
 
-    def members(self) -> dict[int, list[Node]]:
-        """Group -> its values."""
-        found: dict[int, list[Node]] = {}
-        for node, group in self.groups.items():
-            found.setdefault(group, []).append(node)
-        return found
-
 
 @dataclass(frozen=True)
 class Scale:
