@@ -104,6 +104,15 @@ def boundary_loss(evaluation: AnyEvaluation | None, reference: AnyEvaluation | N
     return lost if math.isfinite(lost) else None
 
 
+def small_loss(evaluation: AnyEvaluation | None, reference: AnyEvaluation | None) -> float | None:
+    """Points that small regions, or small objects after one click, lose; negative where they win."""
+    kept = [
+        None if each is None else each.score.small if isinstance(each, Evaluation) else each.score.small_1
+        for each in (reference, evaluation)
+    ]
+    return None if kept[0] is None or kept[1] is None else kept[0] - kept[1]
+
+
 def _miou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
     """mIoU in percent of each `[..., classes, classes]`; NaN where no class occurs."""
     each = iou(confusions)

@@ -7,6 +7,8 @@ Definitions, over all pixels of all images whose true label is not void:
     pixel accuracy    trace / sum, in percent
     boundary F        harmonic mean of precision and recall of boundary pixels matched within `BOUNDARY_PX`, per class
                       and image, then averaged over images and classes that occur (Csurka et al., BMVC 2013), in percent
+    small             share of the pixels of small regions (connected, of one true class, fewer than `SMALL_PX` pixels) that got
+                      their label, in percent: what a mean over classes hides is lost here first
 """
 
 from __future__ import annotations
@@ -29,10 +31,13 @@ VOID = 255
 BOUNDARY_PX = 2
 """Tolerance of the boundary F-score in pixels."""
 
+SMALL_PX = 32**2
+"""Regions with fewer pixels are small, as COCO has it."""
+
 
 @dataclass(frozen=True)
 class Score:
-    """mIoU, per-class IoU, pixel accuracy and boundary F in percent; null for a class that never occurs."""
+    """mIoU, per-class IoU, pixel accuracy, boundary F and `small` in percent; null for a class that never occurs."""
 
     __pydantic_config__ = STRICT
     images: int
@@ -40,6 +45,7 @@ class Score:
     iou: list[float | None]
     pixel_accuracy: float
     boundary_f: float
+    small: float | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,20 @@ def boundary_f(truth: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int
     return scores
 
 
+def small_regions(truth: NDArray[np.uint8], labels: NDArray[np.uint8]) -> tuple[int, int]:
+    """How many pixels of small regions of the truth there are, and how many of them got their label."""
+    import cv2
+
+    there = found = 0
+    for index in np.unique(truth[truth != VOID]):
+        member = truth == index
+        _, region, stats, _ = cv2.connectedComponentsWithStats(member.astype(np.uint8), connectivity=8)
+        small = member & (stats[:, cv2.CC_STAT_AREA] < SMALL_PX)[region]
+        there += int(small.sum())
+        found += int((small & (labels == index)).sum())
+    return there, found
+
+
 class Meter:
     """Adds up images and says how good the labels were."""
 
@@ -198,11 +218,13 @@ class Meter:
         self.classes = classes
         self.confusions: list[NDArray[np.int64]] = []
         self._boundaries: list[NDArray[np.float64]] = []
+        self._small = np.zeros(2, np.int64)
 
     def add(self, truth: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
         """Count one image."""
         self.confusions.append(confusion(truth, labels, self.classes))
         self._boundaries.append(boundary_f(truth, labels, self.classes))
+        self._small += small_regions(truth, labels)
 
     def score(self) -> Score:
         """The figures over all images so far.
@@ -220,4 +242,5 @@ class Meter:
             iou=[None if np.isnan(value) else float(value) for value in each],
             pixel_accuracy=float(100 * np.trace(total) / total.sum()),
             boundary_f=float(np.nanmean(np.stack(self._boundaries))),
+            small=float(100 * self._small[1] / self._small[0]) if self._small[0] else None,
         )

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeseg.drops import ClassLoss, Drop, boundary_loss, class_loss, paired_drop
+from edgeseg.drops import ClassLoss, Drop, boundary_loss, class_loss, paired_drop, small_loss
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, ParityFailed
 from edgeseg.ledger import Hop
 from edgeseg.metrics import AnyEvaluation
@@ -23,6 +23,7 @@ from edgeseg.quantize.scheme import QUANTIZED
 from edgeseg.results import Results, StoredArtifact
 from edgeseg.runtimes.compare import Comparison, compare_records
 from edgeseg.runtimes.record import Record
+from edgeseg.runtimes.statistics import percentile_lower
 
 MAX_DROP = 0.5
 """Points of mIoU an artifact may lose by default."""
@@ -51,10 +52,14 @@ BLOCK_NS = 250_000_000
 
 @dataclass(frozen=True)
 class Reason:
-    """Why an artifact does not ship; `code` is a key of `CODES`."""
+    """Why an artifact does not ship; `code` is a key of `CODES`.
+
+    sure: false where more of the same measurement could take the reason away.
+    """
 
     code: str
     text: str
+    sure: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,12 @@ class Verdict:
     """One row; a figure that was never measured is null.
 
     artifact:    its folder, relative to the folder that was judged.
+    decided:     false where it does not ship only because of what could still turn out well: measure more.
     miou:        percent, on `accuracy_on` (data and split), of a promptable student after one click; `drop` is against the run on the same images.
     same_label:  lowest share of pixels that keep their label, over all hops of the parity ledger, 0..1.
     worst_class: lowest IoU of a class between two label maps, over all hops, 0..1, and the name of that class.
-    times_float: of a quantized artifact; `class_loss` and `boundary_loss` (points of boundary F) against the run.
+    times_float: of a quantized artifact; `class_loss`, `boundary_loss` and `small_loss` (points of boundary F, and of the pixels of
+                 small regions that keep their label) against the run.
     """
 
     artifact: str
@@ -105,6 +112,15 @@ class Verdict:
     times_float: TimesFloat | None = None
     class_loss: ClassLoss | None = None
     boundary_loss: float | None = None
+    small_loss: float | None = None
+    decided: bool = True
+
+    @property
+    def losses(self) -> str:
+        """What a mean over classes does not show, in points against the run; empty where it is not known."""
+        parts = [f"{self.class_loss.name} {-self.class_loss.points:+.2f} (the worst class)"] if self.class_loss else []
+        named = {"boundary F": self.boundary_loss, "small regions": self.small_loss}
+        return ", ".join(parts + [f"{name} {-lost:+.2f}" for name, lost in named.items() if lost is not None])
 
 
 Row: TypeAlias = tuple[StoredArtifact, "Record | None"]
@@ -193,6 +209,7 @@ def _judge(
         threads=record.execution.threads if record else None,
         provenance=record.provenance if record else None,
         ship=not reasons,
+        decided=not reasons or any(reason.sure for reason in reasons),
         reasons=reasons,
         notes=[item for item in said if isinstance(item, str)],
         miou=_finite(evaluation.score.miou if evaluation else None),
@@ -210,6 +227,7 @@ def _judge(
         times_float=_times(against),
         class_loss=class_loss(evaluation, reference),
         boundary_loss=boundary_loss(evaluation, reference),
+        small_loss=small_loss(evaluation, reference),
     )
 
 
@@ -266,10 +284,12 @@ def _accuracy(drop: Drop | Reason, max_drop: float) -> Said:
         return
     interval = f"95 % interval {drop.low:+.2f} to {drop.high:+.2f}, {drop.images} images"
     if not drop.points <= max_drop:
-        unsure = "; more images could change this" if drop.low <= max_drop else ""
+        sure = drop.low > max_drop
+        unsure = "" if sure else "; more images could change this"
         yield Reason(
             "accuracy",
             f"it loses {drop.points:.2f} points of mIoU ({interval}), more than the allowed {max_drop:.2f}{unsure}",
+            sure,
         )
     elif not drop.high <= max_drop:
         yield (
@@ -308,10 +328,20 @@ def _budget(record: Record | None, max_p90_ms: float | None) -> Said:
             "measurement", f"{count} samples are too few to bound p90 against {max_p90_ms:.1f} ms; 64 are needed"
         )
     elif not upper <= max_p90_ms:
+        sure = _p90_lower_ms(record) > max_p90_ms
+        unsure = "" if sure else "; a longer measurement could change this"
         yield Reason(
             "budget",
-            f"p90 could be {upper:.1f} ms (99 % bound, {count} samples), above the budget of {max_p90_ms:.1f} ms",
+            f"p90 could be {upper:.1f} ms (99 % bound, {count} samples), above the budget of {max_p90_ms:.1f} ms{unsure}",
+            sure,
         )
+
+
+def _p90_lower_ms(record: Record) -> float:
+    """What p90 is at least, at 99 %, less what the same work differed by within the measurement: neighbours are not independent."""
+    lower = percentile_lower(record.samples.unpack()[1], 0.9)
+    noise = max(abs(record.noise.low), abs(record.noise.high))
+    return -math.inf if lower is None else lower / 1e6 * math.exp(-noise)
 
 
 def _against_float(

@@ -65,6 +65,12 @@ def percentile_upper(durations: NDArray[Any], p: float, confidence: float = 0.99
     return float(np.partition(durations, n - t)[n - t]) if t >= 1 else None
 
 
+def percentile_lower(durations: NDArray[Any], p: float, confidence: float = 0.99) -> float | None:
+    """The same from the other side: what the `p` quantile is at least; null when there are too few samples."""
+    mirrored = percentile_upper(-durations, 1 - p, confidence)
+    return None if mirrored is None else -mirrored
+
+
 def quantile(durations: NDArray[Any], p: float) -> float | None:
     """The smallest sample that at least a share `p` of all samples does not exceed; null where its bound is refused."""
     if percentile_upper(durations, p) is None:

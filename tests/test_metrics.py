@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from edgeseg.errors import EdgesegError
-from edgeseg.metrics import VOID, Meter, boundary_f, confusion, iou, pack_confusions, unpack_confusions
+from edgeseg.metrics import VOID, Meter, boundary_f, confusion, iou, pack_confusions, small_regions, unpack_confusions
 
 Labels = NDArray[np.uint8]
 K = 5
@@ -157,3 +157,26 @@ def test_labels_on_void_are_not_looked_at() -> None:
     labels = truth.copy()
     labels[:, 30:] = 1
     assert boundary_f(truth, labels, 2).tolist() == [100, 100]
+
+
+def test_small_regions_counted_by_hand() -> None:
+    truth = np.zeros((100, 100), np.uint8)  # the rest, 8,700 pixels, is large
+    truth[0:10, 0:10] = 1  # small, alone
+    truth[10:20, 10:20] = 1  # touches the first at a corner: one region of 200 pixels
+    truth[60:92, 60:92] = 2  # 1,024 pixels: not small
+    truth[40:50, 0:10] = 255
+    labels = truth.copy()
+    assert small_regions(truth, labels) == (200, 200)
+    labels[0:5, 0:10] = 0
+    labels[60:92, 60:92] = 0
+    assert small_regions(truth, labels) == (200, 150)
+    meter = Meter(3)
+    meter.add(truth, labels)
+    meter.add(np.zeros((100, 100), np.uint8), np.zeros((100, 100), np.uint8))
+    assert meter.score().small == 75.0
+
+
+def test_without_small_regions_there_is_no_share_of_them() -> None:
+    meter = Meter(2)
+    meter.add(np.zeros((100, 100), np.uint8), np.zeros((100, 100), np.uint8))
+    assert meter.score().small is None

@@ -17,9 +17,10 @@ from edgeseg.manifest import Manifest, Precision
 from edgeseg.metrics import pack_confusions
 from edgeseg.results import Results, collect
 from edgeseg.runs import RunCard
+from edgeseg.runtimes.statistics import percentile_upper
 from edgeseg.schema import dump
 from edgeseg.verdict import Verdict, block_medians, counting, exit_code, judge
-from tests.report.stored import DATA, GOOD_HOP, Store, confusions, worse
+from tests.report.stored import DATA, GOOD_HOP, Store, confusions, durations, worse
 
 
 @pytest.fixture
@@ -245,6 +246,55 @@ def test_the_gate_takes_the_estimate_and_says_when_the_interval_crosses_it(store
     failed = only(store, max_drop=(drop.points + drop.low) / 2)
     assert "more images could change this" in failed.reasons[0].text
     assert not only(store, max_drop=drop.high + 0.01).notes
+
+
+def test_what_more_images_could_change_is_not_decided(store: Store) -> None:
+    _, artifact = good(store)
+    store.evaluation("out/onnx", artifact, worse(store.base, 0.08, images=3))
+    drop = only(store).drop
+    assert drop
+    near, far = only(store, max_drop=(drop.points + drop.low) / 2), only(store, max_drop=drop.low - 0.01)
+    assert not near.ship and not near.decided and not near.reasons[0].sure
+    assert not far.ship and far.decided and "more images" not in far.reasons[0].text
+    assert only(store, max_drop=drop.high).decided
+
+
+def test_one_sure_reason_decides(store: Store) -> None:
+    run, artifact = good(store)
+    store.record("out/onnx", artifact, 45.0)
+    store.artifact(run, ledger=None)
+    assert only(store, max_p90_ms=47.5).decided  # the masks were never compared: no measurement changes that
+
+
+def test_a_budget_within_the_noise_is_not_decided_and_ten_repeats_never_contradict(tmp_path: Path) -> None:
+    answers, typical = set(), float(np.quantile(durations(40, 10**6), 0.9))
+    for seed in range(10):
+        store = Store(tmp_path / str(seed))
+        _, artifact = good(store)
+        level = 40 * (1 + np.random.default_rng(seed).normal(0, 0.01))  # processes differ by a constant
+        record = store.record("out/onnx", artifact, level)
+        ns = record.samples.unpack()[1]
+        bound = percentile_upper(ns, 0.9)
+        assert bound is not None
+        store.record("out/onnx", artifact, level, latency=replace(record.latency, p90_upper_ms=bound / 1e6))
+        for limit in (0.97, 1.03):
+            verdict = only(store, max_p90_ms=typical * limit)
+            answers.add((limit, "ship" if verdict.ship else "stay" if verdict.decided else "open"))
+    assert (0.97, "ship") not in answers and (1.03, "stay") not in answers
+    assert (0.97, "stay") in answers and (1.03, "ship") in answers
+
+
+def test_the_losses_that_a_mean_hides_are_said(store: Store) -> None:
+    run, artifact = good(store)
+    before = store.evaluation("runs/cam", run)
+    store.evaluation("runs/cam", run, score=replace(before.score, small=41.0))
+    after = store.evaluation("out/onnx", artifact, worse(store.base, 0.0005))
+    store.evaluation(
+        "out/onnx", artifact, worse(store.base, 0.0005), score=replace(after.score, small=38.5, boundary_f=71.0)
+    )
+    verdict = only(store)
+    assert verdict.small_loss == pytest.approx(2.5)
+    assert verdict.losses.endswith("(the worst class), boundary F -0.30, small regions -2.50")
 
 
 @pytest.mark.parametrize("figure", ["same_label", "boundary_f", "worst_class_iou", "relative_rms", "max_error"])

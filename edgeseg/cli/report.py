@@ -48,7 +48,7 @@ def verdict(
     """SHIP or DON'T SHIP for each artifact and device, from stored evidence alone.
 
     The exit code is 0 when everything ships, else that of the first thing wrong: 2 parity, 3 accuracy, 4 budget,
-    6 measurement.
+    6 measurement. UNDECIDED is DON'T SHIP for now: more images, or a longer measurement, can decide it.
 
     Example: edgeseg verdict out/cam --max-drop 0.5 --max-p90-ms 33
     """
@@ -80,7 +80,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     places = {_place(entry) for entry in verdicts} - {""}
     rows = [
         [
-            "[bold green]SHIP[/]" if entry.ship else "[bold red]DON'T SHIP[/]",
+            _word(entry),
             entry.artifact if len(places) < 2 else f"{entry.artifact} {_place(entry)}",
             entry.precision_executed or entry.precision_asked,
             _figure(entry.miou),
@@ -96,6 +96,12 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     return table(title, columns, rows, right=range(3, 8), whole=(0, *range(2, 8)))
 
 
+def _word(entry: Verdict) -> str:
+    if entry.ship:
+        return "[bold green]SHIP[/]"
+    return "[bold red]DON'T SHIP[/]" if entry.decided else "[bold yellow]UNDECIDED[/]"
+
+
 def _place(entry: Verdict) -> str:
     return "" if entry.device is None else f"on {entry.device} x{entry.threads}"
 
@@ -105,6 +111,8 @@ def say_why(verdicts: Sequence[Verdict]) -> None:
     for entry in verdicts:
         for reason in entry.reasons:
             show.print(f"[red]{entry.artifact}:[/] {reason.text}", soft_wrap=True)
+        if entry.losses:
+            show.print(f"[dim]{entry.artifact}: points against the run: {entry.losses}[/]", soft_wrap=True)
         for note in entry.notes:
             show.print(f"[dim]{entry.artifact}: {note}[/]", soft_wrap=True)
 

@@ -38,6 +38,13 @@ def test_early_stopping_bound_holds_in_99_of_100_series() -> None:
     assert sum(bound is not None and bound < np.log(10) for bound in bounds) <= 20  # 10 expected; 20 is 3 sigma
 
 
+def test_the_lower_bound_holds_in_99_of_100_series() -> None:
+    rng = np.random.default_rng(1)
+    lows = [statistics.percentile_lower(rng.random(600), 0.9) for _ in range(1000)]
+    assert 0.985 <= np.mean([low is not None and low <= 0.9 for low in lows]) <= 1
+    assert np.mean([low or 0 for low in lows]) > 0.85
+
+
 def test_early_stopping_of_a_million_samples_is_finite() -> None:
     assert statistics.percentile_upper(np.arange(1_000_000), 0.99) == pytest.approx(990_000, rel=1e-3)
 
