@@ -55,9 +55,9 @@ def rows(
     from edgeseg.quantize.calibration import choose_images
     from edgeseg.quantize.search import Plan, search
 
-    chosen = choose_images(data, None, images)
     for run in runs:
         card, student = read_card(run), load_run(run)
+        chosen = choose_images(data, None, images, look=student.look)
         assert card.size is not None
         reference = evaluate(run, student, card.sha256, data, data.test, "run")
         for name in targets:

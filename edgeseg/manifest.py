@@ -113,6 +113,7 @@ class Calibration:
 
     classes: class -> its share of their labelled pixels; 0 for one that none of them shows.
     sizes:   of the files, before they were resized to the artifact's.
+    doubts:  why nothing that was calibrated on them can be trusted.
     """
 
     __pydantic_config__ = STRICT
@@ -123,6 +124,7 @@ class Calibration:
     overlaps_test: bool
     classes: dict[str, float] = field(default_factory=dict)
     sizes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,6 +53,7 @@ class RunCard:
     options: what the student was built with besides its classes.
     size:    (height, width) the student was trained at; null for weights that were not trained here.
     base:    the SHA-256 of the run it was made from to bear quantization: what its artifacts are judged against.
+    look:    what the images that it learned from look like (`edgeseg.data.look`); empty where that is not known.
     """
 
     __pydantic_config__ = STRICT
@@ -75,6 +76,7 @@ class RunCard:
     sha256: str
     training: Training | None
     base: str | None = None
+    look: list[float] = field(default_factory=list)
 
 
 def save(
@@ -121,6 +123,7 @@ def save(
         sha256=digest,
         training=training,
         base=base,
+        look=list(student.look),
     )
     schema.write(folder / CARD, card)
     return folder
@@ -159,7 +162,7 @@ def load_run(folder: Path | str, trust: bool = False) -> Student:
         card.name, classes=card.classes if card.task == "semantic" else None, trust=trust, **card.options
     )
     student.describe(card.class_names, card.palette)
-    student.mean, student.std = card.mean, card.std
+    student.mean, student.std, student.look = card.mean, card.std, tuple(card.look)
     load_weights(student, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
     return student.eval()
 

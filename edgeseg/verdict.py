@@ -187,6 +187,7 @@ def _judge(
     said = [
         *_parity(artifact),
         *_accuracy(drop, max_drop),
+        *(Reason("accuracy", doubt) for doubt in (manifest.calibration.doubts if manifest.calibration else [])),
         *_precision(artifact, record),
         *_budget(record, max_p90_ms),
         *_worth_it(artifact, record, against),

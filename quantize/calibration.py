@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.data import Data
+from edgeseg.data.look import swapped
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Calibration
 from edgeseg.metrics import VOID
@@ -30,7 +31,7 @@ class CalibrationSet:
 
     def warnings(self) -> list[str]:
         """What a person should know of these images."""
-        said = []
+        said = list(self.card.doubts)
         if unseen := [name for name, share in self.card.classes.items() if share == 0]:
             said.append(
                 f"no calibration image shows {', '.join(unseen)}: its range is not in the scales; take more images"
@@ -42,8 +43,18 @@ class CalibrationSet:
         return said
 
 
-def choose_images(data: Data, split: str | None, count: int, progress: Progress | None = None) -> CalibrationSet:
+SWAPPED = (
+    "the calibration images have red where those that the student learned from have blue: they are BGR, so the ranges are not those of "
+    "real images"
+)
+
+
+def choose_images(
+    data: Data, split: str | None, count: int, progress: Progress | None = None, look: Sequence[float] = ()
+) -> CalibrationSet:
     """`count` images spread over a split, that to learn from by default.
+
+    look: of the images that the student learned from; those that come in another order of colours are doubted.
 
     Raises:
         EdgesegError: there are fewer, or one of them is a test image too, by name of the split or by its pixels.
@@ -81,7 +92,16 @@ def choose_images(data: Data, split: str | None, count: int, progress: Progress 
     )
     sizes = sorted({f"{image.shape[0]}x{image.shape[1]}" for image in images})
     digest = hashlib.sha256("".join(digests).encode()).hexdigest()
-    card = Calibration(f"{data.spec}[{name}]", names, digest, count, overlaps_test=False, classes=shares, sizes=sizes)
+    card = Calibration(
+        f"{data.spec}[{name}]",
+        names,
+        digest,
+        count,
+        overlaps_test=False,
+        classes=shares,
+        sizes=sizes,
+        doubts=[SWAPPED] if swapped(look, images) else [],
+    )
     return CalibrationSet(images, card)
 
 

@@ -52,7 +52,7 @@ def quantize_model(
     """
     known = load_data(calib) if isinstance(calib, str) else calib
     check_classes(student, known)
-    chosen = choose_images(known, split, images)
+    chosen = choose_images(known, split, images, look=student.look)
     made = quantize(student, target, size, bake, chosen, recipe or Recipe())
     return export_model(
         student, target, out, size, bake, source, data or known, progress, quantization=made, calibration=chosen.card

@@ -48,7 +48,7 @@ def calibrate(network: Network, target: str, precision: str, recipe: Recipe, ima
 def calibrations(
     network: Network, target: str, precision: str, recipes: Sequence[Recipe], images: Sequence[Tensor]
 ) -> list[Quantization]:
-    """The same for recipes that differ in their range estimators alone: the images are looked at once."""
+    """The same for recipes that differ in range estimators and in the correction of biases alone: the images are looked at once."""
     scheme, first = scheme_for(target, precision), recipes[0]
     graph = traced(network)
     if first.equalise:

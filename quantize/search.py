@@ -1,7 +1,7 @@
 """The fastest artifact that keeps the masks: a front of precision against time, measured, and what to do with it.
 
     1. float in the runtime, which all others are compared with; half precision, where the runtime computes in it
-    2. everything in whole numbers, with the range estimator that keeps most labels in PyTorch
+    2. everything in whole numbers, with the range estimator that keeps most labels in PyTorch, and corrected biases if they help
     3. while that loses too much: blocks back in float, the most damaged first, twice as many each time; then fewer again
 
 Each trial is an artifact with its proof, scored on labelled images and timed in turns with the float one. It is written down
@@ -233,7 +233,8 @@ class _Run:
         """The artifact of a target, scored and timed; taken from the journal if it is there."""
         keep = list(document.recipe.keep) if document else []
         ranges = document.recipe.ranges if document else None
-        key = json.dumps([self._what(), target.options(), keep, ranges])
+        recipe = None if document is None else schema.dump(document.recipe)
+        key = json.dumps([self._what(), target.options(), recipe])
         number = len(self.trials)
         self._say(
             f"trial {number}: {target.name} {target.precision}" + (f", {len(keep)} blocks in float" if keep else "")
@@ -308,7 +309,7 @@ class _Run:
         return Time(median, found.ratio, found.low, found.high, _decision(found))
 
     def calibrated(self) -> Quantization:
-        """The quantization whose range estimator keeps most labels, in PyTorch."""
+        """The quantization whose range estimator keeps most labels, with biases corrected or not, in PyTorch."""
         plan = self.plan
         network = self._network()
         _, pictures = choose(plan.data, plan.split, PROBES, plan.size)
@@ -316,15 +317,20 @@ class _Run:
         graph = traced(network)
         images = [given(network, one) for one in pictures]
         before = [labels_of(graph, image) for image in images]
-        recipes = [replace(plan.recipe, ranges=ranges) for ranges in ESTIMATORS]
+        recipes = [
+            replace(plan.recipe, ranges=ranges, bias_correction=corrected)
+            for ranges in ESTIMATORS
+            for corrected in ((True, False) if plan.recipe.bias_correction else (False,))
+        ]
         target = plan.target
         for made in calibrations(network, target.name, target.precision, recipes, feeds(network, plan.chosen)):
             after = apply(network, made)
             same = sum(
                 float((labels_of(after, image) == old).mean()) for image, old in zip(images, before, strict=True)
             )
+            corrected = "corrected" if made.recipe.bias_correction else "as they were"
             self._say(
-                f"ranges by {made.recipe.ranges}: {100 * same / len(images):.3f} % of the labels stay, in PyTorch"
+                f"ranges by {made.recipe.ranges}, biases {corrected}: {100 * same / len(images):.3f} % of the labels stay, in PyTorch"
             )
             if best is None or same > best[0]:
                 best = same, made

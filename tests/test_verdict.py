@@ -13,7 +13,7 @@ import pytest
 
 from edgeseg.drops import paired_drop
 from edgeseg.ledger import Ledger
-from edgeseg.manifest import Manifest, Precision
+from edgeseg.manifest import Calibration, Manifest, Precision
 from edgeseg.metrics import pack_confusions
 from edgeseg.results import Results, collect
 from edgeseg.runs import RunCard
@@ -257,6 +257,15 @@ def test_what_more_images_could_change_is_not_decided(store: Store) -> None:
     assert not near.ship and not near.decided and not near.reasons[0].sure
     assert not far.ship and far.decided and "more images" not in far.reasons[0].text
     assert only(store, max_drop=drop.high).decided
+
+
+def test_what_was_calibrated_on_doubtful_images_does_not_ship(store: Store) -> None:
+    run, _ = good(store)
+    card = Calibration("folder:x[train]", ["a"], "0", 1, overlaps_test=False, doubts=["the calibration images are BGR"])
+    store.artifact(run, calibration=card)
+    verdict = only(store)
+    assert not verdict.ship and verdict.decided
+    assert [(reason.code, reason.text) for reason in verdict.reasons] == [("accuracy", card.doubts[0])]
 
 
 def test_one_sure_reason_decides(store: Store) -> None:

@@ -92,7 +92,7 @@ def quantize(
         student = load_run(folder)
         check_classes(student, source_data)
         with counting(f"reading {images} calibration images") as count:
-            chosen = choose_images(source_data, split, images, count)
+            chosen = choose_images(source_data, split, images, count, student.look)
         for warning in chosen.warnings():
             talk.print(f"[yellow]note:[/] {plain(warning)}", soft_wrap=True)
         base = _Base(folder, source, student, usual[0], words(bake), chosen, recipe, out, student)

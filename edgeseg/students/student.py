@@ -54,6 +54,7 @@ class Student(nn.Module):
     multiple:     height and width must be multiples of this.
     auxiliary:    names of modules that only training uses; they count in no table and enter no artifact.
     feature_info: one `Stage` per map of `forward_features`, from fine to coarse.
+    look:         what the images that it learned from look like (`edgeseg.data.look`); empty where that is not known.
     """
 
     task: ClassVar[Literal["semantic", "promptable"]]
@@ -65,6 +66,7 @@ class Student(nn.Module):
     claims: tuple[Claim, ...] = ()
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    look: tuple[float, ...] = ()
 
     def __init__(self, class_names: Sequence[str]) -> None:
         super().__init__()

@@ -27,6 +27,7 @@ from edgeseg import schema
 from edgeseg.data.base import Data
 from edgeseg.data.check import require
 from edgeseg.data.loader import Batches
+from edgeseg.data.look import look_of
 from edgeseg.errors import EdgesegError
 from edgeseg.files import write_text
 from edgeseg.pictures import grid, save_picture
@@ -127,6 +128,7 @@ class Trainer:
             begin_from(student, self.begin_with)
         self.student = student
         self.average.load_state_dict(student.state_dict())
+        self.average.look = tuple(look_of(self.data.split(self.fit_split)))
         self.average = self.average.to(self.fabric.device).eval().requires_grad_(requires_grad=False)
         if self.fabric.world_size > 1:
             convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm  # it has no types

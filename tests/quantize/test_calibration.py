@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from edgeseg.data import Data, load_data
+from edgeseg.data.look import look_of
 from edgeseg.errors import EdgesegError
 from edgeseg.export.deployed import Deployed, Interface
-from edgeseg.quantize.calibration import choose_images
+from edgeseg.quantize.calibration import SWAPPED, choose_images
 from edgeseg.quantize.post_training import feeds
 from edgeseg.students import Semantic
 from tests.quantize.conftest import SIZE
@@ -82,6 +83,14 @@ def test_other_pixels_are_another_card(photos: Path) -> None:
     Image.fromarray(image).save(file)
     after = choose_images(load_data(f"folder:{photos}"), None, 6).card
     assert (after.files, after.sha256 == before.sha256) == (before.files, False)
+
+
+def test_images_in_another_order_of_colours_are_doubted() -> None:
+    data = load_data("synthetic")
+    look = np.reshape(look_of(data.split("train")), (-1, 3))
+    right, wrong = (choose_images(data, None, 24, look=each.ravel().tolist()) for each in (look, look[:, ::-1]))
+    assert not right.card.doubts
+    assert wrong.card.doubts == [SWAPPED] == wrong.warnings()[:1]
 
 
 @pytest.mark.parametrize(
