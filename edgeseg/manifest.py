@@ -108,12 +108,24 @@ class Precision:
 
 
 @dataclass(frozen=True)
+class Enough:
+    """The share of labels, 0..1, that stay in whole numbers with ranges from `count` images: mean, lowest, highest of the draws."""
+
+    __pydantic_config__ = STRICT
+    count: int
+    kept: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """The images an integer artifact was calibrated on.
 
     classes: class -> its share of their labelled pixels; 0 for one that none of them shows.
     sizes:   of the files, before they were resized to the artifact's.
     doubts:  why nothing that was calibrated on them can be trusted.
+    curve:   what fewer of them do; empty where nobody asked.
     """
 
     __pydantic_config__ = STRICT
@@ -125,6 +137,7 @@ class Calibration:
     classes: dict[str, float] = field(default_factory=dict)
     sizes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+    curve: list[Enough] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,9 @@ def quantize(
     bias_correction: Annotated[
         bool, typer.Option(help="Correct the biases for the mean error of rounded weights.")
     ] = True,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Also say what fewer calibration images would do: are these enough?")
+    ] = False,
     aware_epochs: Annotated[
         int,
         typer.Option(
@@ -96,6 +99,8 @@ def quantize(
         for warning in chosen.warnings():
             talk.print(f"[yellow]note:[/] {plain(warning)}", soft_wrap=True)
         base = _Base(folder, source, student, usual[0], words(bake), chosen, recipe, out, student)
+        if curve:
+            base = _curve(base, targets[0], load_data(proof) if proof else source_data)
         if aware_epochs:
             base = _aware(base, targets[0], source_data, aware_epochs)
         if searching:
@@ -119,6 +124,31 @@ class _Base:
     recipe: Recipe
     out: Path
     reference: Student
+
+
+def _curve(base: _Base, target: Target, data: Data) -> _Base:
+    """The same with what fewer calibration images do in its card, which is shown."""
+    from edgeseg.export import networks
+    from edgeseg.export.deployed import ImageNetwork
+    from edgeseg.parity import choose
+    from edgeseg.quantize.curve import curve_words, size_curve
+    from edgeseg.quantize.search import PROBES
+
+    if base.student.task != "semantic":
+        raise EdgesegError(
+            f"{base.student.name} is promptable; --curve counts labels, which only a semantic student gives"
+        )
+    network = networks(base.student, base.size, base.bake, target.interface)[0]
+    assert isinstance(network, ImageNetwork)
+    _, pictures = choose(data, data.select, PROBES, base.size)
+    with progress("calibrating on fewer images") as bar:
+        made = size_curve(network, target.name, target.precision, base.recipe, base.chosen, pictures, bar)
+    rows = [[str(at.count), *(f"{100 * share:.3f} %" for share in (at.kept, at.low, at.high))] for at in made]
+    talk.print(
+        table(f"labels that stay on {target.name}", ["images", "mean", "lowest", "highest"], rows, right=range(4))
+    )
+    talk.print(plain(curve_words(made)), soft_wrap=True)
+    return replace(base, chosen=replace(base.chosen, card=replace(base.chosen.card, curve=made)))
 
 
 def _aware(base: _Base, target: Target, data: Data, epochs: int) -> _Base:
