@@ -54,6 +54,8 @@ class Ncnn(Target):
         feeds = network.feeds()
         program = torch.export.export(network.eval(), tuple(feeds.values()))
         refuse_known_bad(program, self.name)
+        if self.precision == "fp16":
+            refuse_tiny(program)
         made = converted(for_pnnx(program), tuple(feeds.values()), self.precision == "fp16")
         found = layers(made.param)
         refuse_unknown(found, program)
@@ -63,6 +65,32 @@ class Ncnn(Target):
         (folder / PARAM).write_text(f"{made.param}{line}\n", encoding="ascii")
         (folder / BIN).write_bytes(made.weights)
         return Written([PARAM, BIN], operators, counted(found))
+
+
+NORMAL = 2.0**-14
+"""The least float16 with all its bits: pnnx stores smaller ones as 0."""
+
+LOST = 0.01
+"""The share of a layer's weights, by root mean square, that may be lost so."""
+
+DEAD = 2.0**-24
+"""Weights below that are 0 in any float16: a layer that training switched off."""
+
+
+def refuse_tiny(program: torch.export.ExportedProgram) -> None:
+    """Raise where float16 as pnnx writes it has no room for a layer's weights, which comes of inputs that are as large.
+
+    Raises:
+        EdgesegError: with the first such weight.
+    """
+    for name, weight in program.state_dict.items():
+        if weight.ndim < 2 or not weight.is_floating_point() or weight.abs().max() < DEAD:
+            continue
+        lost = torch.where(weight.abs() < NORMAL, weight, 0.0).norm() / weight.norm()
+        if lost > LOST:
+            raise EdgesegError(
+                f"pnnx stores float16 weights below {NORMAL:.1e} as 0, which takes {100 * lost:.0f} % of {name} away; export fp32"
+            )
 
 
 @dataclass(frozen=True)

@@ -307,6 +307,22 @@ def test_values_are_float16_only_where_the_network_bears_it(artifact: Path, tmp_
     assert settings["use_fp16_arithmetic"] == "off"
 
 
+def test_weights_that_float16_has_no_room_for_are_named(tmp_path: Path) -> None:
+    student = tiny()
+    (network,) = networks(student, SIZE, (), Ncnn.interface)
+    weight = network.get_parameter("student.body.weight")
+    with torch.no_grad():
+        weight.mul_(1e-4)
+    with pytest.raises(
+        EdgesegError, match=r"stores float16 weights below 6\.1e-05 as 0, which takes \d+ % of student\.body\.weight"
+    ):
+        Ncnn(precision="fp16").write(network, tmp_path)
+    Ncnn(precision="fp32").write(network, tmp_path)
+    with torch.no_grad():
+        weight.mul_(1e-6)  # nothing is left of it anywhere
+    Ncnn(precision="fp16").write(network, tmp_path)
+
+
 def test_there_is_no_plugin() -> None:
     assert TARGETS["ncnn"] is Ncnn
     with pytest.raises(EdgesegError, match="has no plugin; choose ops auto or graph"):
