@@ -116,6 +116,8 @@ def _taught(
 def _of_taught(run: Path, target: Target, chosen: CalibrationSet, data: Data) -> Artifact | None:
     """Its int8 artifact, whole; null where there is none."""
     from edgeseg.export.apart import Job, export_apart
+    from edgeseg.parity import choose
+    from edgeseg.quantize.choice import PROBES
     from edgeseg.quantize.model import quantize
     from edgeseg.quantize.scheme import Recipe
 
@@ -124,7 +126,8 @@ def _of_taught(run: Path, target: Target, chosen: CalibrationSet, data: Data) ->
     if (out / "manifest.json").exists():
         return Artifact.open(out)
     bake, options = ["pre", "labels"], target.options()
-    made = quantize(load_run(run), target, card.size, bake, chosen, Recipe())
+    _, probes = choose(data, None, PROBES, card.size)
+    made = quantize(load_run(run), target, card.size, bake, chosen, Recipe("auto"), probes)
     source = Source(str(run), card.sha256)
     job = Job(
         str(run), options, str(out), card.size, bake, data.spec, source, quantization=made, calibration=chosen.card

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,16 @@ from edgeseg.export import export_model, networks
 from edgeseg.export.deployed import ImageNetwork
 from edgeseg.export.target import Target
 from edgeseg.manifest import Source
+from edgeseg.parity import choose
 from edgeseg.quantize.calibration import CalibrationSet, choose_images
+from edgeseg.quantize.choice import PROBES, best
 from edgeseg.quantize.document import Quantization
-from edgeseg.quantize.post_training import calibrate, feeds
+from edgeseg.quantize.post_training import feeds
 from edgeseg.quantize.scheme import Recipe
 
 if TYPE_CHECKING:
     from edgeseg.artifact import Artifact
-    from edgeseg.parity import Progress
+    from edgeseg.parity import Picture, Progress
     from edgeseg.students import Student
 
 IMAGES = 64
@@ -53,18 +55,29 @@ def quantize_model(
     known = load_data(calib) if isinstance(calib, str) else calib
     check_classes(student, known)
     chosen = choose_images(known, split, images, look=student.look)
-    made = quantize(student, target, size, bake, chosen, recipe or Recipe())
+    _, probes = choose(data or known, None, PROBES, size)
+    made = quantize(student, target, size, bake, chosen, recipe or Recipe("auto"), probes)
     return export_model(
         student, target, out, size, bake, source, data or known, progress, quantization=made, calibration=chosen.card
     )
 
 
 def quantize(
-    student: Student, target: Target, size: tuple[int, int], bake: Iterable[str], chosen: CalibrationSet, recipe: Recipe
+    student: Student,
+    target: Target,
+    size: tuple[int, int],
+    bake: Iterable[str],
+    chosen: CalibrationSet,
+    recipe: Recipe,
+    probes: Sequence[Picture] = (),
 ) -> Quantization:
-    """What calibration images make of a student on a target; of a promptable one, of its encoder."""
+    """What calibration images make of a student on a target; of a promptable one, of its encoder.
+
+    probes: what `auto` ranges are chosen by; without them, and for an encoder, which gives no labels, `auto` is `minmax`.
+    """
     if target.precision in ("fp32", "fp16"):
         raise EdgesegError(f"{target.name} {target.precision} is no quantized precision; use export, or precision int8")
     network = networks(student, size, bake, target.interface)[0]
     assert isinstance(network, ImageNetwork)
-    return calibrate(network, target.name, target.precision, recipe, feeds(network, chosen))
+    recipe = recipe if probes and student.task == "semantic" else recipe.fixed
+    return best(network, target.name, target.precision, recipe, feeds(network, chosen), probes)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import Registry
 from edgeseg.schema import STRICT
 
-Ranges = Literal["minmax", "percentile", "mse", "entropy"]
-"""How the range of an activation is taken from what was seen of it."""
+Ranges = Literal["auto", "minmax", "percentile", "mse", "entropy"]
+"""How the range of an activation is taken from what was seen of it; `auto`: as keeps most labels (`edgeseg.quantize.choice`)."""
 
 Whole = Literal["uint8", "int8", "int16"]
 
@@ -42,7 +42,7 @@ class Recipe:
     """How a network is quantized.
 
     ranges:          how activations are clipped; `percentile` leaves out one value in 10,000.
-    bias_correction: take the mean error that rounded weights make out of the biases.
+    bias_correction: take the mean error that rounded weights make out of the biases; with `auto` ranges only if that helps.
     equalise:        give the channels between two convolutions the same range first (Nagel et al., arXiv:1906.04721).
     keep:            modules, by the names that `edgeseg info` prints, that stay in float, and what is inside them.
     output:          the layer that makes the logits is quantized too. By default it is not: it costs little, and rounding its
@@ -55,6 +55,11 @@ class Recipe:
     equalise: bool = False
     keep: tuple[str, ...] = ()
     output: bool = False
+
+    @property
+    def fixed(self) -> Recipe:
+        """The same without a choice: `auto` is `minmax`."""
+        return replace(self, ranges="minmax") if self.ranges == "auto" else self
 
 
 CONVOLUTIONS = frozenset({"conv", "linear"})

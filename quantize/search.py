@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from pathlib import Path
 from edgeseg import schema
 from edgeseg.artifact import Artifact
 from edgeseg.data import Data
-from edgeseg.drops import paired_drop
+from edgeseg.drops import Drop, paired_drop
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, MissingTool
 from edgeseg.evaluate import evaluate
 from edgeseg.export import networks
@@ -34,12 +34,13 @@ from edgeseg.metrics import Evaluation
 from edgeseg.parity import choose
 from edgeseg.provenance import now
 from edgeseg.quantize.calibration import CalibrationSet
+from edgeseg.quantize.choice import PROBES, Say, best
 from edgeseg.quantize.document import Quantization
 from edgeseg.quantize.findings import PICTURES, SUFFIX, Damage, Search, Time, Trial, called
-from edgeseg.quantize.graph import traced
-from edgeseg.quantize.post_training import apply, calibrations, feeds
-from edgeseg.quantize.scheme import Ranges, Recipe
-from edgeseg.quantize.sensitivity import IMAGES, given, labels_of, sensitivity
+from edgeseg.quantize.post_training import feeds
+from edgeseg.quantize.scheme import Recipe
+from edgeseg.quantize.sensitivity import IMAGES, sensitivity
+from edgeseg.runtimes import RUNTIMES
 from edgeseg.runtimes.compare import Comparison, compare_paired
 from edgeseg.runtimes.launch import Worker
 from edgeseg.runtimes.measure import job
@@ -52,14 +53,6 @@ TRIALS = 10
 
 PAIRS, BURST_S = 5, 0.2
 """Rounds of bursts in each of three sets of processes, and the seconds of a burst."""
-
-ESTIMATORS: tuple[Ranges, ...] = ("minmax", "percentile", "mse")
-"""Range estimators that are tried in PyTorch; `entropy` clips more than segmentation bears."""
-
-PROBES = 8
-"""Images that estimators are told apart on."""
-
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -85,9 +78,14 @@ class Plan:
     budget_ms: float | None = None
     threads: int = 1
     trials: int = TRIALS
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe = field(default_factory=lambda: Recipe("auto"))
     trust: list[str] = field(default_factory=list)
     reference: Student | None = None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether times are the runtime's own; else somebody stands in for it, who computes the same and tells no time."""
+        return RUNTIMES[self.target.name].provenance == "measured"
 
     @property
     def aside(self) -> Path:
@@ -99,10 +97,15 @@ def search(plan: Plan, say: Say) -> Search:
     """Look for the fastest artifact that loses at most `max_drop` points of mIoU, and put it at `plan.out`.
 
     Raises:
-        EdgesegError: the search was begun with other options, a student without classes.
+        EdgesegError: the split is that of the results, or the float export failed.
+        MissingTool: there is a budget for the time, and the runtime is not here.
     """
     if plan.split == plan.data.test:
         raise EdgesegError(f"a search on {plan.data.spec}[{plan.split}] would choose by what results are reported on")
+    if plan.budget_ms is not None and not plan.runs_here:
+        raise MissingTool(
+            f"{plan.target.name} does not run here, so nothing can be held to {plan.budget_ms:g} ms; leave the budget out, or search on the device"
+        )
     run = _Run(plan, say)
     floats = run.trial(replace(plan.target, precision="fp32"), None)
     if floats.failed:
@@ -111,7 +114,8 @@ def search(plan: Plan, say: Say) -> Search:
     document = run.calibrated()
     whole = run.trial(plan.target, document)
     damage: list[Damage] = []
-    if not _keeps(whole, plan) and whole.time is not None and whole.time.decision != "slower":
+    worth = whole.drop is not None and (whole.time is None or whole.time.decision != "slower")
+    if worth and not _keeps(whole, plan):
         damage = run.damage(document)
         _with_blocks_in_float(run, document, [row.block for row in damage])
     chosen, words = decide(run.trials, plan.max_drop, plan.budget_ms)
@@ -164,6 +168,8 @@ def decide(trials: Sequence[Trial], max_drop: float, budget_ms: float | None) ->
     A trial in whole numbers is taken only where it is faster than float beyond doubt; else float, or half precision, is the answer.
     """
     there = [(trial, trial.drop, trial.time) for trial in trials if trial.failed is None]
+    if there and all(time is None for _, _, time in there):
+        return _untimed([(trial, drop) for trial, drop, _ in there if drop is not None], max_drop)
     known = [(trial, drop, time) for trial, drop, time in there if drop is not None and time is not None]
     good = [entry for entry in known if entry[1].points <= max_drop]
     if not good:
@@ -186,6 +192,22 @@ def decide(trials: Sequence[Trial], max_drop: float, budget_ms: float | None) ->
     return best.number, (
         f"{called(best)} takes {time.ratio:.3f} of the time of float ({time.low:.3f} to {time.high:.3f}) and loses "
         f"{drop.points:.2f} points of mIoU ({drop.low:+.2f} to {drop.high:+.2f}, {drop.images} images)"
+    )
+
+
+def _untimed(known: Sequence[tuple[Trial, Drop]], max_drop: float) -> tuple[int | None, str]:
+    """Where nobody can tell the time: whole numbers with the fewest blocks in float, else half precision, else float."""
+    good = [(trial, drop) for trial, drop in known if drop.points <= max_drop]
+    if not good:
+        return None, f"nothing keeps the loss within {max_drop:.2f} points of mIoU"
+    order = ["fp16", "fp32"]
+    best, drop = min(
+        good, key=lambda e: (order.index(e[0].precision) + 1 if e[0].precision in order else 0, len(e[0].keep))
+    )
+    lead = "whole numbers lose too much, even with blocks in float; " if best.precision in order else ""
+    return best.number, (
+        f"{lead}{called(best)} keeps the masks and loses {drop.points:.2f} points of mIoU ({drop.low:+.2f} to {drop.high:+.2f}, "
+        f"{drop.images} images); whether it is faster has to be measured on the device"
     )
 
 
@@ -297,8 +319,10 @@ class _Run:
             self._reference = evaluate(where, plan.reference or plan.student, "", plan.data, plan.split, "run")
         return self._reference
 
-    def _timed(self, artifact: Artifact) -> Time:
-        """How long it takes, against the float artifact."""
+    def _timed(self, artifact: Artifact) -> Time | None:
+        """How long it takes, against the float artifact; null where the runtime is not here."""
+        if not self.plan.runs_here:
+            return None
         median = _median_ms(artifact, self.plan.threads)
         if self._base is None:
             return Time(median, 1.0, 1.0, 1.0, "equivalent")
@@ -309,33 +333,13 @@ class _Run:
         return Time(median, found.ratio, found.low, found.high, _decision(found))
 
     def calibrated(self) -> Quantization:
-        """The quantization whose range estimator keeps most labels, with biases corrected or not, in PyTorch."""
-        plan = self.plan
-        network = self._network()
+        """Everything in whole numbers."""
+        plan, network = self.plan, self._network()
         _, pictures = choose(plan.data, plan.split, PROBES, plan.size)
-        best: tuple[float, Quantization] | None = None
-        graph = traced(network)
-        images = [given(network, one) for one in pictures]
-        before = [labels_of(graph, image) for image in images]
-        recipes = [
-            replace(plan.recipe, ranges=ranges, bias_correction=corrected)
-            for ranges in ESTIMATORS
-            for corrected in ((True, False) if plan.recipe.bias_correction else (False,))
-        ]
         target = plan.target
-        for made in calibrations(network, target.name, target.precision, recipes, feeds(network, plan.chosen)):
-            after = apply(network, made)
-            same = sum(
-                float((labels_of(after, image) == old).mean()) for image, old in zip(images, before, strict=True)
-            )
-            corrected = "corrected" if made.recipe.bias_correction else "as they were"
-            self._say(
-                f"ranges by {made.recipe.ranges}, biases {corrected}: {100 * same / len(images):.3f} % of the labels stay, in PyTorch"
-            )
-            if best is None or same > best[0]:
-                best = same, made
-        assert best is not None
-        return best[1]
+        return best(
+            network, target.name, target.precision, plan.recipe, feeds(network, plan.chosen), pictures, self._say
+        )
 
     def damage(self, document: Quantization) -> list[Damage]:
         """The blocks of the network, the most damaged first."""

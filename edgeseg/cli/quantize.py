@@ -37,12 +37,14 @@ def quantize(
     images: Annotated[int, typer.Option(min=1, help="Calibration images, spread over the split.")] = 64,
     split: Annotated[str | None, typer.Option(help="The split to calibrate on; that to learn from by default.")] = None,
     ranges: Annotated[
-        Literal["minmax", "percentile", "mse", "entropy"], typer.Option(help="How the range of an activation is taken.")
-    ] = "minmax",
+        Literal["auto", "minmax", "percentile", "mse", "entropy"],
+        typer.Option(help="How the range of an activation is taken; auto: as keeps most labels, in PyTorch."),
+    ] = "auto",
     keep: Annotated[str, typer.Option(metavar="MODULE[,MODULE]", help="Modules that stay in float.")] = "",
     equalise: Annotated[bool, typer.Option("--equalise", help="Cross-layer equalisation first.")] = False,
     bias_correction: Annotated[
-        bool, typer.Option(help="Correct the biases for the mean error of rounded weights.")
+        bool,
+        typer.Option(help="Correct the biases for the mean error of rounded weights; with auto only if that helps."),
     ] = True,
     curve: Annotated[
         bool, typer.Option("--curve", help="Also say what fewer calibration images would do: are these enough?")
@@ -131,8 +133,8 @@ def _curve(base: _Base, target: Target, data: Data) -> _Base:
     from edgeseg.export import networks
     from edgeseg.export.deployed import ImageNetwork
     from edgeseg.parity import choose
+    from edgeseg.quantize.choice import PROBES
     from edgeseg.quantize.curve import curve_words, size_curve
-    from edgeseg.quantize.search import PROBES
 
     if base.student.task != "semantic":
         raise EdgesegError(
@@ -140,9 +142,9 @@ def _curve(base: _Base, target: Target, data: Data) -> _Base:
         )
     network = networks(base.student, base.size, base.bake, target.interface)[0]
     assert isinstance(network, ImageNetwork)
-    _, pictures = choose(data, data.select, PROBES, base.size)
+    _, pictures = choose(data, None, PROBES, base.size)
     with progress("calibrating on fewer images") as bar:
-        made = size_curve(network, target.name, target.precision, base.recipe, base.chosen, pictures, bar)
+        made = size_curve(network, target.name, target.precision, base.recipe.fixed, base.chosen, pictures, bar)
     rows = [[str(at.count), *(f"{100 * share:.3f} %" for share in (at.kept, at.low, at.high))] for at in made]
     talk.print(
         table(f"labels that stay on {target.name}", ["images", "mean", "lowest", "highest"], rows, right=range(4))
@@ -163,7 +165,7 @@ def _aware(base: _Base, target: Target, data: Data, epochs: int) -> _Base:
     folder = base.out / "run-aware"
     with progress(f"training {folder} with the rounding of {target.name}") as bar:
         learned = train_aware(
-            base.student, target, base.chosen, base.recipe, data, base.size, Aware(epochs=epochs), bar
+            base.student, target, base.chosen, base.recipe.fixed, data, base.size, Aware(epochs=epochs), bar
         )
     save(learned, folder, base.size, base=base.source.sha256)
     source = Source(str(folder), read_card(folder).sha256)
@@ -172,15 +174,19 @@ def _aware(base: _Base, target: Target, data: Data, epochs: int) -> _Base:
 
 def _once(base: _Base, targets: Sequence[Target], proof: str, as_json: bool) -> None:
     """Every target quantized as the recipe says."""
+    from edgeseg.data import load_data
     from edgeseg.export.apart import Job, Outcome, export_apart
+    from edgeseg.parity import choose
+    from edgeseg.quantize.choice import PROBES
     from edgeseg.quantize.model import quantize as quantized
 
     outcomes = []
+    _, probes = choose(load_data(proof), None, PROBES, base.size)
     for target in targets:
         place = str(base.out / folder_name(target, None))
         try:
             with progress(f"calibrating {place}"):
-                made = quantized(base.student, target, base.size, base.bake, base.chosen, base.recipe)
+                made = quantized(base.student, target, base.size, base.bake, base.chosen, base.recipe, probes)
         except EdgesegError as error:
             outcomes.append(Outcome(target, base.size, None, error))
             continue

@@ -88,7 +88,9 @@ def make(student: Student, tiny_data: Data, tmp_path_factory: pytest.TempPathFac
         if (kind, precision) not in made and precision == "fp32":
             made[kind, precision] = es.export_model(student, target, out, SIZE, BAKES, data=tiny_data)
         elif (kind, precision) not in made:
-            made[kind, precision] = es.quantize_model(student, target, tiny_data, out, SIZE, IMAGES, data=tiny_data)
+            made[kind, precision] = es.quantize_model(
+                student, target, tiny_data, out, SIZE, IMAGES, recipe=Recipe(), data=tiny_data
+            )
         return made[kind, precision]
 
     return export

@@ -61,7 +61,9 @@ def whole(tiny_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Make:
         if out not in made:
             source = Source(str(run), read_card(run).sha256)
             target = kind(precision="int8")
-            made[out] = quantize_model(load_run(run), target, tiny_data, out, SIZE, IMAGES, source=source)
+            made[out] = quantize_model(
+                load_run(run), target, tiny_data, out, SIZE, IMAGES, recipe=Recipe(), source=source
+            )
         return made[out]
 
     return make

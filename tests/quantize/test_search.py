@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from edgeseg import schema
+from edgeseg.artifact import Artifact
 from edgeseg.data import Data
 from edgeseg.drops import Drop
-from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError
-from edgeseg.export import OnnxRuntime
+from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, MissingTool
+from edgeseg.export import OnnxRuntime, TensorRt
 from edgeseg.manifest import Source
 from edgeseg.quantize import search as module
 from edgeseg.quantize.aware import Aware, train_aware
@@ -184,6 +185,51 @@ def test_a_search_tries_writes_down_and_goes_on(plan: Plan, monkeypatch: pytest.
     assert again.trials == first.trials[:3]
     assert again.chosen is not None
     assert (plan.out / "manifest.json").exists()
+
+
+def untimed(number: int, precision: str, lost: float, **others: Any) -> Trial:
+    return replace(trial(number, precision, lost, 1.0, **others), time=None)
+
+
+@pytest.mark.parametrize(
+    ("others", "number", "said"),
+    [
+        ([untimed(1, "fp16", 0.0), untimed(2, "int8", 0.2)], 2, "int8 keeps the masks and loses 0.20 points"),
+        (
+            [
+                untimed(1, "fp16", 0.0),
+                untimed(2, "int8", 3.0),
+                untimed(3, "int8", 0.3, keep=["a", "b"]),
+                untimed(4, "int8", 0.1, keep=list("abc")),
+            ],
+            3,
+            "int8 with 2 blocks in float keeps the masks",
+        ),
+        (
+            [untimed(1, "fp16", 0.1), untimed(2, "int8", 3.0)],
+            1,
+            "whole numbers lose too much, even with blocks in float; fp16",
+        ),
+        ([untimed(1, "fp16", 0.1, failed="x"), untimed(2, "int8", 0.1, failed="x")], 0, "fp32 keeps the masks"),
+    ],
+)
+def test_without_a_clock_whole_numbers_are_taken_where_they_keep_the_masks(
+    others: list[Trial], number: int, said: str
+) -> None:
+    chosen, words = decide([replace(FLOAT, time=None), *others], 0.5, None)
+    assert chosen == number
+    assert said in words
+    assert words.endswith("whether it is faster has to be measured on the device")
+
+
+def test_a_target_that_is_not_here_is_searched_without_a_clock(plan: Plan) -> None:
+    plan = replace(plan, target=TensorRt(precision="w8a32"), out=plan.out.parent / "tensorrt", max_drop=100.0)
+    with pytest.raises(MissingTool, match="tensorrt does not run here, so nothing can be held to 5 ms"):
+        search(replace(plan, budget_ms=5.0), print)
+    found = search(plan, print)
+    assert [one.time for one in found.trials] == [None] * 3
+    assert found.chosen == 2
+    assert Artifact.open(plan.out).manifest.precision.asked == "w8a32"
 
 
 def test_a_search_does_not_choose_by_what_is_reported(plan: Plan) -> None:
