@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -11,9 +13,11 @@ from edgeseg.export.deployed import ImageNetwork
 from edgeseg.manifest import Enough
 from edgeseg.parity import Picture, Progress
 from edgeseg.quantize.calibration import CalibrationSet
-from edgeseg.quantize.graph import traced
-from edgeseg.quantize.post_training import apply, calibrations, feeds
-from edgeseg.quantize.scheme import Recipe
+from edgeseg.quantize.equalise import equalise
+from edgeseg.quantize.graph import plan, traced
+from edgeseg.quantize.post_training import apply, document_of, feeds
+from edgeseg.quantize.ranges import Seen, observe
+from edgeseg.quantize.scheme import Recipe, scheme_for
 from edgeseg.quantize.sensitivity import given, labels_of
 
 SHARES = (8, 4, 2)
@@ -34,29 +38,40 @@ def size_curve(
     pictures: Sequence[Picture],
     progress: Progress | None = None,
 ) -> list[Enough]:
-    """What share of the float network's labels on `pictures` stays, in PyTorch, with fewer of the images and with all of them."""
+    """What share of the float network's labels on `pictures` stays, in PyTorch, with fewer of the images and with all of them.
+
+    Ranges are from the least to the greatest value, and biases as they were: each image is looked at once, however often it is drawn.
+    """
+    recipe, scheme = replace(recipe, ranges="minmax", bias_correction=False), scheme_for(target, precision)
     graph = traced(network)
     probes = [given(network, one) for one in pictures]
     before = [labels_of(graph, probe) for probe in probes]
-    images, rng = feeds(network, chosen), np.random.default_rng(0)
+    looked = copy.deepcopy(graph)
+    if recipe.equalise:
+        equalise(looked)
+    marked = plan(looked, scheme, recipe)
+    seen = [observe(looked, marked, partial(list, [image]), False) for image in feeds(network, chosen)]
 
     def kept(some: Sequence[int]) -> float:
-        own = [images[index] for index in some]
-        made = calibrations(network, target, precision, [recipe], own, copy.deepcopy(graph))[0]
-        after = apply(network, made, copy.deepcopy(graph))
+        ends = {
+            group: Seen(min(seen[i][group].low for i in some), max(seen[i][group].high for i in some))
+            for group in seen[0]
+        }
+        after = apply(network, document_of(looked, marked, target, precision, recipe, ends), copy.deepcopy(graph))
         return float(
             np.mean([(labels_of(after, probe) == old).mean() for probe, old in zip(probes, before, strict=True)])
         )
 
-    counts = sorted({max(1, len(images) // share) for share in SHARES} - {len(images)})
-    curve = []
+    total = len(chosen.images)
+    counts = sorted({max(1, total // share) for share in SHARES} - {total})
+    rng, curve = np.random.default_rng(0), []
     for done, count in enumerate(counts, 1):
-        drawn = [kept(sorted(rng.choice(len(images), count, replace=False))) for _ in range(DRAWS)]
+        drawn = [kept(rng.choice(total, count, replace=False).tolist()) for _ in range(DRAWS)]
         curve.append(Enough(count, float(np.mean(drawn)), min(drawn), max(drawn)))
         if progress:
             progress(done, len(counts) + 1)
-    whole = kept(range(len(images)))
-    return [*curve, Enough(len(images), whole, whole, whole)]
+    whole = kept(range(total))
+    return [*curve, Enough(total, whole, whole, whole)]
 
 
 def curve_words(curve: Sequence[Enough]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from edgeseg.quantize.graph import (
     rounded_weight,
     traced,
 )
-from edgeseg.quantize.ranges import NOT_FINITE, observe, scales
+from edgeseg.quantize.ranges import NOT_FINITE, Seen, observe, scales
 from edgeseg.quantize.scheme import BOUNDS, Recipe, Scheme, scheme_for
 from edgeseg.runtimes import pixels
 
@@ -51,38 +52,43 @@ def calibrations(
     precision: str,
     recipes: Sequence[Recipe],
     images: Sequence[Tensor],
-    graph: GraphModule | None = None,
 ) -> list[Quantization]:
-    """The same for recipes that differ in range estimators and in the correction of biases alone: the images are looked at once.
-
-    graph: the traced network, which is changed.
-    """
+    """The same for recipes that differ in range estimators and in the correction of biases alone: the images are looked at once."""
     scheme, first = scheme_for(target, precision), recipes[0]
-    graph = graph or traced(network)
+    graph = traced(network)
     if first.equalise:
         equalise(graph)
     chosen = plan(graph, scheme, first)
     histograms = any(recipe.ranges != "minmax" for recipe in recipes)
     seen = observe(graph, chosen, lambda: images, histograms) if chosen.groups else {}
-    layers = sorted({unit.module for unit in chosen.units if unit.kind in WEIGHTED})
-    made, names = [], keys(graph)
+    some = images[:: max(1, len(images) // CORRECTING)]
+    made = []
     for recipe in recipes:
-        found = scales(seen, scheme, recipe.ranges)
-        some = images[:: max(1, len(images) // CORRECTING)]
-        made.append(
-            Quantization(
-                schema=1,
-                kind="quantization",
-                target=target,
-                precision=precision,
-                recipe=recipe,
-                scales={names[node]: (found[group].scale, found[group].zero) for node, group in chosen.groups.items()},
-                biases=correct(graph, chosen, scheme, found, some) if recipe.bias_correction else {},
-                layers=layers,
-                float_layers=sorted(set(_weighted_modules(graph)) - set(layers)),
-            )
-        )
+        document = document_of(graph, chosen, target, precision, recipe, seen)
+        if recipe.bias_correction:
+            found = scales(seen, scheme, recipe.ranges)
+            document = replace(document, biases=correct(graph, chosen, scheme, found, some))
+        made.append(document)
     return made
+
+
+def document_of(
+    graph: GraphModule, chosen: Plan, target: str, precision: str, recipe: Recipe, seen: dict[int, Seen]
+) -> Quantization:
+    """What was seen of a graph's activations as the document that makes it an integer one; biases stay as they are."""
+    found, names = scales(seen, scheme_for(target, precision), recipe.ranges), keys(graph)
+    layers = sorted({unit.module for unit in chosen.units if unit.kind in WEIGHTED})
+    return Quantization(
+        schema=1,
+        kind="quantization",
+        target=target,
+        precision=precision,
+        recipe=recipe,
+        scales={names[node]: (found[group].scale, found[group].zero) for node, group in chosen.groups.items()},
+        biases={},
+        layers=layers,
+        float_layers=sorted(set(_weighted_modules(graph)) - set(layers)),
+    )
 
 
 def _weighted_modules(graph: GraphModule) -> list[str]:

@@ -144,7 +144,7 @@ def _curve(base: _Base, target: Target, data: Data) -> _Base:
     assert isinstance(network, ImageNetwork)
     _, pictures = choose(data, None, PROBES, base.size)
     with progress("calibrating on fewer images") as bar:
-        made = size_curve(network, target.name, target.precision, base.recipe.fixed, base.chosen, pictures, bar)
+        made = size_curve(network, target.name, target.precision, base.recipe, base.chosen, pictures, bar)
     rows = [[str(at.count), *(f"{100 * share:.3f} %" for share in (at.kept, at.low, at.high))] for at in made]
     talk.print(
         table(f"labels that stay on {target.name}", ["images", "mean", "lowest", "highest"], rows, right=range(4))
