@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= openvino,tensorboard,dev
 BIN := $(VENV)/bin
+# two processes, each with whole files of tests, in the order of tests/conftest.py: the longest first
+TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_REQUIRE_VIRTUALENV := 1
 
 .PHONY: quickstart test test-all lint bench clean
@@ -11,10 +13,10 @@ quickstart: $(VENV)/.installed
 	$(BIN)/edgeseg quickstart --out quickstart
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not wide"
+	$(BIN)/python -m pytest $(TOGETHER) -m "not wide"
 
 test-all: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TOGETHER)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from torch import Tensor
 from edgeseg.export.deployed import ImageNetwork
 from edgeseg.parity import Picture
 from edgeseg.quantize.document import Quantization
-from edgeseg.quantize.graph import traced
+from edgeseg.quantize.graph import copied, traced
 from edgeseg.quantize.post_training import apply, calibrate, calibrations
 from edgeseg.quantize.scheme import Ranges, Recipe, scheme_for
 from edgeseg.quantize.sensitivity import given, labels_of
@@ -49,8 +49,8 @@ def best(
     probes = [given(network, one) for one in pictures]
     before = [labels_of(graph, probe) for probe in probes]
     found: list[tuple[float, Quantization]] = []
-    for made in calibrations(network, target, precision, recipes, images):
-        after = apply(network, made)
+    for made in calibrations(network, target, precision, recipes, images, copied(graph)):
+        after = apply(network, made, copied(graph))
         same = [float((labels_of(after, probe) == old).mean()) for probe, old in zip(probes, before, strict=True)]
         found.append((sum(same) / len(same), made))
         biases = "corrected" if made.recipe.bias_correction else "as they were"

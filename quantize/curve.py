@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from edgeseg.manifest import Enough
 from edgeseg.parity import Picture, Progress
 from edgeseg.quantize.calibration import CalibrationSet
 from edgeseg.quantize.equalise import equalise
-from edgeseg.quantize.graph import plan, traced
+from edgeseg.quantize.graph import copied, plan, traced
 from edgeseg.quantize.post_training import apply, document_of, feeds
 from edgeseg.quantize.ranges import Seen, observe
 from edgeseg.quantize.scheme import Recipe, scheme_for
@@ -46,7 +45,7 @@ def size_curve(
     graph = traced(network)
     probes = [given(network, one) for one in pictures]
     before = [labels_of(graph, probe) for probe in probes]
-    looked = copy.deepcopy(graph)
+    looked = copied(graph)
     if recipe.equalise:
         equalise(looked)
     marked = plan(looked, scheme, recipe)
@@ -57,7 +56,7 @@ def size_curve(
             group: Seen(min(seen[i][group].low for i in some), max(seen[i][group].high for i in some))
             for group in seen[0]
         }
-        after = apply(network, document_of(looked, marked, target, precision, recipe, ends), copy.deepcopy(graph))
+        after = apply(network, document_of(looked, marked, target, precision, recipe, ends), copied(graph))
         return float(
             np.mean([(labels_of(after, probe) == old).mean() for probe, old in zip(probes, before, strict=True)])
         )

@@ -7,6 +7,8 @@ so what whole numbers do to the masks, and what a runtime adds, are told apart.
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -107,6 +109,13 @@ def traced(network: nn.Module, examples: tuple[Tensor, ...] | None = None) -> Gr
     graph = program.run_decompositions({}).module(check_guards=False)
     assert isinstance(graph, GraphModule)
     return graph
+
+
+def copied(graph: GraphModule) -> GraphModule:
+    """A graph of its own, with weights of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # copying calls deprecated names of PyTorch's own
+        return copy.deepcopy(graph)
 
 
 def module_of(node: Node) -> str:

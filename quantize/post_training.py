@@ -52,10 +52,14 @@ def calibrations(
     precision: str,
     recipes: Sequence[Recipe],
     images: Sequence[Tensor],
+    graph: GraphModule | None = None,
 ) -> list[Quantization]:
-    """The same for recipes that differ in range estimators and in the correction of biases alone: the images are looked at once."""
+    """The same for recipes that differ in range estimators and in the correction of biases alone: the images are looked at once.
+
+    graph: the traced network, which is changed.
+    """
     scheme, first = scheme_for(target, precision), recipes[0]
-    graph = traced(network)
+    graph = graph or traced(network)
     if first.equalise:
         equalise(graph)
     chosen = plan(graph, scheme, first)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from edgeseg.parity import Picture, Progress
 from edgeseg.pictures import save_picture
 from edgeseg.quantize.document import Quantization
 from edgeseg.quantize.findings import MARKED, Damage
-from edgeseg.quantize.graph import traced
+from edgeseg.quantize.graph import copied, traced
 from edgeseg.quantize.post_training import apply
 from edgeseg.runtimes import pixels
 
@@ -69,7 +68,7 @@ def sensitivity(
     for done, (block, layers) in enumerate(found.items(), 1):
         others = tuple(layer for layer in made.layers if layer not in layers)
         recipe = replace(made.recipe, keep=(*made.recipe.keep, *others))
-        alone = apply(network, replace(made, recipe=recipe), copy.deepcopy(graph))
+        alone = apply(network, replace(made, recipe=recipe), copied(graph))
         after = [labels_of(alone, image) for image in images]
         miou, boundary = judged(after, truths, classes)
         changed = float(np.mean([(a != b).mean() for a, b in zip(before, after, strict=True)]))

@@ -25,6 +25,16 @@ mend_torchvision()  # torchmetrics imports it too
 TINY = "synthetic:size=64x96,train=24,val=8,test=8"
 
 
+LONGEST = ("test_readme.py", "test_benchmarks.py", "test_operators.py", "test_promptable.py", "test_triton.py")
+"""Files that begin first, so that no process is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; all others in their order."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """One thread, on every machine: a small network gains nothing from more, and on a busy machine they wait."""

@@ -123,8 +123,8 @@ def test_a_document_fits_every_interface(network: Deployed, images: list[Tensor]
     there = Deployed(network.student, SIZE, ("pre",), Interface(layout="NHWC", image="planes"))
     turned = [image.permute(0, 3, 1, 2).float() for image in others]
     got = answers(apply(there, made), turned).transpose(0, 3, 1, 2)
-    # sums in another order: here and there a number in the middle of two becomes the other one
-    assert difference(answers(apply(network, made), others), got) < 1e-3
+    # sums in another order: here and there a number in the middle of two becomes the other one, 1/255 of its range away
+    assert difference(answers(apply(network, made), others), got) < 4e-3
 
 
 def test_there_is_no_document_of_what_was_not_quantized(tmp_path: Path) -> None:
