@@ -37,6 +37,26 @@ def train(
 
     Example: edgeseg train ddrnet23_slim --data camvid:PATH --out runs/cam --epochs 100 --set optimizer.lr=0.02
     """
+    changes = [*(change or []), *([f"epochs={epochs}"] if epochs else [])]
+    if wanted := parse_size(size):
+        changes.append(f"size=[{wanted[0]}, {wanted[1]}]")
+    run(name, data, out, recipe, changes, init, resume, devices, threads, tensorboard, as_json)
+
+
+def run(
+    name: str,
+    data: str,
+    out: Path,
+    recipe: Path | None,
+    changes: list[str],
+    init: Path | None,
+    resume: bool,
+    devices: int,
+    threads: int | None,
+    tensorboard: bool,
+    as_json: bool,
+) -> None:
+    """Train with a recipe and what `--set` changes of it, say how it goes, and what came of it."""
     import torch
 
     from edgeseg import schema
@@ -45,9 +65,6 @@ def train(
     from edgeseg.train.loop import Event, Trainer
     from edgeseg.train.recipe import read_recipe
 
-    changes = [*(change or []), *([f"epochs={epochs}"] if epochs else [])]
-    if wanted := parse_size(size):
-        changes.append(f"size=[{wanted[0]}, {wanted[1]}]")
     if threads:
         torch.set_num_threads(threads)
     source, chosen = load_data(data), read_recipe(recipe, changes)

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeseg.data.base import Image, Labels, Split
+from edgeseg.data.base import Data, Image, Labels, Split
 from edgeseg.data.loader import Mixing
 from edgeseg.data.paste import Paste
+from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID, PromptScore
 from edgeseg.pictures import overlay
 from edgeseg.prompt_metrics import measure_prompts
@@ -31,6 +33,11 @@ class PromptTask(Task):
     """Instance ids as labels; judged by the mean IoU of the objects after one click."""
 
     method = "training_masks"
+
+    def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
+        super().__init__(data, recipe, fabric)
+        if recipe.teaching is not None:
+            raise EdgesegError(f"{data.spec} is for promptable students, who learn from labels alone in this version")
 
     @classmethod
     def mixing(cls, recipe: Recipe) -> Mixing | None:

@@ -16,6 +16,7 @@ from edgeseg.data.augment import Augment
 from edgeseg.errors import EdgesegError
 from edgeseg.losses import CrossEntropy, CrossEntropyLovasz, MaskLoss, Ohem
 from edgeseg.schema import STRICT
+from edgeseg.train.teaching import Teaching
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class Recipe:
     norm_batches:  training batches from which the statistics of BatchNorm are taken anew before each evaluation: averaged
                    weights never saw any, and slow running means lag far behind in a short run; 0 keeps the running means.
     checkpoint:    steps between checkpoints inside an epoch; one is written after each epoch in any case.
+    teaching:      a teacher and what is learned from it, for semantic students; null for the labels alone.
     """
 
     __pydantic_config__ = STRICT
@@ -145,6 +147,7 @@ class Recipe:
     checkpoint: int = 200
     seed: int = 0
     workers: int = 1
+    teaching: Teaching | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "evaluate", "checkpoint"):

@@ -16,6 +16,7 @@ from edgeseg.pictures import overlay
 from edgeseg.students import Semantic, Student, upsample
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
+from edgeseg.train.teacher import Teacher
 
 
 class SemanticTask(Task):
@@ -25,12 +26,15 @@ class SemanticTask(Task):
 
     def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
         super().__init__(data, recipe, fabric)
+        self.teacher: Teacher | None = None
+        if recipe.teaching is not None:
+            self.teacher = Teacher(recipe.teaching, data.class_names, fabric.device)
         self.weight: Tensor | None = None
         if recipe.class_weights != "none":
             self.weight = class_weights(data, recipe.split or data.fit).to(fabric.device)
 
     def loss(self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int) -> Tensor:
-        """The recipe's loss of the main head and a share of that of the auxiliary heads."""
+        """The recipe's loss of the main head and a share of that of the auxiliary heads, and what the teacher has to say."""
         with self.fabric.autocast():  # on one device Fabric does not wrap methods other than forward
             heads = module.training_logits(student.normalise(images))
         parts = [
@@ -38,6 +42,13 @@ class SemanticTask(Task):
             for logits in heads
         ]
         total: Tensor = parts[0] + self.recipe.auxiliary * sum(parts[1:])
+        if self.teacher is not None and self.recipe.teaching is not None:
+            ours = heads[0].float()
+            with self.fabric.autocast():
+                theirs = self.teacher.logits(images, ours.shape[-2:])
+            total = total + sum(
+                piece.weight * piece(ours, theirs.float(), labels) for piece in self.recipe.teaching.losses
+            )
         return total
 
     def look(self, student: Student, images: Tensor, labels: Tensor) -> None:

@@ -1,0 +1,82 @@
+"""`edgeseg distill`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgeseg.cli.app import TRUSTED, Json, Size, app, parse_size
+from edgeseg.cli.export import words
+from edgeseg.cli.train import run
+from edgeseg.errors import EdgesegError
+
+
+@app.command()
+def distill(
+    name: Annotated[str, typer.Argument(help="A semantic student (`edgeseg models` lists them).")],
+    teacher: Annotated[
+        Path, typer.Option(help="The run that teaches: any semantic student, larger or trained longer.")
+    ],
+    data: Annotated[str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH")],
+    out: Annotated[Path, typer.Option(help="The folder of the run.")],
+    loss: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE...][,...]",
+            help="What is learned from it: kd (classes of each pixel), cwd (places of each class), bpkd (edges and bodies apart).",
+        ),
+    ] = "cwd",
+    class_map: Annotated[
+        str, typer.Option(metavar="THEIRS=OURS,...", help="Classes of the teacher under the names that the data has.")
+    ] = "",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    size: Size = None,
+    recipe: Annotated[Path | None, typer.Option(help="A YAML recipe.")] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change the recipe.")] = None,
+    init: Annotated[Path | None, typer.Option(help="A run whose weights to begin with.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    devices: Annotated[int, typer.Option(help="Processes (DDP); one per GPU.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a student on the labels and on what a larger run makes of the same images.
+
+    Example: edgeseg distill ddrnet23_slim --teacher runs/large --data camvid:PATH --out runs/taught --loss cwd,kd:weight=0.5
+    """
+    from edgeseg.runs import read_card
+
+    teaching = {
+        "teacher": str(teacher),
+        "sha256": read_card(teacher).sha256,
+        "losses": [_piece(text) for text in words(loss)],
+        "classes": dict(_pair(text, "--class-map") for text in words(class_map)),
+        "trust": bool(TRUSTED),
+    }
+    changes = [*(change or []), *([f"epochs={epochs}"] if epochs else []), f"teaching={json.dumps(teaching)}"]
+    if wanted := parse_size(size):
+        changes.append(f"size=[{wanted[0]}, {wanted[1]}]")
+    run(name, data, out, recipe, changes, init, resume, devices, threads, tensorboard, as_json)
+
+
+def _piece(text: str) -> dict[str, Any]:
+    """`kd:weight=0.5` as a piece of a recipe."""
+    import yaml
+
+    from edgeseg.train.teaching import PIECES
+
+    name, *options = text.split(":")
+    kind = PIECES[name]  # names the near ones
+    return {"type": kind.type} | {
+        key: yaml.safe_load(value) for key, value in (_pair(one, "--loss") for one in options)
+    }
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise EdgesegError(f"{option}: {text!r} is not of the form name=value")
+    return key.strip(), value.strip()

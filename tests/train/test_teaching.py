@@ -1,0 +1,253 @@
+"""Distillation: each piece against its definition in float64, the teacher, and a student that is taught."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from edgeseg.cli import main
+from edgeseg.data import Data
+from edgeseg.errors import EdgesegError
+from edgeseg.metrics import VOID
+from edgeseg.runs import load_run, read_card, read_weights
+from edgeseg.students import Semantic
+from edgeseg.train.loop import Trainer
+from edgeseg.train.recipe import read_recipe
+from edgeseg.train.teacher import Teacher, groups
+from edgeseg.train.teaching import PIECES, Bpkd, Cwd, Kd, Teaching, edges
+from tests.conftest import TINY
+
+B, K, SIZE = 2, 3, (4, 5)
+
+
+@pytest.fixture
+def pair() -> tuple[Tensor, Tensor]:
+    made = torch.Generator().manual_seed(0)
+    first, second = (2 * torch.randn(B, K, *SIZE, dtype=torch.float64, generator=made) for _ in range(2))
+    return first, second
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    made = torch.randint(0, K, (B, 16, 20), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    made[:, :4] = 1
+    made[0, 5, 5:9] = VOID
+    return made
+
+
+def divergence(theirs: list[float], ours: list[float], temperature: float) -> float:
+    """KL of two softmaxes, from the definition."""
+
+    def shares(values: list[float]) -> list[float]:
+        powers = [math.exp(value / temperature) for value in values]
+        return [power / sum(powers) for power in powers]
+
+    return sum(p * math.log(p / q) for p, q in zip(shares(theirs), shares(ours), strict=True))
+
+
+def over_classes(student: Tensor, teacher: Tensor, temperature: float) -> dict[tuple[int, int, int], float]:
+    return {
+        (b, y, x): divergence(teacher[b, :, y, x].tolist(), student[b, :, y, x].tolist(), temperature)
+        for b, y, x in np.ndindex(B, *SIZE)
+    }
+
+
+def over_places(student: Tensor, teacher: Tensor, temperature: float) -> list[float]:
+    return [
+        divergence(teacher[b, k].flatten().tolist(), student[b, k].flatten().tolist(), temperature)
+        for b, k in np.ndindex(B, K)
+    ]
+
+
+def test_kd_is_its_definition(pair: tuple[Tensor, Tensor], labels: Tensor) -> None:
+    student, teacher = pair
+    wanted = 2.0**2 * np.mean(list(over_classes(student, teacher, 2.0).values()))
+    assert float(Kd(temperature=2.0)(student, teacher, labels)) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_cwd_is_its_definition(pair: tuple[Tensor, Tensor], labels: Tensor) -> None:
+    student, teacher = pair
+    wanted = 4.0**2 * np.mean(over_places(student, teacher, 4.0))
+    assert float(Cwd()(student, teacher, labels)) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_bpkd_is_its_definition(pair: tuple[Tensor, Tensor], labels: Tensor) -> None:
+    student, teacher = pair
+    near = edges(labels, K, 1, SIZE).double()
+    each = over_classes(near * student, near * teacher, 1.5)
+    sums = sum(float(near[b, k, y, x]) * each[b, y, x] for b, k, y, x in np.ndindex(B, K, *SIZE))
+    edge = sums / float(near.sum())
+    body = 1.5**2 * np.mean(over_places((1 - near) * student, (1 - near) * teacher, 1.5))
+    made = Bpkd(edge=3.0, body=2.0, temperature=1.5, width=1)(student, teacher, labels)
+    assert float(made) == pytest.approx(3 * edge + 2 * body, rel=1e-12)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_edges_are_those_counted_by_hand(width: int) -> None:
+    labels = torch.randint(0, 3, (1, 9, 11), generator=torch.Generator().manual_seed(width)).to(torch.uint8)
+    labels[0, 4:, 5:] = 2
+    labels[0, 0, 0] = VOID
+    wanted = np.zeros((3, 9, 11))
+    for k, y, x in np.ndindex(3, 9, 11):
+        around = labels[0, max(0, y - width) : y + width + 1, max(0, x - width) : x + width + 1] == k
+        wanted[k, y, x] = bool(around.any()) and not bool(around.all())
+    assert np.array_equal(edges(labels, 3, width, (9, 11))[0].numpy(), wanted)
+    assert edges(labels, 3, width, (3, 1))[0, 0, 1, 0] == pytest.approx(wanted[0, 3:6].mean())
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_piece_is_0_for_the_teacher_itself_and_has_the_right_gradient(
+    name: str, pair: tuple[Tensor, Tensor], labels: Tensor
+) -> None:
+    student, teacher = pair
+    piece = PIECES[name]()
+    assert float(piece(teacher, teacher, labels)) == pytest.approx(0, abs=1e-12)
+    assert float(piece(student, teacher, labels)) > 0.01
+    assert torch.autograd.gradcheck(lambda s: piece(s, teacher, labels), (student.clone().requires_grad_(),))
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_picture_without_labels_or_edges_is_no_nan(name: str, pair: tuple[Tensor, Tensor]) -> None:
+    student = pair[0].clone().requires_grad_()
+    for fill in (VOID, 0):
+        loss = PIECES[name]()(student, pair[1], torch.full((B, 16, 20), fill, dtype=torch.uint8))
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert student.grad is not None and torch.isfinite(student.grad).all()
+
+
+def test_options_out_of_range_are_refused() -> None:
+    with pytest.raises(EdgesegError, match="kd: temperature must be above 0, got 0"):
+        Kd(temperature=0)
+    with pytest.raises(EdgesegError, match="teaches nothing"):
+        Teaching("runs/x", "0", losses=())
+    with pytest.raises(EdgesegError, match="named twice"):
+        Teaching("runs/x", "0", losses=(Kd(), Kd(weight=2.0)))
+
+
+def test_classes_are_found_by_name() -> None:
+    assert groups(("Sky", "car", "truck", "dog"), ("car", "sky"), {"truck": "car"}) == [[1, 2], [0]]
+    with pytest.raises(EdgesegError, match=r"does not know road; .*--class-map \(it knows car, street\)"):
+        groups(("car", "street"), ("road", "car"), {})
+    with pytest.raises(EdgesegError, match="names 'lorry', which the teacher does not have"):
+        groups(("car",), ("car",), {"lorry": "car"})
+    with pytest.raises(EdgesegError, match="names 'van', which the data does not have"):
+        groups(("car",), ("car",), {"car": "van"})
+
+
+@pytest.fixture(scope="module")
+def teaching(tiny_run: Path) -> Teaching:
+    return Teaching(str(tiny_run), read_card(tiny_run).sha256)
+
+
+def test_a_teacher_answers_as_its_run_does(teaching: Teaching, tiny_run: Path, tiny_data: Data) -> None:
+    student = load_run(tiny_run)
+    assert isinstance(student, Semantic)
+    image = torch.from_numpy(tiny_data.split("val")[0][0]).permute(2, 0, 1)[None]
+    low = student.low_logits(student.normalise(image))
+    teacher = Teacher(teaching, tiny_data.class_names)
+    assert torch.equal(teacher.logits(image, low.shape[-2:]), low)
+    assert not teacher.logits(image, (3, 5)).requires_grad
+    # a size that it has to be padded for
+    assert teacher.logits(image[..., :50, :90], (5, 9)).shape == (1, 10, 5, 9)
+    assert not teacher.network.training
+
+
+def test_probabilities_of_classes_that_are_one_add_up(teaching: Teaching, tiny_data: Data) -> None:
+    names = list(tiny_data.class_names)
+    image = torch.from_numpy(tiny_data.split("val")[0][0]).permute(2, 0, 1)[None]
+    plain = Teacher(teaching, names).logits(image, (8, 12)).softmax(1)
+    both = Teacher(replace(teaching, classes={names[1]: names[0]}), [names[0], *names[2:]])
+    made = both.logits(image, (8, 12)).softmax(1)
+    assert torch.allclose(made[:, 0], plain[:, 0] + plain[:, 1], atol=1e-5)  # sums in float32
+    assert torch.allclose(made[:, 1:], plain[:, 2:], atol=1e-5)
+
+
+def taught(data: Data, out: Path, teaching: Teaching | None, epochs: int = 1, **others: Any) -> Trainer:
+    recipe = read_recipe(None, [f"epochs={epochs}", "batch=4", "workers=0", "ema=null", "evaluate=1"])
+    return Trainer("lraspp_mobilenet_v3_small", data, out, replace(recipe, teaching=teaching), **others)
+
+
+def test_the_teacher_changes_what_is_learned_and_is_written_down(
+    tiny_data: Data, teaching: Teaching, tmp_path: Path
+) -> None:
+    alone, with_one = (tmp_path / name for name in ("alone", "taught"))
+    every = replace(teaching, losses=(Kd(weight=0.5), Cwd(), Bpkd(edge=5.0)))
+    taught(tiny_data, alone, None).run(resume=False)
+    taught(tiny_data, with_one, every).run(resume=False)
+    weights = [read_weights(folder / "model.safetensors") for folder in (alone, with_one)]
+    assert weights[0].keys() == weights[1].keys()  # nothing of the teacher is kept
+    assert any(not torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    training = read_card(with_one).training
+    assert training is not None
+    assert training.recipe["teaching"]["sha256"] == teaching.sha256
+    assert [piece["type"] for piece in training.recipe["teaching"]["losses"]] == ["kd", "cwd", "bpkd"]
+    first = [json.loads((folder / "log.jsonl").read_text().splitlines()[0])["loss"] for folder in (alone, with_one)]
+    assert first[1] > first[0]
+
+
+def test_a_stopped_distillation_ends_as_one_that_was_not(tiny_data: Data, teaching: Teaching, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    taught(tiny_data, whole, teaching, epochs=2).run(resume=False)
+    first = taught(tiny_data, parts, teaching, epochs=2)
+
+    class Stop(Exception):
+        pass
+
+    def stop(event: Any) -> None:
+        if event.epoch == 2:
+            raise Stop
+
+    first.notify = stop
+    with pytest.raises(Stop):
+        first.run(resume=False)
+    taught(tiny_data, parts, teaching, epochs=2).run(resume=True)
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+    with pytest.raises(EdgesegError, match=r"recipe\.teaching\.losses"):
+        taught(tiny_data, parts, replace(teaching, losses=(Kd(),)), epochs=2).run(resume=True)
+
+
+def test_another_teacher_is_refused(tiny_data: Data, teaching: Teaching, tmp_path: Path) -> None:
+    with pytest.raises(EdgesegError, match="has other weights than the recipe says"):
+        taught(tiny_data, tmp_path, replace(teaching, sha256="0" * 64))
+
+
+def test_the_verb(tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    words = ["distill", "lraspp_mobilenet_v3_small", "--data", TINY, "--out", str(out), "--epochs", "1"]
+    words += ["--set", "batch=4", "--set", "workers=0", "--json"]
+    assert main([*words, "--teacher", str(tiny_run), "--loss", "cwd:weight=2:temperature=3,kd"]) == 0
+    card = json.loads(capfd.readouterr().out)
+    first, second = card["training"]["recipe"]["teaching"]["losses"]
+    assert (first["weight"], first["temperature"], second["type"]) == (2.0, 3.0, "kd")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (("--loss", "cvd"), "no distillation loss named 'cvd'; did you mean cwd"),
+        (("--loss", "cwd:temperature"), "'temperature' is not of the form name=value"),
+        (("--loss", "cwd:hot=1"), "hot"),
+        (("--loss", "cwd:temperature=-1"), "temperature must be above 0"),
+        (("--loss", ","), "teaches nothing"),
+        (("--class-map", "lion=car"), "names 'lion', which the teacher does not have"),
+        (("--teacher", "nowhere"), "nowhere is not a run"),
+        (("--data", "synthetic_objects:size=64x96,train=8,val=2,test=2"), "who learn from labels alone"),
+    ],
+)
+def test_mistakes_are_one_line(
+    changes: tuple[str, str], said: str, tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = {"--teacher": str(tiny_run), "--data": TINY, "--out": str(tmp_path / "run")} | dict([changes])
+    assert main(["distill", "lraspp_mobilenet_v3_small", *(part for pair in words.items() for part in pair)]) == 1
+    err = capfd.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
