@@ -35,7 +35,16 @@ from edgeseg.schema import STRICT
 NAMES: Registry[str] = Registry("benchmark")
 """Name -> module with `findings() -> list[Finding]`, quick ones first."""
 
-for _name in ("startup", "measuring_overhead", "loader", "train_step", "prompts", "artifact_latency", "conversions"):
+for _name in (
+    "startup",
+    "measuring_overhead",
+    "loader",
+    "train_step",
+    "distill_step",
+    "prompts",
+    "artifact_latency",
+    "conversions",
+):
     NAMES.add(_name, f"benchmarks.{_name}")
 
 COLUMNS = ("", "median", "95 %", "at most", "")

@@ -11,12 +11,13 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from benchmarks import artifact_latency, loader, measuring_overhead, prompts, run, startup, train_step
+from benchmarks import artifact_latency, distill_step, loader, measuring_overhead, prompts, run, startup, train_step
 from benchmarks.ratio import Finding, burst, finding, in_turns
 from benchmarks.train_step import Work
 from edgeseg import schema
 from edgeseg.errors import EdgesegError, InvalidMeasurement, ParityFailed
 from edgeseg.runtimes.record import Protocol
+from edgeseg.train.teaching import PIECES
 
 TINY = Work("fp32", batch=2, size=(64, 64), images=4)
 
@@ -107,6 +108,12 @@ def test_train_step() -> None:
 
 
 @pytest.mark.wide
+@pytest.mark.slow
+def test_distill_step() -> None:
+    assert set(distill_step.LOSSES) == set(PIECES)
+    sane(distill_step.findings(TINY, ("cwd",), pairs=2), names=1)
+
+
 @pytest.mark.parametrize("name", train_step.FAMILIES)
 def test_every_family_learns_the_same_by_hand(name: str) -> None:
     side = 256 if name == "squeeze_sam" else 64

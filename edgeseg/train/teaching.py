@@ -7,7 +7,7 @@ softmax over classes, q(z) that over positions, s the student's logits, t the te
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -118,13 +118,14 @@ def _positive(piece: Any, *names: str) -> None:
             raise EdgesegError(f"{piece.type}: {name} must be above 0, got {getattr(piece, name)}")
 
 
-PIECES: Registry[type[Kd | Cwd | Bpkd]] = Registry("distillation loss")
+AnyPiece: TypeAlias = Kd | Cwd | Bpkd
+Piece: TypeAlias = Annotated[AnyPiece, Field(discriminator="type")]
+
+PIECES: Registry[type[AnyPiece]] = Registry("distillation loss")
 """Name -> piece."""
 
-for _piece in (Kd, Cwd, Bpkd):
+for _piece in get_args(AnyPiece):
     PIECES.add(_piece.type, _piece)
-
-Piece: TypeAlias = Annotated[Kd | Cwd | Bpkd, Field(discriminator="type")]
 
 
 @dataclass(frozen=True)
