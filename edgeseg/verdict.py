@@ -118,7 +118,9 @@ class Verdict:
     @property
     def losses(self) -> str:
         """What a mean over classes does not show, in points against the run; empty where it is not known."""
-        parts = [f"{self.class_loss.name} {0.0 - self.class_loss.points:+.2f} (the worst class)"] if self.class_loss else []
+        parts = (
+            [f"{self.class_loss.name} {0.0 - self.class_loss.points:+.2f} (the worst class)"] if self.class_loss else []
+        )
         named = {"boundary F": self.boundary_loss, "small regions": self.small_loss}
         return ", ".join(parts + [f"{name} {0.0 - lost:+.2f}" for name, lost in named.items() if lost is not None])
 

@@ -11,6 +11,7 @@ import copy
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -105,17 +106,25 @@ def traced(network: nn.Module, examples: tuple[Tensor, ...] | None = None) -> Gr
     if examples is None:
         assert isinstance(network, Network)
         examples = tuple(each.contiguous() for each in network.feeds().values())
-    program = torch.export.export(network.eval(), examples)
-    graph = program.run_decompositions({}).module(check_guards=False)
+    with _without_remarks():
+        program = torch.export.export(network.eval(), examples)
+        graph = program.run_decompositions({}).module(check_guards=False)
     assert isinstance(graph, GraphModule)
     return graph
 
 
 def copied(graph: GraphModule) -> GraphModule:
     """A graph of its own, with weights of its own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # copying calls deprecated names of PyTorch's own
+    with _without_remarks():
         return copy.deepcopy(graph)
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Without what PyTorch says of deprecated names of its own, which it calls where a graph is copied."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def module_of(node: Node) -> str:
