@@ -22,6 +22,9 @@ BINS = 2048
 SAMPLED = 1 << 16
 """Values of one map that a histogram looks at, at least, where there are so many."""
 
+COUNTED = 16
+"""Images that histograms are made of, spread over all: what is between the ends is alike from image to image."""
+
 NOT_FINITE = "the network gives NaN or infinite values on a calibration image; it cannot be quantized"
 
 Images = Callable[[], Iterable[Tensor]]
@@ -67,12 +70,12 @@ class _Watching(Interpreter):
 
 @torch.inference_mode()
 def observe(graph: GraphModule, chosen: Plan, images: Images, histograms: bool) -> dict[int, Seen]:
-    """Group -> what was seen of it; histograms take a second pass over the images."""
+    """Group -> what was seen of it; histograms take a second pass over some of the images."""
     seen = {group: Seen() for group in chosen.groups.values()}
     watched = {node: seen[group] for node, group in chosen.groups.items()}
     for show in (Seen.widen, Seen.count) if histograms else (Seen.widen,):
-        watcher = _Watching(graph, watched, show)
-        for image in images():
+        watcher, every = _Watching(graph, watched, show), list(images())
+        for image in every if show is Seen.widen else every[:: max(1, len(every) // COUNTED)]:
             watcher.run(image)
     return seen
 
