@@ -301,7 +301,7 @@ class _Run:
         manifest = outcome.artifact.manifest
         return replace(
             empty,
-            executed=manifest.precision.executed,
+            executed=manifest.precision.executed if plan.runs_here else None,
             miou=scored.score.miou,
             drop=drop,
             time=self._timed(outcome.artifact),

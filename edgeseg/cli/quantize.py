@@ -252,8 +252,11 @@ def _search(
 
 
 def front_table(found: Search) -> Table:
-    """The trials of a search, a line each."""
+    """The trials of a search, a line each; the wider side of an interval, which JSON and the report have both sides of."""
     from edgeseg.quantize.findings import called
+
+    def wide(value: float, low: float, high: float, form: str) -> str:
+        return f"{value:{form}} ±{max(value - low, high - value):{form.lstrip('+')}}"
 
     rows = []
     for trial in found.trials:
@@ -263,15 +266,15 @@ def front_table(found: Search) -> Table:
                 "[bold green]*[/]" if trial.number == found.chosen else "",
                 called(trial),
                 None if trial.miou is None else f"{trial.miou:.2f}",
-                None if drop is None else f"{drop.points:+.2f} ({drop.low:+.2f} to {drop.high:+.2f})",
-                None if time is None else f"{time.ratio:.3f} ({time.low:.3f} to {time.high:.3f})",
+                None if drop is None else wide(drop.points, drop.low, drop.high, "+.2f"),
+                None if time is None else wide(time.ratio, time.low, time.high, ".3f"),
                 None if trial.megabytes is None else f"{trial.megabytes:.1f}",
-                "[red]proof fails[/]" if trial.failed else "",
+                "[red]fails[/]" if trial.failed else "",
             ]
         )
     title = f"{found.student} on {found.target}, {found.images}, {found.threads} thread(s)"
-    columns = ["", "artifact", "mIoU", "drop", "time / float's", "MB", ""]
-    return table(title, columns, rows, right=(2, 3, 4, 5), whole=(1, 2, 3, 4, 5))
+    columns = ["", "artifact", "mIoU", "drop", "time / float's", "MB", "proof"]
+    return table(title, columns, rows, right=(2, 3, 4, 5), whole=range(2, 7))
 
 
 def _damage(rows: Sequence[Damage]) -> list[Table]:
