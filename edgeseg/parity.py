@@ -103,7 +103,7 @@ class Comparison:
             (self.nonfinite == 0, f"{self.nonfinite} values are NaN or infinite"),
             (
                 not self.logits or (rms is not None and rms <= limit.relative_rms),
-                f"logits differ by {rms} relative RMS, above {limit.relative_rms}",
+                f"logits differ by {'no finite' if rms is None else f'{rms:.2g}'} relative RMS, above {limit.relative_rms:g}",
             ),
             (
                 same >= limit.same_label,
