@@ -8,9 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeseg.cli.app import TRUSTED, Json, Size, app, parse_size
+from edgeseg.cli.app import TRUSTED, Json, Size, app
 from edgeseg.cli.export import words
-from edgeseg.cli.train import run
+from edgeseg.cli.train import (
+    Changes,
+    Devices,
+    Epochs,
+    Init,
+    RecipeFile,
+    Resume,
+    Tensorboard,
+    Threads,
+    changed,
+    run,
+)  # fmt: skip
 from edgeseg.errors import EdgesegError
 
 
@@ -32,15 +43,15 @@ def distill(
     class_map: Annotated[
         str, typer.Option(metavar="THEIRS=OURS,...", help="Classes of the teacher under the names that the data has.")
     ] = "",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    epochs: Epochs = None,
     size: Size = None,
-    recipe: Annotated[Path | None, typer.Option(help="A YAML recipe.")] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change the recipe.")] = None,
-    init: Annotated[Path | None, typer.Option(help="A run whose weights to begin with.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    devices: Annotated[int, typer.Option(help="Processes (DDP); one per GPU.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    recipe: RecipeFile = None,
+    change: Changes = None,
+    init: Init = None,
+    resume: Resume = False,
+    devices: Devices = 1,
+    threads: Threads = None,
+    tensorboard: Tensorboard = False,
     as_json: Json = False,
 ) -> None:
     """Train a student on the labels and on what a larger run makes of the same images.
@@ -56,9 +67,7 @@ def distill(
         "classes": dict(_pair(text, "--class-map") for text in words(class_map)),
         "trust": bool(TRUSTED),
     }
-    changes = [*(change or []), *([f"epochs={epochs}"] if epochs else []), f"teaching={json.dumps(teaching)}"]
-    if wanted := parse_size(size):
-        changes.append(f"size=[{wanted[0]}, {wanted[1]}]")
+    changes = [*changed(change, epochs, size), f"teaching={json.dumps(teaching)}"]
     run(name, data, out, recipe, changes, init, resume, devices, threads, tensorboard, as_json)
 
 

@@ -9,6 +9,15 @@ import typer
 
 from edgeseg.cli.app import Json, Size, app, counting, emit, parse_size, progress, talk
 
+Epochs = Annotated[int | None, typer.Option(help="Passes over the data.")]
+RecipeFile = Annotated[Path | None, typer.Option(help="A YAML recipe.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change the recipe.")]
+Init = Annotated[Path | None, typer.Option(help="A run whose weights to begin with.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
+Devices = Annotated[int, typer.Option(help="Processes (DDP); one per GPU.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
+Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")]
+
 
 @app.command()
 def train(
@@ -22,25 +31,30 @@ def train(
         str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH; objects:PATH, synthetic_objects")
     ],
     out: Annotated[Path, typer.Option(help="The folder of the run.")],
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    epochs: Epochs = None,
     size: Size = None,
-    recipe: Annotated[Path | None, typer.Option(help="A YAML recipe.")] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change the recipe.")] = None,
-    init: Annotated[Path | None, typer.Option(help="A run whose weights to begin with.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    devices: Annotated[int, typer.Option(help="Processes (DDP); one per GPU.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    recipe: RecipeFile = None,
+    change: Changes = None,
+    init: Init = None,
+    resume: Resume = False,
+    devices: Devices = 1,
+    threads: Threads = None,
+    tensorboard: Tensorboard = False,
     as_json: Json = False,
 ) -> None:
     """Train a student: a semantic one on class ids, a promptable one on instance ids.
 
     Example: edgeseg train ddrnet23_slim --data camvid:PATH --out runs/cam --epochs 100 --set optimizer.lr=0.02
     """
-    changes = [*(change or []), *([f"epochs={epochs}"] if epochs else [])]
-    if wanted := parse_size(size):
-        changes.append(f"size=[{wanted[0]}, {wanted[1]}]")
+    changes = changed(change, epochs, size)
     run(name, data, out, recipe, changes, init, resume, devices, threads, tensorboard, as_json)
+
+
+def changed(change: list[str] | None, epochs: int | None, size: str | None) -> list[str]:
+    """What `--set`, `--epochs` and `--size` change of a recipe."""
+    wanted = parse_size(size)
+    sized = [f"size=[{wanted[0]}, {wanted[1]}]"] if wanted else []
+    return [*(change or []), *([f"epochs={epochs}"] if epochs else []), *sized]
 
 
 def run(
