@@ -124,6 +124,7 @@ def test_every_family_learns_the_same_by_hand(name: str) -> None:
 def test_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompts, "PROMPTS", 3)
     monkeypatch.setattr(prompts, "PAIRS", 2)
+    monkeypatch.setattr(prompts, "ROUNDS", 1)
     monkeypatch.setattr(prompts, "SIDE", 64)
     monkeypatch.setattr(prompts, "fresh", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(prompts, "STUDENTS", prompts.STUDENTS[:1])
