@@ -119,10 +119,14 @@ class Verdict:
     def losses(self) -> str:
         """What a mean over classes does not show, in points against the run; empty where it is not known."""
         parts = (
-            [f"{self.class_loss.name} {0.0 - self.class_loss.points:+.2f} (the worst class)"] if self.class_loss else []
+            [f"{self.class_loss.name} {round(-self.class_loss.points, 2) + 0.0:+.2f} (the worst class)"]
+            if self.class_loss
+            else []
         )
         named = {"boundary F": self.boundary_loss, "small regions": self.small_loss}
-        return ", ".join(parts + [f"{name} {0.0 - lost:+.2f}" for name, lost in named.items() if lost is not None])
+        return ", ".join(
+            parts + [f"{name} {round(-lost, 2) + 0.0:+.2f}" for name, lost in named.items() if lost is not None]
+        )
 
 
 Row: TypeAlias = tuple[StoredArtifact, "Record | None"]
