@@ -200,11 +200,9 @@ def _untimed(known: Sequence[tuple[Trial, Drop]], max_drop: float) -> tuple[int 
     good = [(trial, drop) for trial, drop in known if drop.points <= max_drop]
     if not good:
         return None, f"nothing keeps the loss within {max_drop:.2f} points of mIoU"
-    order = ["fp16", "fp32"]
-    best, drop = min(
-        good, key=lambda e: (order.index(e[0].precision) + 1 if e[0].precision in order else 0, len(e[0].keep))
-    )
-    lead = "whole numbers lose too much, even with blocks in float; " if best.precision in order else ""
+    rank = {"fp16": 1, "fp32": 2}  # whatever else there is, is in whole numbers
+    best, drop = min(good, key=lambda entry: (rank.get(entry[0].precision, 0), len(entry[0].keep)))
+    lead = "whole numbers lose too much, even with blocks in float; " if best.precision in rank else ""
     return best.number, (
         f"{lead}{called(best)} keeps the masks and loses {drop.points:.2f} points of mIoU ({drop.low:+.2f} to {drop.high:+.2f}, "
         f"{drop.images} images); whether it is faster has to be measured on the device"

@@ -183,7 +183,7 @@ def test_on_a_gpu(check: str) -> None:
     CHECKS[check]("cuda")
 
 
-@pytest.mark.wide
+@pytest.mark.slow
 def test_no_kernel_spills_on_a_jetson() -> None:
     from edgeseg.kernels.aot import compiled, kernels
 
