@@ -120,6 +120,7 @@ def test_every_family_learns_the_same_by_hand(name: str) -> None:
     train_step.agree(Work("fp32", name, batch=2, size=(side, side), images=4))
 
 
+@pytest.mark.wide
 @pytest.mark.slow
 def test_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompts, "PROMPTS", 3)
@@ -129,6 +130,12 @@ def test_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompts, "fresh", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(prompts, "STUDENTS", prompts.STUDENTS[:1])
     sane(prompts.findings(), names=2)
+
+
+def test_prompts_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, least in (("PROMPTS", 3), ("PAIRS", 2), ("SIDE", 64)):
+        monkeypatch.setattr(prompts, name, least)
+    assert np.isfinite(prompts.in_torch(*prompts.STUDENTS[0])).all()
 
 
 @pytest.mark.slow
