@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ADDITIONS = {
     "edgeseg/students": ["ddrnet", "ffnet", "lraspp", "pp_mobileseg", "rwkv_sam", "rwkv_seg", "squeeze_sam"],
-    "edgeseg/data": ["camvid", "cityscapes", "folder", "objects", "regions", "synthetic", "synthetic_objects"],
+    "edgeseg/data": [
+        *("ade20k", "camvid", "cityscapes", "coco", "coco_panoptic", "coco_stuff", "dis5k", "folder", "lvis"),
+        *("objects", "regions", "sa1b", "synthetic", "synthetic_objects", "voc"),
+    ],
     "export": [
         "coreml_package",
         "executorch_program",
