@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 ADDITIONS = {
     "edgeseg/students": ["ddrnet", "ffnet", "lraspp", "pp_mobileseg", "rwkv_sam", "rwkv_seg", "squeeze_sam"],
     "edgeseg/data": [
-        *("ade20k", "camvid", "cityscapes", "coco", "coco_panoptic", "coco_stuff", "dis5k", "folder", "lvis"),
-        *("objects", "regions", "sa1b", "synthetic", "synthetic_objects", "voc"),
+        *("ade20k", "camvid", "cityscapes", "coco", "coco_panoptic", "coco_stuff", "dis5k", "folder"),
+        *("hugging_face", "lvis", "objects", "regions", "sa1b", "synthetic", "synthetic_objects", "voc"),
     ],
     "export": [
         "coreml_package",

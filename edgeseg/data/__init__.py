@@ -11,6 +11,7 @@ from edgeseg.data import (  # noqa: F401 - each registers its kind
     coco_stuff,
     dis5k,
     folder,
+    hugging_face,
     lvis,
     objects,
     regions,

@@ -89,7 +89,7 @@ def _walk(x: NDArray[np.int64], y: NDArray[np.int64]) -> tuple[NDArray[np.int64]
     dx, dy = np.roll(x, -1) - x, np.roll(y, -1) - y
     flat = abs(dx) >= abs(dy)
     long, short = np.where(flat, dx, dy), np.where(flat, dy, dx)
-    counts: NDArray[np.int64] = abs(long) + 1
+    counts = np.abs(long) + 1
     edge = np.repeat(np.arange(len(x)), counts)
     step = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
     back = (long < 0)[edge]  # an edge is drawn from its lower end, whichever way the walk goes
