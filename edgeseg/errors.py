@@ -69,6 +69,7 @@ EXTRAS = {
     "onnxslim": "onnx",
     "openvino": "openvino",
     "pnnx": "ncnn",
+    "ray": "cluster",
     "tensorboard": "tensorboard",
     "tensorrt": "tensorrt",
     "timm": "timm",

@@ -16,6 +16,7 @@ from edgeseg.data import (  # noqa: F401 - each registers its kind
     objects,
     regions,
     sa1b,
+    shards,
     synthetic,
     synthetic_objects,
     voc,

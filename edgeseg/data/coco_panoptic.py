@@ -57,6 +57,9 @@ class Panoptic(Split):
             )
         return image, np.array([meaning[id] for id in found.tolist()], np.uint8)[where].reshape(segments.shape)
 
+    def image(self, index: int) -> Image:
+        return read_image(self._root / self._index.images[self._rows[index]])
+
     def problems(self) -> list[str]:
         """Images and masks that are not there; segments are looked at when they are read."""
         images = [self._index.images[row] for row in self._rows]

@@ -78,6 +78,9 @@ class Pairs(Split):
         same_size(pair.image, image, pair.labels, labels)
         return image, labels
 
+    def image(self, index: int) -> Image:
+        return read_image(self.pairs[index].image)
+
     def _labels(self, pair: Pair) -> Labels:
         return self._meaning.of(read_mask(pair.labels), pair.labels)
 

@@ -31,6 +31,9 @@ class Instances(Split):
         check_size(path, image, self._index.sizes[row])
         return image, draw(self._index.annotations(row), image, f"{self._index.file}: an annotation of {path.name}")
 
+    def image(self, index: int) -> Image:
+        return read_image(self._root / self._index.images[self._rows[index]])
+
     def problems(self) -> list[str]:
         """Images that are not there; outlines are looked at when they are drawn."""
         return absent(self._root, [self._index.images[row] for row in self._rows])

@@ -39,6 +39,9 @@ class Masks(Split):
             raise EdgesegError(f'{file}: expected {{"image": ..., "annotations": [...]}}; is it of SA-1B?') from error
         return image, draw(annotations, image, str(file))
 
+    def image(self, index: int) -> Image:
+        return read_image(self._root / f"{self.names[index]}.jpg")
+
 
 def load(argument: str) -> Data:
     """The part of SA-1B in the folder `argument`."""

@@ -18,7 +18,7 @@ from edgeseg.data.published import classes, hold_some
 from edgeseg.errors import EdgesegError
 from tests.data.miniatures import MINIATURES, H, W, ids, photo, save
 
-OWN = {"camvid", "cityscapes", "folder", "hf", "objects", "regions", "synthetic", "synthetic_objects"}
+OWN = {"camvid", "cityscapes", "folder", "hf", "objects", "regions", "shards", "synthetic", "synthetic_objects"}
 """Kinds that have tests of their own."""
 
 
