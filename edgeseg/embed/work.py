@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeseg.data.base import Image
 from edgeseg.data.loader import ahead
-from edgeseg.embed.job import ARRAY, NOTE, Job
+from edgeseg.embed.job import ARRAY, NOTE, Job, Shard
 from edgeseg.errors import EdgesegError
 from edgeseg.files import aside
 from edgeseg.runs import load_run
@@ -94,6 +94,14 @@ def work(
     if not todo:
         return 0
     teacher = Frozen(load_run(job.teacher, trust=job.trust).to(device), job.manifest().size)
+    make(job, teacher, todo, batch, workers, advance)
+    return len(todo)
+
+
+def make(
+    job: Job, teacher: Frozen, todo: list[Shard], batch: int, workers: int, advance: Callable[[int], None]
+) -> None:
+    """Make shards, one after the other; what is read ahead and written behind never waits for the end of one."""
     images = ahead(job.split.image, [index for shard in todo for index in range(shard.start, shard.stop)], workers)
     with ThreadPoolExecutor(1) as behind:
         for shard in todo:
@@ -109,7 +117,6 @@ def work(
                     written = behind.submit(put, add, list(islice(keys, len(some))), notes, made)
                     advance(len(some))
                 written.result()
-    return len(todo)
 
 
 def batches(images: Iterator[Image], most: int) -> Iterator[list[Image]]:

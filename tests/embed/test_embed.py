@@ -239,9 +239,11 @@ def test_tar_files_of_photos_keep_their_names_and_keys(
     one = Job(tiny_run, f"shards:{tmp_path}", "all", tmp_path / "out")
     work(one)
     for number in range(3):
-        names = [name for name, _, _ in members(one.out / f"sa_00000{number}.tar")]
-        keys = [split_key(name)[0] for name, _, _ in members(tmp_path / f"sa_00000{number}.tar")]
-        assert list(dict.fromkeys(split_key(name)[0] for name in names)) == list(dict.fromkeys(keys))
+        made, given = (
+            list(dict.fromkeys(split_key(member)[0] for member, _, _ in members(folder / f"sa_00000{number}.tar")))
+            for folder in (one.out, tmp_path)
+        )
+        assert made == given == [f"sa_{index}" for index in range(number * 5, number * 5 + 5)]
     file = tmp_path / "sa_000001.tar"
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(EdgesegError, match=r"sa_000001\.tar is cut off"):
