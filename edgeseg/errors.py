@@ -57,6 +57,7 @@ class InvalidMeasurement(EdgesegError):
 EXTRAS = {
     "ai_edge_litert": "litert",
     "coremltools": "coreml",
+    "datasets": "datasets",
     "executorch": "executorch",
     "flatbuffers": "litert",
     "huggingface_hub": "hub",
@@ -68,6 +69,7 @@ EXTRAS = {
     "onnxslim": "onnx",
     "openvino": "openvino",
     "pnnx": "ncnn",
+    "ray": "cluster",
     "tensorboard": "tensorboard",
     "tensorrt": "tensorrt",
     "timm": "timm",

@@ -11,7 +11,17 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from benchmarks import artifact_latency, distill_step, loader, measuring_overhead, prompts, run, startup, train_step
+from benchmarks import (
+    artifact_latency,
+    distill_step,
+    embed_rate,
+    loader,
+    measuring_overhead,
+    prompts,
+    run,
+    startup,
+    train_step,
+)  # fmt: skip
 from benchmarks.ratio import Finding, burst, finding, in_turns
 from benchmarks.train_step import Work
 from edgeseg import schema
@@ -112,6 +122,12 @@ def test_train_step() -> None:
 def test_distill_step() -> None:
     assert set(distill_step.LOSSES) == set(PIECES)
     sane(distill_step.findings(TINY, ("cwd",), pairs=2), names=1)
+
+
+@pytest.mark.wide
+@pytest.mark.slow
+def test_embed_rate() -> None:
+    sane(embed_rate.findings("lraspp_mobilenet_v3_small", (64, 64), images=4, pairs=2), names=1)
 
 
 @pytest.mark.parametrize("name", train_step.FAMILIES)

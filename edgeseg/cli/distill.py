@@ -29,7 +29,10 @@ from edgeseg.errors import EdgesegError
 def distill(
     name: Annotated[str, typer.Argument(help="A semantic student (`edgeseg models` lists them).")],
     teacher: Annotated[
-        Path, typer.Option(help="The run that teaches: any semantic student, larger or trained longer.")
+        Path,
+        typer.Option(
+            help="The run that teaches: any semantic student, larger or trained longer; or what edgeseg embed made of it."
+        ),
     ],
     data: Annotated[str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH")],
     out: Annotated[Path, typer.Option(help="The folder of the run.")],
@@ -58,11 +61,11 @@ def distill(
 
     Example: edgeseg distill ddrnet23_slim --teacher runs/large --data camvid:PATH --out runs/taught --loss cwd,kd:weight=0.5
     """
-    from edgeseg.runs import read_card
+    from edgeseg.train.precomputed import weights_of
 
     teaching = {
         "teacher": str(teacher),
-        "sha256": read_card(teacher).sha256,
+        "sha256": weights_of(teacher),
         "losses": [_piece(text) for text in words(loss)],
         "classes": dict(_pair(text, "--class-map") for text in words(class_map)),
         "trust": bool(TRUSTED),

@@ -222,8 +222,8 @@ class Trainer:
         steps = len(self.batches)
         done = self.state.step - self.state.epoch * steps
         started, before = time.monotonic(), self.state.seconds
-        for index, (images, labels) in enumerate(self.batches.epoch(self.state.epoch, start=done), done + 1):
-            self.state.loss, lr = self.step(images, labels)
+        for index, batch in enumerate(self.batches.placed(self.state.epoch, start=done), done + 1):
+            self.state.loss, lr = self.step(*batch)
             self.state.seconds = before + time.monotonic() - started
             self.notify(
                 Event(self.state.epoch + 1, self.recipe.epochs, index, steps, self.state.loss, lr, self.state.last_miou)
@@ -252,15 +252,15 @@ class Trainer:
         asked = torch.tensor(float(stop()), device=self.fabric.device)
         return bool(self.fabric.all_reduce(asked, reduce_op="sum"))
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
-        """One optimiser step on uint8 `images [B, 3, H, W]` and `labels [B, H, W]`; the loss and the rate."""
+    def step(self, images: Tensor, labels: Tensor, views: Tensor | None = None) -> tuple[float, float]:
+        """One optimiser step on a batch as the loader makes it; the loss and the rate."""
         lr = self.recipe.optimizer.lr * rate(self.recipe, self.state.step, len(self.batches))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         images, labels = self.fabric.to_device((images, labels))
         self.student.train()
         try:
-            loss = self.task.loss(self.module, self.student, images, labels, self.state.step)
+            loss = self.task.loss(self.module, self.student, images, labels, self.state.step, views)
         except ValueError as error:  # BatchNorm behind a global pooling cannot learn from one value
             raise EdgesegError(
                 f"{self.name} cannot learn from batches of {list(images.shape)}: {error}; make the batch larger"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from edgeseg.evaluate import measure_split
 from edgeseg.metrics import VOID, Score
 from edgeseg.pictures import overlay
 from edgeseg.students import Semantic, Student, upsample
+from edgeseg.train.precomputed import Precomputed, is_embedded
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
 from edgeseg.train.teacher import Teacher
@@ -26,14 +28,22 @@ class SemanticTask(Task):
 
     def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
         super().__init__(data, recipe, fabric)
-        self.teacher: Teacher | None = None
+        self.teacher: Teacher | Precomputed | None = None
         if recipe.teaching is not None:
-            self.teacher = Teacher(recipe.teaching, data.class_names, fabric.device)
+            precomputed = is_embedded(Path(recipe.teaching.teacher))
+            names = data.split(recipe.split or data.fit).names if precomputed else ()
+            self.teacher = (
+                Precomputed(recipe.teaching, data.class_names, names, fabric.device)
+                if precomputed
+                else Teacher(recipe.teaching, data.class_names, fabric.device)
+            )
         self.weight: Tensor | None = None
         if recipe.class_weights != "none":
             self.weight = class_weights(data, recipe.split or data.fit).to(fabric.device)
 
-    def loss(self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int) -> Tensor:
+    def loss(
+        self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int, views: Tensor | None = None
+    ) -> Tensor:
         """The recipe's loss of the main head and a share of that of the auxiliary heads, and what the teacher has to say."""
         with self.fabric.autocast():  # on one device Fabric does not wrap methods other than forward
             heads = module.training_logits(student.normalise(images))
@@ -45,7 +55,7 @@ class SemanticTask(Task):
         if self.teacher is not None and self.recipe.teaching is not None:
             ours = heads[0].float()
             with self.fabric.autocast():
-                theirs = self.teacher.logits(images, ours.shape[-2:])
+                theirs = self.teacher.logits(images, ours.shape[-2:], views)
             total = total + sum(
                 piece.weight * piece(ours, theirs.float(), labels) for piece in self.recipe.teaching.losses
             )

@@ -40,7 +40,7 @@ class Teacher:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
-    def logits(self, images: Tensor, size: Sequence[int]) -> Tensor:
+    def logits(self, images: Tensor, size: Sequence[int], views: Tensor | None = None) -> Tensor:
         """uint8 `images [B, 3, H, W]` to logits `[B, K, h, w]` of the data's classes at `size` (height, width)."""
         height, width = images.shape[-2:]
         fill = (0, -width % self.network.multiple, 0, -height % self.network.multiple)
@@ -50,10 +50,15 @@ class Teacher:
             logits = upsample(logits, whole)[..., :height, :width]
         if logits.shape[-2:] != tuple(size):
             logits = upsample(logits, size)
-        if all(len(group) == 1 for group in self.groups):
-            return logits[:, [group[0] for group in self.groups]]
-        # several classes of the teacher are one of the data: their probabilities add up
-        return torch.stack([logits[:, group].logsumexp(1) for group in self.groups], 1)
+        return regroup(logits, self.groups)
+
+
+def regroup(logits: Tensor, found: Sequence[Sequence[int]]) -> Tensor:
+    """A teacher's logits `[B, K, h, w]` in the classes of the data, by what `groups` found."""
+    if all(len(group) == 1 for group in found):
+        return logits[:, [group[0] for group in found]]
+    # several classes of the teacher are one of the data: their probabilities add up
+    return torch.stack([logits[:, group].logsumexp(1) for group in found], 1)
 
 
 def groups(teachers: Sequence[str], wanted: Sequence[str], named: dict[str, str]) -> list[list[int]]:
