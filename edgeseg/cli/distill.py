@@ -29,7 +29,11 @@ from edgeseg.errors import EdgesegError
 def distill(
     name: Annotated[str, typer.Argument(help="A semantic student (`edgeseg models` lists them).")],
     teacher: Annotated[
-        Path, typer.Option(help="The run that teaches: any semantic student, larger or trained longer.")
+        str,
+        typer.Option(
+            metavar="RUN|ema|none",
+            help="The run that teaches, larger or trained longer; ema: the student's own averaged weights; none.",
+        ),
     ],
     data: Annotated[str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH")],
     out: Annotated[Path, typer.Option(help="The folder of the run.")],
@@ -37,7 +41,7 @@ def distill(
         str,
         typer.Option(
             metavar="NAME[:KEY=VALUE...][,...]",
-            help="What is learned from it: kd (classes of each pixel), cwd (places of each class), bpkd (edges and bodies apart).",
+            help="What is learned from it: kd, cwd, bpkd, align, masked, mgd, fst, hardness; the README says what each compares.",
         ),
     ] = "cwd",
     class_map: Annotated[
@@ -58,11 +62,11 @@ def distill(
 
     Example: edgeseg distill ddrnet23_slim --teacher runs/large --data camvid:PATH --out runs/taught --loss cwd,kd:weight=0.5
     """
-    from edgeseg.runs import read_card
+    from edgeseg.train.teacher import fingerprint
 
     teaching = {
-        "teacher": str(teacher),
-        "sha256": read_card(teacher).sha256,
+        "teacher": teacher,
+        "sha256": fingerprint(teacher),
         "losses": [_piece(text) for text in words(loss)],
         "classes": dict(_pair(text, "--class-map") for text in words(class_map)),
         "trust": bool(TRUSTED),

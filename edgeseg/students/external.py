@@ -39,6 +39,10 @@ class External(Semantic):
         self.std = tuple(getattr(net, "std", None) or self.std)
         self.multiple = getattr(net, "multiple", None) or self._fitting()
 
+    def forward_features(self, image: Tensor) -> list[Tensor]:
+        """Nobody knows its stages: where they are needed, a module is named."""
+        raise EdgesegError(f"{self.name} does not say what its stages are; name a module of it, e.g. net.backbone")
+
     def low_logits(self, image: Tensor) -> Tensor:
         """The network's logits, wherever it put them."""
         made: Any = self.net(image)

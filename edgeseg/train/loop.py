@@ -133,8 +133,11 @@ class Trainer:
         if self.fabric.world_size > 1:
             convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm  # it has no types
             student = convert(student) if self.fabric.device.type == "cuda" else student
-        self.module, self.optimizer = self.fabric.setup(student, make_optimizer(student, self.recipe.optimizer))
-        self.module.mark_forward_method(self.task.method)
+        self.task.begin(student, self.average)
+        learned = nn.ModuleList([student, self.task.heads])
+        self.module, self.optimizer = self.fabric.setup(student, make_optimizer(learned, self.recipe.optimizer))
+        for method in self.task.methods:
+            self.module.mark_forward_method(method)
 
     def _student(self) -> Student:
         student = build_student(self.name, self.data, self.recipe.student)
@@ -180,6 +183,7 @@ class Trainer:
                 )
         self.student.load_state_dict(stored["student"])
         self.average.load_state_dict(stored["average"])
+        self.task.heads.load_state_dict(stored.get("heads", {}))
         self.optimizer.load_state_dict(stored["optimizer"])
         set_rng_state(stored["rng"])
         self.state = State(**stored["state"])
@@ -199,6 +203,7 @@ class Trainer:
                 "identity": self.identity(),
                 "student": self.student.state_dict(),
                 "average": self.average.state_dict(),
+                "heads": self.task.heads.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "rng": rng_state(),
                 "state": vars(self.state),
@@ -229,7 +234,10 @@ class Trainer:
                 Event(self.state.epoch + 1, self.recipe.epochs, index, steps, self.state.loss, lr, self.state.last_miou)
             )
             if index % 20 == 0 or index == steps:
-                write({"step": self.state.step, "epoch": self.state.epoch + 1, "loss": self.state.loss, "lr": lr})
+                said = {name: round(float(value), 6) for name, value in self.task.said.items()}
+                write(
+                    {"step": self.state.step, "epoch": self.state.epoch + 1, "loss": self.state.loss, "lr": lr, **said}
+                )
             if self._stopping(stop):
                 self.save_checkpoint()
                 raise Interrupted(
@@ -274,6 +282,10 @@ class Trainer:
                 f"the loss became {value} at step {self.state.step}; start anew with a lower optimizer.lr"
             )
         self.fabric.backward(loss)
+        if self.fabric.world_size > 1:  # DDP knows of the student alone
+            for learned in self.task.heads.parameters():
+                assert learned.grad is not None
+                learned.grad.copy_(self.fabric.all_reduce(learned.grad, reduce_op="mean"))  # type: ignore[arg-type]
         if self.recipe.clip is not None:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.recipe.clip, error_if_nonfinite=False)
         self.optimizer.step()

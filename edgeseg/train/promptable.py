@@ -32,7 +32,7 @@ MARK = 3
 class PromptTask(Task):
     """Instance ids as labels; judged by the mean IoU of the objects after one click."""
 
-    method = "training_masks"
+    methods = ("training_masks",)
 
     def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
         super().__init__(data, recipe, fabric)

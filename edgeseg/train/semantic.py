@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,42 +15,73 @@ from edgeseg.evaluate import measure_split
 from edgeseg.metrics import VOID, Score
 from edgeseg.pictures import overlay
 from edgeseg.students import Semantic, Student, upsample
+from edgeseg.train.maps import kept, stages, widths
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
 from edgeseg.train.teacher import Teacher
+from edgeseg.train.teaching import ALONE, EMA, Key, Lesson, View
 
 
 class SemanticTask(Task):
     """Class ids as labels; judged by mIoU."""
 
-    method = "training_logits"
+    methods = ("training_logits", "training_outputs")
 
     def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
         super().__init__(data, recipe, fabric)
         self.teacher: Teacher | None = None
+        self.ours: tuple[Key, ...] = ()
+        self.theirs: tuple[Key, ...] = ()
         if recipe.teaching is not None:
-            self.teacher = Teacher(recipe.teaching, data.class_names, fabric.device)
+            self.ours, self.theirs = recipe.teaching.keys
+            if recipe.teaching.teacher not in (EMA, ALONE):
+                self.teacher = Teacher(recipe.teaching, data.class_names, fabric.device)
         self.weight: Tensor | None = None
         if recipe.class_weights != "none":
             self.weight = class_weights(data, recipe.split or data.fit).to(fabric.device)
 
+    def _meet(self, student: Student, average: Student) -> None:
+        assert self.recipe.teaching is not None
+        if self.recipe.teaching.teacher == EMA:
+            self.teacher = Teacher(self.recipe.teaching, self.data.class_names, self.fabric.device, average)
+        theirs = widths(self.teacher.network, self.theirs) if self.teacher else {}
+        self._make_heads(student, widths(student, self.ours), theirs, len(self.data.class_names))
+
     def loss(self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """The recipe's loss of the main head and a share of that of the auxiliary heads, and what the teacher has to say."""
-        with self.fabric.autocast():  # on one device Fabric does not wrap methods other than forward
-            heads = module.training_logits(student.normalise(images))
+        heads, maps = self._ask(module, student, images)
         parts = [
             self.recipe.loss(upsample(logits.float().contiguous(), labels.shape[-2:]), labels, self.weight)
             for logits in heads
         ]
         total: Tensor = parts[0] + self.recipe.auxiliary * sum(parts[1:])
-        if self.teacher is not None and self.recipe.teaching is not None:
-            ours = heads[0].float()
+        if self.recipe.teaching is None:
+            return total
+        self.said["loss_labels"] = total.detach()
+
+        def again(others: Tensor) -> View:
+            made, seen = self._ask(module, student, others)
+            return View(made[0].float(), seen)
+
+        ours = View(heads[0].float(), maps)
+        theirs = None
+        if self.teacher is not None:
             with self.fabric.autocast():
-                theirs = self.teacher.logits(images, ours.shape[-2:])
-            total = total + sum(
-                piece.weight * piece(ours, theirs.float(), labels) for piece in self.recipe.teaching.losses
-            )
-        return total
+                theirs = self.teacher.view(images, ours.logits.shape[-2:], self.theirs)
+        seed = int(np.random.SeedSequence((self.recipe.seed, step, self.fabric.global_rank)).generate_state(1)[0])
+        return total + self.taught(Lesson(ours, theirs, labels, images, again, student.multiple, seed))
+
+    def _ask(self, module: Any, student: Student, images: Tensor) -> tuple[Sequence[Tensor], dict[Key, Tensor]]:
+        """The student's heads for uint8 images, and the maps that the pieces of loss compare."""
+        seen = student.normalise(images)
+        with self.fabric.autocast():  # on one device Fabric does not wrap methods other than forward
+            if not self.ours:
+                return module.training_logits(seen), {}
+            with kept(student, self.ours, seen) as maps:
+                if all(isinstance(key, str) for key in self.ours):
+                    return module.training_logits(seen), maps
+                heads, every = module.training_outputs(seen)
+                return heads, maps | stages(student, self.ours, every)
 
     def look(self, student: Student, images: Tensor, labels: Tensor) -> None:
         """The logits."""

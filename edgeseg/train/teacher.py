@@ -11,49 +11,89 @@ from torch import Tensor
 
 from edgeseg.errors import EdgesegError
 from edgeseg.runs import load_run, read_card
-from edgeseg.students import Semantic, upsample
-from edgeseg.train.teaching import Teaching
+from edgeseg.students import Semantic, Student, upsample
+from edgeseg.train.maps import kept, stages
+from edgeseg.train.teaching import ALONE, EMA, Key, Teaching, View
 
 
 class Teacher:
-    """A semantic run that answers in evaluation mode, without gradients.
+    """A semantic network that answers in evaluation mode, without gradients: that of a run, or one that is at hand.
 
     Raises:
         EdgesegError: it is promptable, or of other weights than the recipe says, or does not know a class of the data.
     """
 
-    def __init__(self, teaching: Teaching, class_names: Sequence[str], device: torch.device | str = "cpu") -> None:
-        folder = Path(teaching.teacher)
-        card = read_card(folder)
-        if card.sha256 != teaching.sha256:
-            raise EdgesegError(
-                f"the teacher {folder} has other weights than the recipe says; name the right one, or start anew"
-            )
-        network = load_run(folder, trust=teaching.trust)
+    def __init__(
+        self,
+        teaching: Teaching,
+        class_names: Sequence[str],
+        device: torch.device | str = "cpu",
+        network: Student | None = None,
+    ) -> None:
+        network = network or opened(teaching)
         if not isinstance(network, Semantic):
             raise EdgesegError(
-                f"the teacher {folder} is promptable; a student that names classes learns from one that does"
+                f"the teacher {teaching.teacher} is promptable; a student that names classes learns from one that does"
             )
         self.groups = groups(network.class_names, class_names, teaching.classes)
         self.network = network.to(device).eval().requires_grad_(requires_grad=False)
         if torch.device(device).type == "cuda":
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @torch.no_grad()
     def logits(self, images: Tensor, size: Sequence[int]) -> Tensor:
         """uint8 `images [B, 3, H, W]` to logits `[B, K, h, w]` of the data's classes at `size` (height, width)."""
+        return self.view(images, size).logits
+
+    @torch.no_grad()
+    def view(self, images: Tensor, size: Sequence[int], keys: Sequence[Key] = ()) -> View:
+        """The same logits and the maps of `keys`, at the teacher's own resolution."""
         height, width = images.shape[-2:]
         fill = (0, -width % self.network.multiple, 0, -height % self.network.multiple)
-        logits = self.network.low_logits(F.pad(self.network.normalise(images), fill)).float()
+        seen = F.pad(self.network.normalise(images), fill)
+        with kept(self.network, keys, seen) as maps:
+            if any(isinstance(key, int) for key in keys):
+                heads, every = self.network.training_outputs(seen)
+                logits, maps = heads[0].float(), maps | stages(self.network, keys, every)
+            else:
+                logits = self.network.low_logits(seen).float()
         if any(fill):
             whole = (height + fill[3], width + fill[1])
             logits = upsample(logits, whole)[..., :height, :width]
+            maps = {key: cut(each, (height / whole[0], width / whole[1])) for key, each in maps.items()}
         if logits.shape[-2:] != tuple(size):
             logits = upsample(logits, size)
+        return View(self._joined(logits), maps)
+
+    def _joined(self, logits: Tensor) -> Tensor:
+        """The logits of the data's classes."""
         if all(len(group) == 1 for group in self.groups):
             return logits[:, [group[0] for group in self.groups]]
         # several classes of the teacher are one of the data: their probabilities add up
         return torch.stack([logits[:, group].logsumexp(1) for group in self.groups], 1)
+
+
+def fingerprint(teacher: str) -> str:
+    """The SHA-256 of a teacher's weights; empty where it has none of its own."""
+    return "" if teacher in (EMA, ALONE) else read_card(Path(teacher)).sha256
+
+
+def opened(teaching: Teaching) -> Student:
+    """The network of the run that teaches.
+
+    Raises:
+        EdgesegError: it is of other weights than the recipe says.
+    """
+    folder = Path(teaching.teacher)
+    if read_card(folder).sha256 != teaching.sha256:
+        raise EdgesegError(
+            f"the teacher {folder} has other weights than the recipe says; name the right one, or start anew"
+        )
+    return load_run(folder, trust=teaching.trust)
+
+
+def cut(x: Tensor, shares: tuple[float, float]) -> Tensor:
+    """The part of a map that shows the picture, without what that was padded with."""
+    return x[..., : max(1, round(x.shape[-2] * shares[0])), : max(1, round(x.shape[-1] * shares[1]))]
 
 
 def groups(teachers: Sequence[str], wanted: Sequence[str], named: dict[str, str]) -> list[list[int]]:
