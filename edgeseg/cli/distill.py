@@ -47,6 +47,12 @@ def distill(
     class_map: Annotated[
         str, typer.Option(metavar="THEIRS=OURS,...", help="Classes of the teacher under the names that the data has.")
     ] = "",
+    unlabelled: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Images without labels: a folder of photos, or camvid:PATH, ...")
+    ] = None,
+    unlabelled_batch: Annotated[
+        int | None, typer.Option(help="As many of them in a step; else as many as have labels.")
+    ] = None,
     epochs: Epochs = None,
     size: Size = None,
     recipe: RecipeFile = None,
@@ -70,6 +76,8 @@ def distill(
         "losses": [_piece(text) for text in words(loss)],
         "classes": dict(_pair(text, "--class-map") for text in words(class_map)),
         "trust": bool(TRUSTED),
+        "unlabelled": unlabelled,
+        "unlabelled_batch": unlabelled_batch,
     }
     changes = [*changed(change, epochs, size), f"teaching={json.dumps(teaching)}"]
     run(name, data, out, recipe, changes, init, resume, devices, threads, tensorboard, as_json)

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from edgeseg import schema
-from edgeseg.data.base import Data
-from edgeseg.data.check import require
-from edgeseg.data.loader import Batches
+from edgeseg.data.base import Data, Split
+from edgeseg.data.check import refuse, require
+from edgeseg.data.loader import Batches, Mixing
 from edgeseg.data.look import look_of
+from edgeseg.data.unlabelled import unlabelled
 from edgeseg.errors import EdgesegError
 from edgeseg.files import write_text
 from edgeseg.pictures import grid, save_picture
@@ -106,17 +107,35 @@ class Trainer:
             )
         train = self.data.split(split)
         self.size = self.recipe.size or train[0][1].shape
-        self.batches = Batches(
-            train,
+        self.batches = self._batches(train, self.recipe.batch, TASKS[self.data.task].mixing(self.recipe))
+        self.others = self._without_labels()
+        self._build()
+
+    def _batches(self, split: Split, batch: int, mixing: Mixing | None) -> Batches:
+        return Batches(
+            split,
             self.recipe.augment_for(self.size, self.data.task),
-            batch=self.recipe.batch // self.fabric.world_size,
+            batch=batch // self.fabric.world_size,
             seed=self.recipe.seed,
             workers=self.recipe.workers,
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
-            mixing=TASKS[self.data.task].mixing(self.recipe),
+            mixing=mixing,
         )
-        self._build()
+
+    def _without_labels(self) -> Iterator[tuple[Tensor, Tensor]] | None:
+        """Batches of images that only a teacher says something about, from the step on that training is at."""
+        teaching = self.recipe.teaching
+        if teaching is None or teaching.unlabelled is None:
+            return None
+        split = unlabelled(teaching.unlabelled)
+        refuse(teaching.unlabelled, split.problems())
+        batches = self._batches(split, teaching.unlabelled_batch or self.recipe.batch, None)
+
+        def from_here() -> Iterator[tuple[Tensor, Tensor]]:
+            yield from batches.forever(self.state.step)  # asked for the first batch, it knows where a resumed run is
+
+        return from_here()
 
     def _build(self) -> None:
         self.task: Task = TASKS[self.data.task](self.data, self.recipe, self.fabric)
@@ -227,7 +246,7 @@ class Trainer:
         steps = len(self.batches)
         done = self.state.step - self.state.epoch * steps
         started, before = time.monotonic(), self.state.seconds
-        for index, (images, labels) in enumerate(self.batches.epoch(self.state.epoch, start=done), done + 1):
+        for index, (images, labels) in enumerate(self._fed(done), done + 1):
             self.state.loss, lr = self.step(images, labels)
             self.state.seconds = before + time.monotonic() - started
             self.notify(
@@ -252,6 +271,15 @@ class Trainer:
             self.fabric.barrier()  # the others wait for the card: it is the result they all return
         self.state.seconds = before + time.monotonic() - started
         self.save_checkpoint()
+
+    def _fed(self, done: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of this epoch from the next on, each with images that have no labels behind it where there are such."""
+        batches = self.batches.epoch(self.state.epoch, start=done)
+        if self.others is None:
+            yield from batches
+            return
+        for labelled, other in zip(batches, self.others, strict=False):  # the others have no end
+            yield torch.cat([labelled[0], other[0]]), torch.cat([labelled[1], other[1]])
 
     def _stopping(self, stop: Callable[[], bool]) -> bool:
         """True when any process was asked to stop: all of them leave after the same step."""
@@ -278,21 +306,37 @@ class Trainer:
         assert isinstance(mean, Tensor)
         value = float(mean)
         if not abs(value) < float("inf"):
-            raise EdgesegError(
-                f"the loss became {value} at step {self.state.step}; start anew with a lower optimizer.lr"
-            )
+            raise self._lost("loss", value)
         self.fabric.backward(loss)
         if self.fabric.world_size > 1:  # DDP knows of the student alone
             for learned in self.task.heads.parameters():
                 assert learned.grad is not None
                 learned.grad.copy_(self.fabric.all_reduce(learned.grad, reduce_op="mean"))  # type: ignore[arg-type]
         if self.recipe.clip is not None:
-            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.recipe.clip, error_if_nonfinite=False)
+            norm = self.fabric.clip_gradients(
+                self.module, self.optimizer, max_norm=self.recipe.clip, error_if_nonfinite=False
+            )
+            # float16 meets gradients that are too large on its way to a good scale, and leaves such steps out
+            if self.recipe.precision != "fp16" and norm is not None and not float(norm) < float("inf"):
+                raise self._lost("gradient", float(norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
         follow(self.average, self.student, 0.0 if self.recipe.ema is None else self.recipe.ema, self.state.step)
         return value, lr
+
+    def _lost(self, what: str, value: float) -> EdgesegError:
+        """Why training cannot go on from here; the weights and the last checkpoint are those from before this step."""
+        step, images = self.state.step, self.batches.names(self.state.step)
+        parts = [f"{name} {float(part):.3g}" for name, part in self.task.said.items()]
+        made_of = f" ({', '.join(parts)})" if parts and what == "loss" else ""
+        kept = (
+            f"{self.out / CHECKPOINT} is the last good state" if (self.out / CHECKPOINT).exists() else "nothing is kept"
+        )
+        return EdgesegError(
+            f"the {what} became {value}{made_of} at step {step}, epoch {step // len(self.batches) + 1}, on the images "
+            f"{', '.join(images)}; {kept}; start anew with a lower optimizer.lr"
+        )
 
     def _evaluate(self, write: Callable[[dict[str, Any]], None]) -> None:
         """Score the averaged weights on the selection split, keep them if they are the best so far, draw a picture."""

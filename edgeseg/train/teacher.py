@@ -36,6 +36,8 @@ class Teacher:
                 f"the teacher {teaching.teacher} is promptable; a student that names classes learns from one that does"
             )
         self.groups = groups(network.class_names, class_names, teaching.classes)
+        self.dropped = sorted(set(range(network.classes)) - {index for group in self.groups for index in group})
+        self._names = network.class_names
         self.network = network.to(device).eval().requires_grad_(requires_grad=False)
         if torch.device(device).type == "cuda":
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -65,7 +67,19 @@ class Teacher:
         return View(self._joined(logits), maps)
 
     def _joined(self, logits: Tensor) -> Tensor:
-        """The logits of the data's classes."""
+        """The logits of the data's classes.
+
+        Raises:
+            EdgesegError: in the first images asked about, every pixel is of a class that the data does not have.
+        """
+        if self.dropped:
+            seen = logits.argmax(1).unique().tolist()
+            if set(seen) <= set(self.dropped):
+                raise EdgesegError(
+                    f"every pixel of a batch is {', '.join(self._names[index] for index in seen)} to the teacher, which "
+                    "the class map leaves out; name what of the data that is, or another teacher"
+                )
+            self.dropped = []  # one look is enough, at every step it would cost time
         if all(len(group) == 1 for group in self.groups):
             return logits[:, [group[0] for group in self.groups]]
         # several classes of the teacher are one of the data: their probabilities add up

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from edgeseg.cli import main
-from edgeseg.data import Data
+from edgeseg.data import Data, load_data
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID
 from edgeseg.runs import load_run, read_card, read_weights
@@ -25,6 +25,7 @@ from edgeseg.train.recipe import read_recipe
 from edgeseg.train.teacher import Teacher, groups
 from edgeseg.train.teaching import ALONE, EMA, Lesson, Teaching, View
 from edgeseg.train.teaching.align import Align
+from edgeseg.train.teaching.granularity import Mgd
 from edgeseg.train.teaching.hardness import Hardness
 from edgeseg.train.teaching.logits import Bpkd, Cwd, Kd, edges
 from edgeseg.train.teaching.masked import Masked
@@ -185,15 +186,14 @@ def test_the_teacher_changes_what_is_learned_and_is_written_down(
     assert first[1] > first[0]
 
 
-def test_a_stopped_distillation_ends_as_one_that_was_not(tiny_data: Data, teaching: Teaching, tmp_path: Path) -> None:
-    """With heads that are learned along, random masks, and a second look at a smaller picture."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    teaching = replace(
-        teaching,
-        losses=(Align(ours=0, theirs=0), Masked(ours=0, theirs="layer1"), Fst(ours=0, theirs=0), Hardness(ours=0)),
-    )
-    taught(tiny_data, whole, teaching, epochs=2).run(resume=False)
-    first = taught(tiny_data, parts, teaching, epochs=2)
+@pytest.fixture(scope="module")
+def few() -> Data:
+    """Scenes for two steps."""
+    return load_data("synthetic:size=64x96,train=8,val=2,test=2")
+
+
+def interrupt(trainer: Trainer) -> None:
+    """Run until the second epoch has begun."""
 
     class Stop(Exception):
         pass
@@ -202,22 +202,33 @@ def test_a_stopped_distillation_ends_as_one_that_was_not(tiny_data: Data, teachi
         if event.epoch == 2:
             raise Stop
 
-    first.notify = stop
+    trainer.notify = stop
     with pytest.raises(Stop):
-        first.run(resume=False)
-    taught(tiny_data, parts, teaching, epochs=2).run(resume=True)
+        trainer.run(resume=False)
+
+
+def test_a_stopped_distillation_ends_as_one_that_was_not(few: Data, teaching: Teaching, tmp_path: Path) -> None:
+    """With heads that are learned along, random masks, and a second look at a smaller picture."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    teaching = replace(
+        teaching,
+        losses=(Align(ours=0, theirs=0), Masked(ours=0, theirs="layer1"), Fst(ours=0, theirs=0), Hardness(ours=0)),
+    )
+    taught(few, whole, teaching, epochs=2).run(resume=False)
+    interrupt(taught(few, parts, teaching, epochs=2))
+    taught(few, parts, teaching, epochs=2).run(resume=True)
     assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
     heads = [load_state(folder / CHECKPOINT)["heads"] for folder in (whole, parts)]
     assert {name.split(".")[0] for name in heads[0]} == {"align", "masked", "fst", "hardness"}
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
-    fresh = taught(tiny_data, tmp_path / "fresh", teaching).task.heads.state_dict()
+    fresh = taught(few, tmp_path / "fresh", teaching).task.heads.state_dict()
     assert any(not torch.equal(heads[0][name], fresh[name]) for name in fresh)  # they learned
     logged = [json.loads(line) for line in (whole / LOG).read_text(encoding="utf-8").splitlines()]
     assert {"loss_labels", "loss_align", "loss_masked", "loss_fst", "loss_hardness"} <= logged[0].keys()
-    plain = create("lraspp_mobilenet_v3_small", classes=len(tiny_data.class_names))
+    plain = create("lraspp_mobilenet_v3_small", classes=len(few.class_names))
     assert load_run(whole).state_dict().keys() == plain.state_dict().keys()
     with pytest.raises(EdgesegError, match=r"recipe\.teaching\.losses"):
-        taught(tiny_data, parts, replace(teaching, losses=(Kd(),)), epochs=2).run(resume=True)
+        taught(few, parts, replace(teaching, losses=(Kd(),)), epochs=2).run(resume=True)
 
 
 def test_averaged_weights_teach(tiny_data: Data, tmp_path: Path) -> None:
@@ -230,6 +241,47 @@ def test_averaged_weights_teach(tiny_data: Data, tmp_path: Path) -> None:
     assert float(task.said["loss_kd"]) > 0
     with pytest.raises(EdgesegError, match="the averaged weights teach, but ema is null"):
         taught(tiny_data, tmp_path / "other", teaching)
+
+
+def test_images_without_labels_teach_and_a_stopped_run_goes_on_with_them(
+    few: Data, teaching: Teaching, tmp_path: Path
+) -> None:
+    """The eight of another split, in threes: their order and the labelled images' do not fall together."""
+    losses = (Kd(), Mgd(ours=0, theirs=0))
+    more = replace(teaching, losses=losses, unlabelled="synthetic:size=64x96,train=8,seed=5", unlabelled_batch=3)
+    whole, parts = (taught(few, tmp_path / name, more, epochs=2) for name in ("whole", "parts"))
+    images, labels = next(taught(few, tmp_path / "looked", more)._fed(0))
+    assert images.shape == (4 + 3, 3, 64, 96)
+    assert (labels[4:] == VOID).all() and not (labels[:4] == VOID).all()
+    whole.run(resume=False)
+    interrupt(parts)
+    taught(few, tmp_path / "parts", more, epochs=2).run(resume=True)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert weights[0] == weights[1]
+
+
+def test_images_without_labels_alone_change_no_loss_of_labels(
+    tiny_data: Data, teaching: Teaching, tmp_path: Path
+) -> None:
+    trainer = taught(tiny_data, tmp_path, teaching)
+    images, labels = next(trainer.batches.epoch(0))
+    task, student = trainer.task, trainer.student.eval()  # in evaluation mode images do not influence each other
+    void = torch.full_like(labels, VOID)
+    task.loss(student, student, images, labels, 0)
+    alone = float(task.said["loss_labels"])
+    task.loss(student, student, torch.cat([images, images.flip(-1)]), torch.cat([labels, void]), 0)
+    assert float(task.said["loss_labels"]) == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_class_map_that_leaves_every_pixel_out_is_an_error(teaching: Teaching, tiny_data: Data) -> None:
+    names = list(tiny_data.class_names)
+    image = torch.from_numpy(tiny_data.split("val")[0][0]).permute(2, 0, 1)[None]
+    whole = Teacher(teaching, names)
+    crop = image[..., :8, :8]  # small enough to be of one class for a bad teacher
+    only = whole.logits(crop, (1, 1)).argmax(1).unique().tolist()
+    left_out = Teacher(teaching, [name for index, name in enumerate(names) if index not in only])
+    with pytest.raises(EdgesegError, match=f"every pixel of a batch is {names[only[0]]} to the teacher"):
+        left_out.logits(crop, (1, 1))
 
 
 def test_a_piece_that_needs_nobody_works_alone(tiny_data: Data, tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ class Teaching:
     losses:  added, each times its weight, to the loss of the labels.
     classes: the teacher's class -> the data's, where the names differ; classes of the teacher that nobody names are left out.
     trust:   import the module that the teacher's run names.
+    unlabelled:       images that only the teacher says something about, a folder or a data set; null for none.
+    unlabelled_batch: as many of them in a step, over all processes; null for as many as have labels.
     """
 
     __pydantic_config__ = STRICT
@@ -50,6 +52,8 @@ class Teaching:
     losses: tuple[Annotated[AnyPiece, Field(discriminator="type")], ...] = field(default_factory=lambda: (Cwd(),))
     classes: dict[str, str] = field(default_factory=dict)
     trust: bool = False
+    unlabelled: str | None = None
+    unlabelled_batch: int | None = None
 
     def __post_init__(self) -> None:
         if not self.losses:
@@ -59,6 +63,10 @@ class Teaching:
         if self.teacher == ALONE and (asking := [piece.type for piece in self.losses if not piece.alone]):
             there = ", ".join(name for name in PIECES if PIECES[name].alone)
             raise EdgesegError(f"{', '.join(asking)} needs a teacher; without one there is {there}")
+        if self.teacher == ALONE and self.unlabelled is not None:
+            raise EdgesegError("images without labels teach nothing where nobody teaches; name a teacher, or ema")
+        if self.unlabelled_batch is not None and self.unlabelled_batch < 1:
+            raise EdgesegError(f"unlabelled_batch is a number of images in a step, got {self.unlabelled_batch}")
 
     @property
     def keys(self) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
