@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError
 from edgeseg.students import Student
-from edgeseg.train.teaching.lesson import Key, Widths, as_map
+from edgeseg.train.teaching.lesson import EMBEDDING, Key, Widths, as_map
 
 
 @contextmanager
@@ -27,17 +27,26 @@ def kept(network: nn.Module, keys: Sequence[Key], image: Tensor) -> Iterator[dic
     hooks = []
     try:
         for key in keys:
-            if isinstance(key, str):
-                if key not in modules:
-                    raise EdgesegError(f"{_called(network)} has no module {key!r}; {_near(key, modules)}")
-                hooks.append(modules[key].register_forward_hook(partial(_keep, found, key, image)))
+            name = named(network, key)
+            if isinstance(name, str):
+                if name not in modules:
+                    raise EdgesegError(f"{_called(network)} has no module {name!r}; {_near(name, modules)}")
+                hooks.append(modules[name].register_forward_hook(partial(_keep, found, key, image)))
         yield found
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _keep(found: dict[Key, Tensor], key: str, image: Tensor, module: nn.Module, given: Any, answer: Any) -> None:
+def named(network: nn.Module, key: Key) -> Key:
+    """A key as a stage or a module's name: a network has its own for its embedding."""
+    if key == EMBEDDING:
+        own: Key = getattr(network, "embedding", EMBEDDING)
+        return own
+    return key
+
+
+def _keep(found: dict[Key, Tensor], key: Key, image: Tensor, module: nn.Module, given: Any, answer: Any) -> None:
     found[key] = as_map(answer, image, f"the module {key!r}")
 
 
@@ -49,12 +58,19 @@ def stages(network: Student, keys: Sequence[Key], maps: Sequence[Tensor]) -> dic
     """
     found: dict[Key, Tensor] = {}
     for key in keys:
-        if isinstance(key, int):
-            if not -len(maps) <= key < len(maps):
-                there = f"stages 0 to {len(maps) - 1}" if maps else "no stages that it names"
-                raise EdgesegError(f"{network.name} has {there}, got {key}; a module can be named instead")
-            found[key] = maps[key].float()
+        stage = named(network, key)
+        if isinstance(stage, int):
+            if not -len(maps) <= stage < len(maps):
+                raise EdgesegError(
+                    f"{network.name} has stages 0 to {len(maps) - 1}, got {stage}; a module can be named instead"
+                )
+            found[key] = maps[stage].float()
     return found
+
+
+def staged(network: nn.Module, keys: Sequence[Key]) -> bool:
+    """Whether any of the keys is a stage."""
+    return any(isinstance(named(network, key), int) for key in keys)
 
 
 @torch.no_grad()
@@ -63,29 +79,18 @@ def widths(network: Student, keys: Sequence[Key]) -> Widths:
     if not keys:
         return {}
     device, training = next(network.parameters()).device, network.training
-    side = network.multiple * -(-128 // network.multiple)  # large enough for every pooling
+    side = network.multiple * -(-256 // network.multiple)  # large enough for every pooling
     image = torch.zeros(1, 3, side, side, device=device)
     try:
         with kept(network.eval(), keys, image) as found:
-            maps = look(network, image, keys)
+            maps = stages(network, keys, network.forward_features(image)) if staged(network, keys) else {}
+            if len(maps) < len(keys):
+                network.probe(image)
     finally:
         network.train(training)
-    missing = [key for key in keys if key not in found and key not in maps]
-    if missing:
+    if missing := [key for key in keys if key not in found and key not in maps]:
         raise EdgesegError(f"the module {missing[0]!r} of {network.name} is not asked when it looks at an image")
     return {key: each.shape[1] for key, each in {**maps, **found}.items()}
-
-
-def look(network: Student, image: Tensor, keys: Sequence[Key]) -> Mapping[Key, Tensor]:
-    """The stage maps of one image; modules are asked on the way."""
-    if any(isinstance(key, int) for key in keys):
-        maps = stages(network, keys, network.forward_features(image))
-        if all(isinstance(key, int) for key in keys):
-            return maps
-    else:
-        maps = {}
-    network.probe(image)
-    return maps
 
 
 def _called(network: nn.Module) -> str:

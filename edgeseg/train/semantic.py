@@ -15,7 +15,7 @@ from edgeseg.evaluate import measure_split
 from edgeseg.metrics import VOID, Score
 from edgeseg.pictures import overlay
 from edgeseg.students import Semantic, Student, upsample
-from edgeseg.train.maps import kept, stages, widths
+from edgeseg.train.maps import kept, staged, stages, widths
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
 from edgeseg.train.teacher import Teacher
@@ -30,12 +30,8 @@ class SemanticTask(Task):
     def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
         super().__init__(data, recipe, fabric)
         self.teacher: Teacher | None = None
-        self.ours: tuple[Key, ...] = ()
-        self.theirs: tuple[Key, ...] = ()
-        if recipe.teaching is not None:
-            self.ours, self.theirs = recipe.teaching.keys
-            if recipe.teaching.teacher not in (EMA, ALONE):
-                self.teacher = Teacher(recipe.teaching, data.class_names, fabric.device)
+        if recipe.teaching is not None and recipe.teaching.teacher not in (EMA, ALONE):
+            self.teacher = Teacher(recipe.teaching, data.class_names, fabric.device)
         self.weight: Tensor | None = None
         if recipe.class_weights != "none":
             self.weight = class_weights(data, recipe.split or data.fit).to(fabric.device)
@@ -68,8 +64,7 @@ class SemanticTask(Task):
         if self.teacher is not None:
             with self.fabric.autocast():
                 theirs = self.teacher.view(images, ours.logits.shape[-2:], self.theirs)
-        seed = int(np.random.SeedSequence((self.recipe.seed, step, self.fabric.global_rank)).generate_state(1)[0])
-        return total + self.taught(Lesson(ours, theirs, labels, images, again, student.multiple, seed))
+        return total + self.taught(Lesson(ours, theirs, labels, images, again, student.multiple, self.seed(step)))
 
     def _ask(self, module: Any, student: Student, images: Tensor) -> tuple[Sequence[Tensor], dict[Key, Tensor]]:
         """The student's heads for uint8 images, and the maps that the pieces of loss compare."""
@@ -78,7 +73,7 @@ class SemanticTask(Task):
             if not self.ours:
                 return module.training_logits(seen), {}
             with kept(student, self.ours, seen) as maps:
-                if all(isinstance(key, str) for key in self.ours):
+                if not staged(student, self.ours):
                     return module.training_logits(seen), maps
                 heads, every = module.training_outputs(seen)
                 return heads, maps | stages(student, self.ours, every)

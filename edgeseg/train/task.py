@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from edgeseg.errors import EdgesegError
 from edgeseg.registry import Registry
 from edgeseg.students import Student
 from edgeseg.train.recipe import Recipe
-from edgeseg.train.teaching.lesson import Lesson, Widths
+from edgeseg.train.teaching import PIECES, Key, Lesson
+from edgeseg.train.teaching.lesson import Widths
 
 
 class Task(ABC):
@@ -32,15 +34,26 @@ class Task(ABC):
         self.data, self.recipe, self.fabric = data, recipe, fabric
         self.heads = nn.ModuleDict()
         self.said: dict[str, Tensor] = {}
+        self.ours: tuple[Key, ...] = ()
+        self.theirs: tuple[Key, ...] = ()
+        if recipe.teaching is not None:
+            self.ours, self.theirs = recipe.teaching.keys
+            if wrong := [piece.type for piece in recipe.teaching.losses if piece.kind != data.task]:
+                there = ", ".join(name for name in PIECES if PIECES[name].kind == data.task)
+                raise EdgesegError(f"{', '.join(wrong)} is not for {data.task} students, who have {there}")
 
     def begin(self, student: Student, average: Student) -> None:
         """Meet the student and its averaged copy, before the first step."""
         if self.recipe.teaching is not None:
             self._meet(student, average)
 
+    @abstractmethod
     def _meet(self, student: Student, average: Student) -> None:
         """Find the teacher, and make the heads that the pieces of loss learn beside the student."""
-        raise EdgesegError(f"{self.data.spec} is not for students who are taught")
+
+    def seed(self, step: int) -> int:
+        """Of a step's random choices, on this process."""
+        return int(np.random.SeedSequence((self.recipe.seed, step, self.fabric.global_rank)).generate_state(1)[0])
 
     def _make_heads(self, student: Student, ours: Widths, theirs: Widths, classes: int) -> None:
         assert self.recipe.teaching is not None

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from edgeseg.errors import EdgesegError
 from edgeseg.runs import load_run, read_card
-from edgeseg.students import Semantic, Student, upsample
-from edgeseg.train.maps import kept, stages
+from edgeseg.students import Features, Promptable, Semantic, Student, upsample
+from edgeseg.students.promptable import best_mask, spread
+from edgeseg.train.maps import kept, staged, stages
 from edgeseg.train.teaching import ALONE, EMA, Key, Teaching, View
 
 
@@ -53,7 +54,7 @@ class Teacher:
         fill = (0, -width % self.network.multiple, 0, -height % self.network.multiple)
         seen = F.pad(self.network.normalise(images), fill)
         with kept(self.network, keys, seen) as maps:
-            if any(isinstance(key, int) for key in keys):
+            if staged(self.network, keys):
                 heads, every = self.network.training_outputs(seen)
                 logits, maps = heads[0].float(), maps | stages(self.network, keys, every)
             else:
@@ -84,6 +85,41 @@ class Teacher:
             return logits[:, [group[0] for group in self.groups]]
         # several classes of the teacher are one of the data: their probabilities add up
         return torch.stack([logits[:, group].logsumexp(1) for group in self.groups], 1)
+
+
+class PromptTeacher:
+    """A promptable network that answers in evaluation mode, without gradients."""
+
+    def __init__(self, teaching: Teaching, device: torch.device | str = "cpu", network: Student | None = None) -> None:
+        network = network or opened(teaching)
+        if not isinstance(network, Promptable):
+            raise EdgesegError(
+                f"the teacher {teaching.teacher} is semantic; a promptable student learns from one that takes prompts"
+            )
+        self.network = network.to(device).eval().requires_grad_(requires_grad=False)
+
+    @torch.no_grad()
+    def look(self, images: Tensor, keys: Sequence[Key] = ()) -> tuple[Features, dict[Key, Tensor]]:
+        """What it makes of uint8 `images [B, 3, H, W]`: features to ask, and the maps of `keys`."""
+        height, width = images.shape[-2:]
+        multiple = self.network.multiple
+        seen = F.pad(self.network.normalise(images), (0, -width % multiple, 0, -height % multiple))
+        with kept(self.network, keys, seen) as maps:
+            features = self.network.encode(seen)
+        if staged(self.network, keys):
+            maps |= stages(self.network, keys, self.network.forward_features(seen))
+        shares = (height / seen.shape[-2], width / seen.shape[-1])
+        return features, {key: cut(each, shares) if shares != (1, 1) else each for key, each in maps.items()}
+
+    @torch.no_grad()
+    def answer(
+        self, features: Features, points: Tensor, labels: Tensor, before: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Its best mask for each prompt, logits `[P, 1, H, W]` at the size of what it saw, and as it came, for the next round."""
+        low = best_mask(
+            *self.network.low_masks(spread(features.maps, len(points)), features.size, points, labels, before)
+        )
+        return self.network.enlarge(low, features.size).float(), low
 
 
 def fingerprint(teacher: str) -> str:

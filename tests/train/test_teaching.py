@@ -342,7 +342,7 @@ def test_the_verb(tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[s
         (("--loss", ","), "teaches nothing"),
         (("--class-map", "lion=car"), "names 'lion', which the teacher does not have"),
         (("--teacher", "nowhere"), "nowhere is not a run"),
-        (("--data", "synthetic_objects:size=64x96,train=8,val=2,test=2"), "who learn from labels alone"),
+        (("--data", "synthetic_objects:size=64x96,train=8,val=2,test=2"), "cwd is not for promptable students"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -16,11 +16,12 @@ from edgeseg.train.teaching.hardness import Hardness
 from edgeseg.train.teaching.lesson import Key, Lesson, Piece, View
 from edgeseg.train.teaching.logits import Bpkd, Cwd, Kd
 from edgeseg.train.teaching.masked import Masked
+from edgeseg.train.teaching.prompted import Embedding, Masks
 from edgeseg.train.teaching.resolution import Fst
 
 __all__ = ["ALONE", "EMA", "PIECES", "AnyPiece", "Key", "Lesson", "Piece", "Teaching", "View"]
 
-AnyPiece: TypeAlias = Kd | Cwd | Bpkd | Align | Masked | Mgd | Fst | Hardness
+AnyPiece: TypeAlias = Kd | Cwd | Bpkd | Align | Masked | Mgd | Fst | Hardness | Embedding | Masks
 
 PIECES: Registry[type[AnyPiece]] = Registry("distillation loss")
 """Name -> piece."""
@@ -60,6 +61,10 @@ class Teaching:
             raise EdgesegError(f"distillation without a loss teaches nothing; there is {', '.join(PIECES)}")
         if len({piece.type for piece in self.losses}) < len(self.losses):
             raise EdgesegError("a distillation loss is named twice; give each once, with its weight")
+        if len(kinds := {piece.kind for piece in self.losses}) > 1:
+            raise EdgesegError(
+                f"{', '.join(piece.type for piece in self.losses)} are for {' and '.join(sorted(kinds))} students"
+            )
         if self.teacher == ALONE and (asking := [piece.type for piece in self.losses if not piece.alone]):
             there = ", ".join(name for name in PIECES if PIECES[name].alone)
             raise EdgesegError(f"{', '.join(asking)} needs a teacher; without one there is {there}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -14,13 +14,19 @@ from edgeseg.errors import EdgesegError
 Key: TypeAlias = int | str
 """A map inside a network: an index into `forward_features` (-1 is the coarsest), or the name of a module that answers with it."""
 
+EMBEDDING = "embedding"
+"""The key of what a promptable network takes for the embedding of an image, a key of its own."""
+
 Widths: TypeAlias = Mapping[Key, int]
 """The channels of each map that a piece asked for."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What a network makes of images: logits `[B, K, h, w]` float32 of the data's classes, and maps `[B, C, h, w]` float32."""
+    """What a network makes of images: logits `[B, K, h, w]` float32 of the data's classes, and maps `[B, C, h, w]` float32.
+
+    A promptable network has no logits of classes: there they are empty.
+    """
 
     logits: Tensor
     maps: Mapping[Key, Tensor]
@@ -36,6 +42,8 @@ class Lesson:
     images: uint8 `[B, 3, H, W]`, as both saw them.
     multiple: what the sides of an image that the student is asked about must be multiples of.
     seed:   of random choices; another for each step.
+    rounds: for promptable students, mask logits `[P, M, H, W]` of each round and the teacher's best `[P, 1, H, W]` for the same
+            prompts.
     """
 
     ours: View
@@ -45,6 +53,7 @@ class Lesson:
     again: Callable[[Tensor], View]
     multiple: int = 1
     seed: int = 0
+    rounds: Sequence[tuple[Tensor, Tensor]] = ()
 
     @property
     def taught(self) -> View:
