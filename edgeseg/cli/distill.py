@@ -31,8 +31,8 @@ def distill(
     teacher: Annotated[
         str,
         typer.Option(
-            metavar="RUN|ema|none",
-            help="The run that teaches, larger or trained longer; ema: the student's own averaged weights; none.",
+            metavar="RUN|SOURCE:WHAT|ema|none",
+            help="The run that teaches; transformers:FOLDER, smp:FOLDER, package.module:factory; ema: the student's own averaged weights.",
         ),
     ],
     data: Annotated[str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH")],
@@ -46,6 +46,12 @@ def distill(
     ] = "cwd",
     class_map: Annotated[
         str, typer.Option(metavar="THEIRS=OURS,...", help="Classes of the teacher under the names that the data has.")
+    ] = "",
+    teacher_weights: Annotated[
+        Path | None, typer.Option(help="The weights of a teacher that is not a run and comes without.")
+    ] = None,
+    teacher_classes: Annotated[
+        str, typer.Option(metavar="NAME,...", help="The classes of a teacher that does not name them, in its order.")
     ] = "",
     unlabelled: Annotated[
         str | None, typer.Option(metavar="DATA", help="Images without labels: a folder of photos, or camvid:PATH, ...")
@@ -68,17 +74,24 @@ def distill(
 
     Example: edgeseg distill ddrnet23_slim --teacher runs/large --data camvid:PATH --out runs/taught --loss cwd,kd:weight=0.5
     """
+    from edgeseg import schema
+    from edgeseg.data import load_data
     from edgeseg.train.teacher import fingerprint
+    from edgeseg.train.teaching import Teaching
 
     teaching = {
         "teacher": teacher,
-        "sha256": fingerprint(teacher),
+        "sha256": "",
         "losses": [_piece(text) for text in words(loss)],
         "classes": dict(_pair(text, "--class-map") for text in words(class_map)),
         "trust": bool(TRUSTED),
         "unlabelled": unlabelled,
         "unlabelled_batch": unlabelled_batch,
+        "weights": str(teacher_weights) if teacher_weights else None,
+        "class_names": words(teacher_classes),
     }
+    stated = schema.parse(Teaching, teaching, "distill")
+    teaching["sha256"] = fingerprint(stated, lambda: load_data(data).class_names)
     changes = [*changed(change, epochs, size), f"teaching={json.dumps(teaching)}"]
     run(name, data, out, recipe, changes, init, resume, devices, threads, tensorboard, as_json)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from edgeseg.runs import load_run, read_card
 from edgeseg.students import Features, Promptable, Semantic, Student, upsample
 from edgeseg.students.promptable import best_mask, spread
 from edgeseg.train.maps import kept, staged, stages
+from edgeseg.train.sources import digest, from_source, is_source
 from edgeseg.train.teaching import ALONE, EMA, Key, Teaching, View
 
 
@@ -31,7 +32,7 @@ class Teacher:
         device: torch.device | str = "cpu",
         network: Student | None = None,
     ) -> None:
-        network = network or opened(teaching)
+        network = network or opened(teaching, class_names)
         if not isinstance(network, Semantic):
             raise EdgesegError(
                 f"the teacher {teaching.teacher} is promptable; a student that names classes learns from one that does"
@@ -122,23 +123,32 @@ class PromptTeacher:
         return self.network.enlarge(low, features.size).float(), low
 
 
-def fingerprint(teacher: str) -> str:
+def fingerprint(teaching: Teaching, class_names: Callable[[], Sequence[str]]) -> str:
     """The SHA-256 of a teacher's weights; empty where it has none of its own."""
-    return "" if teacher in (EMA, ALONE) else read_card(Path(teacher)).sha256
+    if teaching.teacher in (EMA, ALONE):
+        return ""
+    if is_source(teaching.teacher):
+        return digest(_outside(teaching, class_names()))
+    return read_card(Path(teaching.teacher)).sha256
 
 
-def opened(teaching: Teaching) -> Student:
-    """The network of the run that teaches.
+def opened(teaching: Teaching, class_names: Sequence[str] = ()) -> Student:
+    """The network that teaches students of these classes.
 
     Raises:
         EdgesegError: it is of other weights than the recipe says.
     """
-    folder = Path(teaching.teacher)
-    if read_card(folder).sha256 != teaching.sha256:
+    outside = _outside(teaching, class_names) if is_source(teaching.teacher) else None
+    found = digest(outside) if outside is not None else read_card(Path(teaching.teacher)).sha256
+    if found != teaching.sha256:
         raise EdgesegError(
-            f"the teacher {folder} has other weights than the recipe says; name the right one, or start anew"
+            f"the teacher {teaching.teacher} has other weights than the recipe says; name the right one, or start anew"
         )
-    return load_run(folder, trust=teaching.trust)
+    return outside if outside is not None else load_run(teaching.teacher, trust=teaching.trust)
+
+
+def _outside(teaching: Teaching, class_names: Sequence[str]) -> Student:
+    return from_source(teaching.teacher, class_names, teaching.class_names, teaching.weights, teaching.trust)
 
 
 def cut(x: Tensor, shares: tuple[float, float]) -> Tensor:

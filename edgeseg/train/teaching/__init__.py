@@ -37,12 +37,14 @@ EMA, ALONE = "ema", "none"
 class Teaching:
     """Who teaches, and how.
 
-    teacher: the folder of a run, `ema` for the student's own averaged weights (Tarvainen & Valpola: Mean teachers, arXiv
+    teacher: the folder of a run, a network from elsewhere (`edgeseg.train.sources`), `ema` for the student's own averaged weights (Tarvainen & Valpola: Mean teachers, arXiv
              1703.01780), or `none` with pieces that need nobody.
     sha256:  of the teacher's weights, so that a resumed run notices another; empty where it has none of its own.
     losses:  added, each times its weight, to the loss of the labels.
     classes: the teacher's class -> the data's, where the names differ; classes of the teacher that nobody names are left out.
     trust:   import the module that the teacher's run names.
+    weights: the file with the weights of a network from elsewhere that comes without.
+    class_names: its classes in its order, where they are neither known nor the data's.
     unlabelled:       images that only the teacher says something about, a folder or a data set; null for none.
     unlabelled_batch: as many of them in a step, over all processes; null for as many as have labels.
     """
@@ -53,6 +55,8 @@ class Teaching:
     losses: tuple[Annotated[AnyPiece, Field(discriminator="type")], ...] = field(default_factory=lambda: (Cwd(),))
     classes: dict[str, str] = field(default_factory=dict)
     trust: bool = False
+    weights: str | None = None
+    class_names: tuple[str, ...] = ()
     unlabelled: str | None = None
     unlabelled_batch: int | None = None
 
