@@ -50,6 +50,10 @@ class Interrupted(EdgesegError):
     exit_code = 130
 
 
+class Diverged(EdgesegError):
+    """The loss or its gradient is no number any more."""
+
+
 @dataclass(frozen=True)
 class Event:
     """What the loop tells a progress display after each step: the epoch, the step in it, and the figures so far."""
@@ -89,6 +93,7 @@ class Trainer:
     begin_with: Path | None = None
     notify: Callable[[Event], None] = lambda event: None
     checked: Callable[[int], None] = lambda count: None
+    scored: Callable[[int, float], None] = lambda epoch, score: None
     state: State = field(default_factory=State)
 
     def __post_init__(self) -> None:
@@ -268,6 +273,8 @@ class Trainer:
         if self.state.epoch % self.recipe.evaluate == 0 or self.state.epoch == self.recipe.epochs:
             if self.fabric.is_global_zero:
                 self._evaluate(write)
+                assert self.state.last_miou is not None
+                self.scored(self.state.epoch, self.state.last_miou)
             self.fabric.barrier()  # the others wait for the card: it is the result they all return
         self.state.seconds = before + time.monotonic() - started
         self.save_checkpoint()
@@ -325,7 +332,7 @@ class Trainer:
         follow(self.average, self.student, 0.0 if self.recipe.ema is None else self.recipe.ema, self.state.step)
         return value, lr
 
-    def _lost(self, what: str, value: float) -> EdgesegError:
+    def _lost(self, what: str, value: float) -> Diverged:
         """Why training cannot go on from here; the weights and the last checkpoint are those from before this step."""
         step, images = self.state.step, self.batches.names(self.state.step)
         parts = [f"{name} {float(part):.3g}" for name, part in self.task.said.items()]
@@ -333,7 +340,7 @@ class Trainer:
         kept = (
             f"{self.out / CHECKPOINT} is the last good state" if (self.out / CHECKPOINT).exists() else "nothing is kept"
         )
-        return EdgesegError(
+        return Diverged(
             f"the {what} became {value}{made_of} at step {step}, epoch {step // len(self.batches) + 1}, on the images "
             f"{', '.join(images)}; {kept}; start anew with a lower optimizer.lr"
         )
