@@ -147,7 +147,18 @@ def from_transformers(source: str, classes: int) -> nn.Module:
         raise EdgesegError(f"transformers cannot build {source!r}: {why:.200}") from error
 
 
-SOURCES: dict[str, Callable[[str, int], nn.Module]] = {"timm": from_timm, "transformers": from_transformers}
+def from_student(name: str, classes: int) -> nn.Module:
+    """A student of ours that is shown the labels too (`edgeseg.students.assisted`), untrained."""
+    from edgeseg.students import assisted
+
+    return assisted.from_student(name, classes)
+
+
+SOURCES: dict[str, Callable[[str, int], nn.Module]] = {
+    "assisted": from_student,
+    "timm": from_timm,
+    "transformers": from_transformers,
+}
 """What stands before the colon -> what builds the network; anything else before it is a module with a factory."""
 
 

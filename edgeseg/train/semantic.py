@@ -15,6 +15,8 @@ from edgeseg.evaluate import measure_split
 from edgeseg.metrics import VOID, Score
 from edgeseg.pictures import overlay
 from edgeseg.students import Semantic, Student, upsample
+from edgeseg.students.assisted import is_assisted
+from edgeseg.train.assisted import assisted_loss, label, measure_assisted
 from edgeseg.train.maps import kept, staged, stages, widths
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
@@ -45,6 +47,9 @@ class SemanticTask(Task):
 
     def loss(self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int) -> Tensor:
         """The recipe's loss of the main head and a share of that of the auxiliary heads, and what the teacher has to say."""
+        if is_assisted(student):
+            with self.fabric.autocast():
+                return assisted_loss(module, student, images, labels, self.recipe.loss, self.weight, self.seed(step))
         heads, maps = self._ask(module, student, images)
         parts = [
             self.recipe.loss(upsample(logits.float().contiguous(), labels.shape[-2:]), labels, self.weight)
@@ -63,7 +68,7 @@ class SemanticTask(Task):
         theirs = None
         if self.teacher is not None:
             with self.fabric.autocast():
-                theirs = self.teacher.view(images, ours.logits.shape[-2:], self.theirs)
+                theirs = self.teacher.view(images, ours.logits.shape[-2:], self.theirs, labels, self.seed(step))
         return total + self.taught(Lesson(ours, theirs, labels, images, again, student.multiple, self.seed(step)))
 
     def _ask(self, module: Any, student: Student, images: Tensor) -> tuple[Sequence[Tensor], dict[Key, Tensor]]:
@@ -85,6 +90,8 @@ class SemanticTask(Task):
     def score(self, student: Student, split: Split, size: tuple[int, ...]) -> Score:
         """mIoU and the rest."""
         assert isinstance(student, Semantic)
+        if is_assisted(student):
+            return measure_assisted(student, split, len(self.data.class_names)).score()
         return measure_split(student, split, len(self.data.class_names)).score()
 
     def figure(self, score: Any) -> float:
@@ -95,7 +102,8 @@ class SemanticTask(Task):
         """Image, prediction, truth."""
         assert isinstance(student, Semantic)
         colours = self.data.palette
-        return [image, overlay(image, student.predict(image), colours), overlay(image, truth, colours)]
+        made = label(student, image, truth) if is_assisted(student) else student.predict(image)
+        return [image, overlay(image, made, colours), overlay(image, truth, colours)]
 
 
 def class_weights(data: Data, split: str) -> Tensor:

@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeseg.errors import EdgesegError
+from edgeseg.metrics import VOID
 from edgeseg.runs import load_run, read_card
 from edgeseg.students import Features, Promptable, Semantic, Student, upsample
+from edgeseg.students.assisted import is_assisted
 from edgeseg.students.promptable import best_mask, spread
+from edgeseg.train.assisted import with_labels
 from edgeseg.train.maps import kept, staged, stages
 from edgeseg.train.sources import digest, from_source, is_source
 from edgeseg.train.teaching import ALONE, EMA, Key, Teaching, View
@@ -49,11 +52,24 @@ class Teacher:
         return self.view(images, size).logits
 
     @torch.no_grad()
-    def view(self, images: Tensor, size: Sequence[int], keys: Sequence[Key] = ()) -> View:
-        """The same logits and the maps of `keys`, at the teacher's own resolution."""
+    def view(
+        self,
+        images: Tensor,
+        size: Sequence[int],
+        keys: Sequence[Key] = (),
+        labels: Tensor | None = None,
+        seed: int = 0,
+    ) -> View:
+        """The same logits and the maps of `keys`, at the teacher's own resolution.
+
+        labels: `[B, H, W]`, which a label-assisted teacher is shown; `seed` is that of the noise on them.
+        """
         height, width = images.shape[-2:]
         fill = (0, -width % self.network.multiple, 0, -height % self.network.multiple)
-        seen = F.pad(self.network.normalise(images), fill)
+        normal = self.network.normalise(images)
+        if labels is not None and is_assisted(self.network):
+            normal = with_labels(self.network, normal, self._own(labels), seed)
+        seen = F.pad(normal, fill)
         with kept(self.network, keys, seen) as maps:
             if staged(self.network, keys):
                 heads, every = self.network.training_outputs(seen)
@@ -67,6 +83,13 @@ class Teacher:
         if logits.shape[-2:] != tuple(size):
             logits = upsample(logits, size)
         return View(self._joined(logits), maps)
+
+    def _own(self, labels: Tensor) -> Tensor:
+        """Labels of the data in the teacher's classes, the first of them where several are one of the data's."""
+        table = torch.full((VOID + 1,), VOID, dtype=torch.uint8, device=labels.device)
+        for index, group in enumerate(self.groups):
+            table[index] = group[0]
+        return table[labels.long()]
 
     def _joined(self, logits: Tensor) -> Tensor:
         """The logits of the data's classes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -31,8 +31,8 @@ FIRST = {"optimizer.lr": 0.01, "loss.type": "ohem"}
 class Trained:
     """Instead of a trainer: the score is known beforehand, the nearer the rate to 0.03 the better, and rises with the epochs."""
 
-    made: list[Recipe] = []
-    stop_at: int | None = None
+    made: ClassVar[list[Recipe]] = []
+    stop_at: ClassVar[int | None] = None
 
     def __init__(self, name: str, data: Any, out: Path, recipe: Recipe, scored: Any) -> None:
         self.out, self.recipe, self.scored = out, recipe, scored
