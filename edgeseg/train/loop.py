@@ -94,6 +94,7 @@ class Trainer:
     notify: Callable[[Event], None] = lambda event: None
     checked: Callable[[int], None] = lambda count: None
     scored: Callable[[int, float], None] = lambda epoch, score: None
+    check: bool = True  # False where the same data was checked a moment ago
     state: State = field(default_factory=State)
 
     def __post_init__(self) -> None:
@@ -104,7 +105,8 @@ class Trainer:
         self.fabric.launch()
         torch.manual_seed(self.recipe.seed)
         split = self.recipe.split or self.data.fit
-        require(self.data, dict.fromkeys((split, self.data.select)), self.checked)
+        if self.check:
+            require(self.data, dict.fromkeys((split, self.data.select)), self.checked)
         self.fit_split = split
         if self.recipe.batch % self.fabric.world_size:
             raise EdgesegError(
@@ -134,7 +136,8 @@ class Trainer:
         if teaching is None or teaching.unlabelled is None:
             return None
         split = unlabelled(teaching.unlabelled)
-        refuse(teaching.unlabelled, split.problems())
+        if self.check:
+            refuse(teaching.unlabelled, split.problems())
         batches = self._batches(split, teaching.unlabelled_batch or self.recipe.batch, None)
 
         def from_here() -> Iterator[tuple[Tensor, Tensor]]:

@@ -121,7 +121,7 @@ class Recipe:
     norm_batches:  training batches from which the statistics of BatchNorm are taken anew before each evaluation: averaged
                    weights never saw any, and slow running means lag far behind in a short run; 0 keeps the running means.
     checkpoint:    steps between checkpoints inside an epoch; one is written after each epoch in any case.
-    teaching:      a teacher and what is learned from it, for semantic students; null for the labels alone.
+    teaching:      a teacher and what is learned from it; null for the labels alone.
     """
 
     __pydantic_config__ = STRICT

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from edgeseg import schema
 from edgeseg.data.base import Data
 from edgeseg.errors import EdgesegError, need
-from edgeseg.train.loop import Diverged, Trainer
+from edgeseg.train.loop import Diverged, Interrupted, Trainer
 from edgeseg.train.recipe import Recipe
 
 STUDY = "study.jsonl"
@@ -109,24 +109,28 @@ def tune(
         study.enqueue_trial(started.params)
     if not study.trials:
         study.enqueue_trial({key: value for key, value in first.items() if value in space[key]})
+    check = True
     while len(list(_ended(study))) < trials:
         trial = study.ask()
         values = {key: where.suggest(trial, key) for key, where in space.items()}
         try:
-            score = _run(name, data, out / "trial", recipe(values), trial)
+            score = _run(name, data, out / "trial", recipe(values), trial, check)
         except (Behind, Diverged):
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        except Interrupted as error:
+            raise Interrupted(f"stopped in trial {trial.number + 1}; the same command goes on") from error
         else:
             if all(score > (each.value or 0.0) for each in _ended(study) if each.state == "COMPLETE"):
                 shutil.rmtree(out / "best", ignore_errors=True)
                 (out / "trial").replace(out / "best")
             study.tell(trial, score)
+        check = False
         notify(next(each for each in _ended(study) if each.number == trial.number))
     shutil.rmtree(out / "trial", ignore_errors=True)
     return list(_ended(study))
 
 
-def _run(name: str, data: Data, folder: Path, recipe: Recipe, trial: Any) -> float:
+def _run(name: str, data: Data, folder: Path, recipe: Recipe, trial: Any, check: bool) -> float:
     """The best score of a run that ended."""
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -135,7 +139,7 @@ def _run(name: str, data: Data, folder: Path, recipe: Recipe, trial: Any) -> flo
         if trial.should_prune():
             raise Behind
 
-    trainer = Trainer(name, data, folder, recipe, scored=scored)
+    trainer = Trainer(name, data, folder, recipe, scored=scored, check=check)
     trainer.run(resume=False)
     return trainer.state.best_miou
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from edgeseg.train.teaching.lesson import as_map, drawn
 from edgeseg.train.teaching.masked import Masked
 from edgeseg.train.teaching.resolution import Fst, shrunk
 
+ROOT = Path(__file__).resolve().parents[2]
 B, K, SIZE, OURS, THEIRS = 2, 3, (4, 5), 4, 6
 SEMANTIC = [name for name in PIECES if PIECES[name].kind == "semantic"]
 
@@ -253,6 +256,9 @@ def test_a_piece_is_documented_and_has_the_common_options(name: str) -> None:
     assert {"type", "weight"} <= {entry.name for entry in fields(kind)}
     assert kind.__doc__ is not None
     assert "arXiv" in kind.__doc__ or "code" in kind.__doc__
+    assert f"\n| `{name}` |" in (ROOT / "README.md").read_text(encoding="utf-8")
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests" / "train").glob("test_*.py"))
+    assert re.search(rf"def test_{name}_(is_its|are_their)_definition", tests)
 
 
 WRONG: list[tuple[Callable[[], Piece], str]] = [
