@@ -11,12 +11,13 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from edgeseg.data.base import Data, Image, Labels, Split
+from edgeseg.errors import EdgesegError
 from edgeseg.evaluate import measure_split
 from edgeseg.metrics import VOID, Score
 from edgeseg.pictures import overlay
 from edgeseg.students import Semantic, Student, upsample
 from edgeseg.students.assisted import is_assisted
-from edgeseg.train.assisted import assisted_loss, label, measure_assisted
+from edgeseg.train.assisted import assisted_loss, label, measure_assisted, with_labels
 from edgeseg.train.maps import kept, staged, stages, widths
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
@@ -40,6 +41,10 @@ class SemanticTask(Task):
 
     def _meet(self, student: Student, average: Student) -> None:
         assert self.recipe.teaching is not None
+        if is_assisted(student):
+            raise EdgesegError(
+                f"{student.name} is made to teach and learns from labels alone: `edgeseg train {student.name}`"
+            )
         if self.recipe.teaching.teacher == EMA:
             self.teacher = Teacher(self.recipe.teaching, self.data.class_names, self.fabric.device, average)
         theirs = widths(self.teacher.network, self.theirs) if self.teacher else {}
@@ -85,7 +90,8 @@ class SemanticTask(Task):
 
     def look(self, student: Student, images: Tensor, labels: Tensor) -> None:
         """The logits."""
-        student(student.normalise(images))
+        seen = student.normalise(images)
+        student(with_labels(student, seen, labels) if is_assisted(student) else seen)
 
     def score(self, student: Student, split: Split, size: tuple[int, ...]) -> Score:
         """mIoU and the rest."""
