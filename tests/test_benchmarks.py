@@ -120,7 +120,8 @@ def test_train_step() -> None:
 @pytest.mark.wide
 @pytest.mark.slow
 def test_distill_step() -> None:
-    assert set(distill_step.LOSSES) == set(PIECES)
+    plain = {name for name in PIECES if PIECES[name].kind == "semantic" and PIECES[name]().keys() == ((), ())}
+    assert set(distill_step.LOSSES) == plain  # others look at more than logits, which takes its time
     sane(distill_step.findings(TINY, ("cwd",), pairs=2), names=1)
 
 

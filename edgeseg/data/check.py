@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from edgeseg.data.base import Data, Split
 from edgeseg.data.folders import Pairs
@@ -25,12 +25,16 @@ def check(data: Data, split_names: Iterable[str], advance: Callable[[int], None]
 
 def require(data: Data, split_names: Iterable[str], advance: Callable[[int], None] = lambda count: None) -> None:
     """Nothing when the named splits are sound, else one error with the first problems and their number."""
-    lines = check(data, split_names, advance)
+    refuse(data.spec, check(data, split_names, advance))
+
+
+def refuse(spec: str, lines: Sequence[str]) -> None:
+    """Nothing when there are no problems, else one error with the first and their number."""
     if not lines:
         return
     more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-    raise EdgesegError("\n  ".join([f"{data.spec}: {count} to repair before training:", *lines[:SHOWN], *more]))
+    raise EdgesegError("\n  ".join([f"{spec}: {count} to repair before training:", *lines[:SHOWN], *more]))
 
 
 def _problems(split: Split, advance: Callable[[int], None]) -> list[str]:

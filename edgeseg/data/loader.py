@@ -61,8 +61,9 @@ class Batches:
                 f"{len(split)} images do not fill one batch of {batch} on {world} processes; make the batch smaller"
             )
         self._steps = _Steps(self._length)
+        self._maker = _Maker(cached(split, cache_bytes), augment, batch, seed, rank, world, mixing)
         self._loader: DataLoader[Placed | str] = DataLoader(
-            _Maker(cached(split, cache_bytes), augment, batch, seed, rank, world, mixing),  # type: ignore[arg-type]
+            self._maker,  # type: ignore[arg-type]
             sampler=self._steps,
             batch_size=None,
             collate_fn=_unchanged,
@@ -75,6 +76,17 @@ class Batches:
     def __len__(self) -> int:
         """Batches per epoch and process."""
         return self._length
+
+    def names(self, step: int) -> list[str]:
+        """The images of the batch of a step, counted over all epochs."""
+        return [self._maker.split.names[index] for index in self._maker.chosen(*divmod(step, self._length))]
+
+    def forever(self, step: int) -> Iterator[Batch]:
+        """The batches from a step on, counted over all epochs, without an end."""
+        number, start = divmod(step, self._length)
+        while True:
+            yield from self.epoch(number, start)
+            number, start = number + 1, 0
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from the `start`-th on."""
@@ -117,10 +129,15 @@ class _Maker:
         except EdgesegError as error:
             return str(error)  # raised in a worker it would arrive wrapped in a traceback
 
-    def _make(self, epoch: int, step: int) -> Placed:
+    def chosen(self, epoch: int, step: int) -> list[int]:
+        """The images of a batch."""
         order = np.random.default_rng((self.seed, epoch, _ORDER)).permutation(len(self.split))
         turn = step * self.world + self.rank
-        made = [self._sample(epoch, int(index)) for index in order[turn * self.batch :][: self.batch]]
+        return [int(index) for index in order[turn * self.batch :][: self.batch]]
+
+    def _make(self, epoch: int, step: int) -> Placed:
+        turn = step * self.world + self.rank
+        made = [self._sample(epoch, index) for index in self.chosen(epoch, step)]
         sizes = {labels.shape for _, labels, _ in made}
         if len(sizes) > 1:
             raise EdgesegError(f"images of different sizes in one batch, {sorted(sizes)}; give the augmentation a crop")

@@ -183,12 +183,16 @@ class DDRNet(Semantic):
 
     def training_logits(self, image: Tensor) -> list[Tensor]:
         """The main head and, when built with one, the auxiliary head on the map before the last fusion."""
+        return self.training_outputs(image)[0]
+
+    def training_outputs(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """In one pass."""
         self.check_size(image)
         stages, early = self._stages(image)
         heads = [self.final_layer(stages[1])]
         if self.seghead_extra is not None:
             heads.append(self.seghead_extra(early))
-        return heads
+        return heads, stages
 
 
 @register

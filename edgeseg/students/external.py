@@ -39,6 +39,10 @@ class External(Semantic):
         self.std = tuple(getattr(net, "std", None) or self.std)
         self.multiple = getattr(net, "multiple", None) or self._fitting()
 
+    def forward_features(self, image: Tensor) -> list[Tensor]:
+        """Nobody knows its stages: where they are needed, a module is named."""
+        raise EdgesegError(f"{self.name} does not say what its stages are; name a module of it, e.g. net.backbone")
+
     def low_logits(self, image: Tensor) -> Tensor:
         """The network's logits, wherever it put them."""
         made: Any = self.net(image)
@@ -143,7 +147,18 @@ def from_transformers(source: str, classes: int) -> nn.Module:
         raise EdgesegError(f"transformers cannot build {source!r}: {why:.200}") from error
 
 
-SOURCES: dict[str, Callable[[str, int], nn.Module]] = {"timm": from_timm, "transformers": from_transformers}
+def from_student(name: str, classes: int) -> nn.Module:
+    """A student of ours that is shown the labels too (`edgeseg.students.assisted`), untrained."""
+    from edgeseg.students import assisted
+
+    return assisted.from_student(name, classes)
+
+
+SOURCES: dict[str, Callable[[str, int], nn.Module]] = {
+    "assisted": from_student,
+    "timm": from_timm,
+    "transformers": from_transformers,
+}
 """What stands before the colon -> what builds the network; anything else before it is a module with a factory."""
 
 

@@ -166,6 +166,12 @@ class FFNet(Semantic):
         result: Tensor = self.head(self.backbone_model(image))
         return result
 
+    def training_outputs(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """In one pass."""
+        self.check_size(image)
+        maps = self.forward_features(image)
+        return [self.head(maps)], maps
+
 
 def _repeat(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, like.shape[-2:], mode="nearest")

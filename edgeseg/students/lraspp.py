@@ -144,6 +144,12 @@ class LRASPP(Semantic):
         result: Tensor = self.classifier(*self.forward_features(image))
         return result
 
+    def training_outputs(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """In one pass."""
+        self.check_size(image)
+        maps = self.forward_features(image)
+        return [self.classifier(*maps)], maps
+
 
 def _conv(inner: int, outer: int, kernel: int, act: type[nn.Module] | None, **options: int) -> nn.Sequential:
     padding = (kernel - 1) // 2 * options.get("dilation", 1)

@@ -368,7 +368,16 @@ class PPMobileSeg(Semantic):
 
     def low_logits(self, image: Tensor) -> Tensor:
         """Logits at 1/8 (Base) or 1/16 (Tiny)."""
-        result: Tensor = self.decode_head(self.backbone.inj_module(*self.forward_features(image)[1:]))
+        return self._read(self.forward_features(image))
+
+    def training_outputs(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """In one pass."""
+        self.check_size(image)
+        maps = self.forward_features(image)
+        return [self._read(maps)], maps
+
+    def _read(self, maps: list[Tensor]) -> Tensor:
+        result: Tensor = self.decode_head(self.backbone.inj_module(*maps[1:]))
         return result
 
     @torch.inference_mode()

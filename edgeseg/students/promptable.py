@@ -37,6 +37,7 @@ class Promptable(Student):
 
     masks:   how many masks a prompt is answered with, each with an estimate of its quality.
     at_once: how many prompts `decode` answers together on a processor, where more would only leave its cache; null: all.
+    embedding: the map that is learned from another's embedding of an image: a stage, or the name of a module asked once an image.
     absences: whether places of a prompt may be `ABSENT`: attention then looks past them, which costs a little.
     """
 
@@ -44,6 +45,7 @@ class Promptable(Student):
     masks: int = 1
     at_once: int | None = None
     absences: bool = False
+    embedding: int | str = -1
 
     def __init__(self) -> None:
         super().__init__(["background", "object"])

@@ -194,6 +194,7 @@ class RwkvSam(Promptable):
     licence = "Apache-2.0"
     paper = "arXiv 2406.19369"
     multiple = 16
+    embedding = "neck"
 
     def __init__(self, variant: str, masks: int = 1) -> None:
         super().__init__()

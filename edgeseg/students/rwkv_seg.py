@@ -74,18 +74,32 @@ class RwkvSeg(Semantic):
 
     def forward_features(self, image: Tensor) -> list[Tensor]:
         """1/4, 1/8, 1/16 and 1/32, without what was padded."""
-        height, width = image.shape[-2:]
-        maps = self.backbone(F.pad(image, (0, -width % COARSEST, 0, -height % COARSEST)))
-        cut: list[Tensor] = [
-            each[:, :, : -(-height // stage.stride), : -(-width // stage.stride)]
-            for each, stage in zip(maps, self.feature_info, strict=True)
-        ]
-        return cut
+        return self._cut(self._padded(image), image)
 
     def low_logits(self, image: Tensor) -> Tensor:
         """Logits at 1/8."""
+        return self._read(self._padded(image), image)
+
+    def training_outputs(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """In one pass."""
+        self.check_size(image)
+        maps = self._padded(image)
+        return [self._read(maps, image)], self._cut(maps, image)
+
+    def _padded(self, image: Tensor) -> list[Tensor]:
         height, width = image.shape[-2:]
-        maps = self.backbone(F.pad(image, (0, -width % COARSEST, 0, -height % COARSEST)))
+        maps: list[Tensor] = self.backbone(F.pad(image, (0, -width % COARSEST, 0, -height % COARSEST)))
+        return maps
+
+    def _cut(self, maps: list[Tensor], image: Tensor) -> list[Tensor]:
+        height, width = image.shape[-2:]
+        return [
+            each[:, :, : -(-height // stage.stride), : -(-width // stage.stride)]
+            for each, stage in zip(maps, self.feature_info, strict=True)
+        ]
+
+    def _read(self, maps: list[Tensor], image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
         logits: Tensor = self.head(maps[1:])
         return logits[:, :, : -(-height // 8), : -(-width // 8)]
 

@@ -167,6 +167,10 @@ class Semantic(Student):
         self.check_size(image)
         return [self.low_logits(image)]
 
+    def training_outputs(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """`training_logits` and `forward_features` together; a family that makes both in one pass says how, and saves the second."""
+        return self.training_logits(image), self.forward_features(image)
+
     @torch.inference_mode()
     def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 RGB `image [H, W, 3]` of any size to its label map `[H, W]`.

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from edgeseg import schema
-from edgeseg.data.base import Data
-from edgeseg.data.check import require
-from edgeseg.data.loader import Batches
+from edgeseg.data.base import Data, Split
+from edgeseg.data.check import refuse, require
+from edgeseg.data.loader import Batches, Mixing, Placed
 from edgeseg.data.look import look_of
+from edgeseg.data.unlabelled import unlabelled
 from edgeseg.errors import EdgesegError
 from edgeseg.files import write_text
 from edgeseg.pictures import grid, save_picture
@@ -47,6 +48,10 @@ class Interrupted(EdgesegError):
     """Training was asked to stop and left a checkpoint to go on from."""
 
     exit_code = 130
+
+
+class Diverged(EdgesegError):
+    """The loss or its gradient is no number any more."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,8 @@ class Trainer:
     begin_with: Path | None = None
     notify: Callable[[Event], None] = lambda event: None
     checked: Callable[[int], None] = lambda count: None
+    scored: Callable[[int, float], None] = lambda epoch, score: None
+    check: bool = True  # False where the same data was checked a moment ago
     state: State = field(default_factory=State)
 
     def __post_init__(self) -> None:
@@ -98,7 +105,8 @@ class Trainer:
         self.fabric.launch()
         torch.manual_seed(self.recipe.seed)
         split = self.recipe.split or self.data.fit
-        require(self.data, dict.fromkeys((split, self.data.select)), self.checked)
+        if self.check:
+            require(self.data, dict.fromkeys((split, self.data.select)), self.checked)
         self.fit_split = split
         if self.recipe.batch % self.fabric.world_size:
             raise EdgesegError(
@@ -106,17 +114,36 @@ class Trainer:
             )
         train = self.data.split(split)
         self.size = self.recipe.size or train[0][1].shape
-        self.batches = Batches(
-            train,
+        self.batches = self._batches(train, self.recipe.batch, TASKS[self.data.task].mixing(self.recipe))
+        self.others = self._without_labels()
+        self._build()
+
+    def _batches(self, split: Split, batch: int, mixing: Mixing | None) -> Batches:
+        return Batches(
+            split,
             self.recipe.augment_for(self.size, self.data.task),
-            batch=self.recipe.batch // self.fabric.world_size,
+            batch=batch // self.fabric.world_size,
             seed=self.recipe.seed,
             workers=self.recipe.workers,
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
-            mixing=TASKS[self.data.task].mixing(self.recipe),
+            mixing=mixing,
         )
-        self._build()
+
+    def _without_labels(self) -> Iterator[tuple[Tensor, Tensor]] | None:
+        """Batches of images that only a teacher says something about, from the step on that training is at."""
+        teaching = self.recipe.teaching
+        if teaching is None or teaching.unlabelled is None:
+            return None
+        split = unlabelled(teaching.unlabelled)
+        if self.check:
+            refuse(teaching.unlabelled, split.problems())
+        batches = self._batches(split, teaching.unlabelled_batch or self.recipe.batch, None)
+
+        def from_here() -> Iterator[tuple[Tensor, Tensor]]:
+            yield from batches.forever(self.state.step)  # asked for the first batch, it knows where a resumed run is
+
+        return from_here()
 
     def _build(self) -> None:
         self.task: Task = TASKS[self.data.task](self.data, self.recipe, self.fabric)
@@ -133,8 +160,11 @@ class Trainer:
         if self.fabric.world_size > 1:
             convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm  # it has no types
             student = convert(student) if self.fabric.device.type == "cuda" else student
-        self.module, self.optimizer = self.fabric.setup(student, make_optimizer(student, self.recipe.optimizer))
-        self.module.mark_forward_method(self.task.method)
+        self.task.begin(student, self.average)
+        learned = nn.ModuleList([student, self.task.heads])
+        self.module, self.optimizer = self.fabric.setup(student, make_optimizer(learned, self.recipe.optimizer))
+        for method in self.task.methods:
+            self.module.mark_forward_method(method)
 
     def _student(self) -> Student:
         student = build_student(self.name, self.data, self.recipe.student)
@@ -180,6 +210,7 @@ class Trainer:
                 )
         self.student.load_state_dict(stored["student"])
         self.average.load_state_dict(stored["average"])
+        self.task.heads.load_state_dict(stored.get("heads", {}))
         self.optimizer.load_state_dict(stored["optimizer"])
         set_rng_state(stored["rng"])
         self.state = State(**stored["state"])
@@ -199,6 +230,7 @@ class Trainer:
                 "identity": self.identity(),
                 "student": self.student.state_dict(),
                 "average": self.average.state_dict(),
+                "heads": self.task.heads.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "rng": rng_state(),
                 "state": vars(self.state),
@@ -222,14 +254,17 @@ class Trainer:
         steps = len(self.batches)
         done = self.state.step - self.state.epoch * steps
         started, before = time.monotonic(), self.state.seconds
-        for index, batch in enumerate(self.batches.placed(self.state.epoch, start=done), done + 1):
-            self.state.loss, lr = self.step(*batch)
+        for index, (images, labels, views) in enumerate(self._fed(done), done + 1):
+            self.state.loss, lr = self.step(images, labels, views)
             self.state.seconds = before + time.monotonic() - started
             self.notify(
                 Event(self.state.epoch + 1, self.recipe.epochs, index, steps, self.state.loss, lr, self.state.last_miou)
             )
             if index % 20 == 0 or index == steps:
-                write({"step": self.state.step, "epoch": self.state.epoch + 1, "loss": self.state.loss, "lr": lr})
+                said = {name: round(float(value), 6) for name, value in self.task.said.items()}
+                write(
+                    {"step": self.state.step, "epoch": self.state.epoch + 1, "loss": self.state.loss, "lr": lr, **said}
+                )
             if self._stopping(stop):
                 self.save_checkpoint()
                 raise Interrupted(
@@ -241,9 +276,20 @@ class Trainer:
         if self.state.epoch % self.recipe.evaluate == 0 or self.state.epoch == self.recipe.epochs:
             if self.fabric.is_global_zero:
                 self._evaluate(write)
+                assert self.state.last_miou is not None
+                self.scored(self.state.epoch, self.state.last_miou)
             self.fabric.barrier()  # the others wait for the card: it is the result they all return
         self.state.seconds = before + time.monotonic() - started
         self.save_checkpoint()
+
+    def _fed(self, done: int) -> Iterator[Placed]:
+        """The batches of this epoch from the next on, each with images that have no labels behind it where there are such."""
+        batches = self.batches.placed(self.state.epoch, start=done)
+        if self.others is None:
+            yield from batches
+            return
+        for (images, labels, views), other in zip(batches, self.others, strict=False):  # the others have no end
+            yield torch.cat([images, other[0]]), torch.cat([labels, other[1]]), views
 
     def _stopping(self, stop: Callable[[], bool]) -> bool:
         """True when any process was asked to stop: all of them leave after the same step."""
@@ -270,17 +316,37 @@ class Trainer:
         assert isinstance(mean, Tensor)
         value = float(mean)
         if not abs(value) < float("inf"):
-            raise EdgesegError(
-                f"the loss became {value} at step {self.state.step}; start anew with a lower optimizer.lr"
-            )
+            raise self._lost("loss", value)
         self.fabric.backward(loss)
+        if self.fabric.world_size > 1:  # DDP knows of the student alone
+            for learned in self.task.heads.parameters():
+                assert learned.grad is not None
+                learned.grad.copy_(self.fabric.all_reduce(learned.grad, reduce_op="mean"))  # type: ignore[arg-type]
         if self.recipe.clip is not None:
-            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.recipe.clip, error_if_nonfinite=False)
+            norm = self.fabric.clip_gradients(
+                self.module, self.optimizer, max_norm=self.recipe.clip, error_if_nonfinite=False
+            )
+            # float16 meets gradients that are too large on its way to a good scale, and leaves such steps out
+            if self.recipe.precision != "fp16" and norm is not None and not float(norm) < float("inf"):
+                raise self._lost("gradient", float(norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
         follow(self.average, self.student, 0.0 if self.recipe.ema is None else self.recipe.ema, self.state.step)
         return value, lr
+
+    def _lost(self, what: str, value: float) -> Diverged:
+        """Why training cannot go on from here; the weights and the last checkpoint are those from before this step."""
+        step, images = self.state.step, self.batches.names(self.state.step)
+        parts = [f"{name} {float(part):.3g}" for name, part in self.task.said.items()]
+        made_of = f" ({', '.join(parts)})" if parts and what == "loss" else ""
+        kept = (
+            f"{self.out / CHECKPOINT} is the last good state" if (self.out / CHECKPOINT).exists() else "nothing is kept"
+        )
+        return Diverged(
+            f"the {what} became {value}{made_of} at step {step}, epoch {step // len(self.batches) + 1}, on the images "
+            f"{', '.join(images)}; {kept}; start anew with a lower optimizer.lr"
+        )
 
     def _evaluate(self, write: Callable[[dict[str, Any]], None]) -> None:
         """Score the averaged weights on the selection split, keep them if they are the best so far, draw a picture."""

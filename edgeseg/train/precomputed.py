@@ -9,23 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeseg import schema
-from edgeseg.embed import Embedded, Embeddings
-from edgeseg.embed.job import MANIFEST
+from edgeseg.embed import Embedded
 from edgeseg.errors import EdgesegError
-from edgeseg.runs import read_card
 from edgeseg.train.teacher import groups, regroup
 from edgeseg.train.teaching import Teaching
-
-
-def is_embedded(folder: Path) -> bool:
-    """Whether a folder holds what a teacher made of images, and not the teacher."""
-    return (folder / MANIFEST).exists()
-
-
-def weights_of(folder: Path) -> str:
-    """The SHA-256 of a teacher's weights: of a run, or of the one that made the shards in the folder."""
-    return schema.read(Embeddings, folder / MANIFEST).sha256 if is_embedded(folder) else read_card(folder).sha256
 
 
 class Precomputed:

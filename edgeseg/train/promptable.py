@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,16 +15,19 @@ from torch import Tensor
 from edgeseg.data.base import Data, Image, Labels, Split
 from edgeseg.data.loader import Mixing
 from edgeseg.data.paste import Paste
-from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID, PromptScore
 from edgeseg.pictures import overlay
 from edgeseg.prompt_metrics import measure_prompts
 from edgeseg.prompts import box_of, first_click, next_click, objects_of, targets
 from edgeseg.segment import StudentSegmenter
 from edgeseg.students import Promptable, Student
-from edgeseg.students.promptable import BOTTOM_RIGHT, PADDING, POSITIVE, TOP_LEFT
+from edgeseg.students.promptable import BOTTOM_RIGHT, PADDING, POSITIVE, TOP_LEFT, Correct
+from edgeseg.train.maps import kept, staged, stages, widths
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
+from edgeseg.train.teacher import PromptTeacher
+from edgeseg.train.teaching import ALONE, EMA, Key, Lesson, View
+from edgeseg.train.teaching.prompted import Masks
 
 MARK = 3
 """Half the side of the square that shows a click in a picture, in pixels."""
@@ -32,12 +36,22 @@ MARK = 3
 class PromptTask(Task):
     """Instance ids as labels; judged by the mean IoU of the objects after one click."""
 
-    method = "training_masks"
+    methods = ("training_masks", "forward_features")
 
     def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
         super().__init__(data, recipe, fabric)
-        if recipe.teaching is not None:
-            raise EdgesegError(f"{data.spec} is for promptable students, who learn from labels alone in this version")
+        self.teacher: PromptTeacher | None = None
+        pieces = recipe.teaching.losses if recipe.teaching is not None else ()
+        self.in_loop = any(isinstance(piece, Masks) for piece in pieces)
+        if recipe.teaching is not None and recipe.teaching.teacher not in (EMA, ALONE):
+            self.teacher = PromptTeacher(recipe.teaching, fabric.device)
+
+    def _meet(self, student: Student, average: Student) -> None:
+        assert self.recipe.teaching is not None
+        if self.recipe.teaching.teacher == EMA:
+            self.teacher = PromptTeacher(self.recipe.teaching, self.fabric.device, average)
+        assert self.teacher is not None  # no piece for promptable students does without one
+        self._make_heads(student, widths(student, self.ours), widths(self.teacher.network, self.theirs), 0)
 
     @classmethod
     def mixing(cls, recipe: Recipe) -> Mixing | None:
@@ -47,31 +61,58 @@ class PromptTask(Task):
     def loss(
         self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int, views: Tensor | None = None
     ) -> Tensor:
-        """The mean over the rounds; each round is held to the same objects."""
+        """The mean over the rounds; each round is held to the same objects. On top, what the teacher has to say."""
         rng = np.random.default_rng((self.recipe.seed, step, self.fabric.global_rank))
-        truth, made = self._ask(module, student, images, labels, rng)
+        tutor = None
+        if self.teacher is not None:
+            with self.fabric.autocast():
+                tutor = Tutor(self.teacher, images, self.theirs)
+        with kept(student, self.ours, images) as maps:
+            truth, made = self._ask(module, student, images, labels, rng, tutor=tutor)
+        large = [student.enlarge(masks.float(), truth.shape[-2:]) for masks, _ in made]  # type: ignore[operator]
         parts = [
-            self.recipe.prompts.loss(student.enlarge(masks.float(), truth.shape[-2:]), quality.float(), truth)  # type: ignore[operator]
-            for masks, quality in made
+            self.recipe.prompts.loss(masks, quality.float(), truth)
+            for masks, (_, quality) in zip(large, made, strict=True)
         ]
-        return torch.stack(parts).mean()
+        total = torch.stack(parts).mean()
+        if tutor is None:
+            return total
+        self.said["loss_labels"] = total.detach()
+        if staged(student, self.ours):
+            with self.fabric.autocast():
+                maps |= stages(student, self.ours, module.forward_features(student.normalise(images)))
+        nothing = images.new_zeros(0)
+        ours, theirs = View(nothing, maps), View(nothing, tutor.maps)
+        rounds = list(zip(large, tutor.answers, strict=True)) if tutor.answers else []
+        return total + self.taught(Lesson(ours, theirs, labels, images, _once, 1, self.seed(step), rounds))
 
     def look(self, student: Student, images: Tensor, labels: Tensor) -> None:
         """The first two rounds, always the same."""
         self._ask(student, student, images, labels, np.random.default_rng(self.recipe.seed), rounds=2)
 
     def _ask(
-        self, module: Any, student: Student, images: Tensor, labels: Tensor, rng: np.random.Generator, rounds: int = 0
+        self,
+        module: Any,
+        student: Student,
+        images: Tensor,
+        labels: Tensor,
+        rng: np.random.Generator,
+        rounds: int = 0,
+        tutor: Tutor | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The objects asked for, `[P, H, W]` of 0 and 1, and what each round answered."""
         prompts = self.recipe.prompts
         wanted = targets(labels.cpu().numpy(), prompts.objects, rng, prompts.merge, prompts.min_pixels)
         points, signs = begin(wanted, prompts.box, rng)
-        given = (torch.from_numpy(array).to(images.device) for array in (points, signs))
+        follow: Correct = partial(correct, wanted)
+        if tutor is not None and self.in_loop:
+            anywhere(wanted, points, signs, rng)
+        given = [torch.from_numpy(array).to(images.device) for array in (points, signs)]
         with self.fabric.autocast():  # on one device Fabric does not wrap methods other than forward
-            made = module.training_masks(
-                student.normalise(images), *given, rounds or prompts.rounds, partial(correct, wanted)
-            )
+            if tutor is not None and self.in_loop:
+                tutor.ask(*given)
+                follow = tutor.correct
+            made = module.training_masks(student.normalise(images), *given, rounds or prompts.rounds, follow)
         return torch.from_numpy(wanted).to(images.device), made
 
     def score(self, student: Student, split: Split, size: tuple[int, ...]) -> PromptScore:
@@ -99,6 +140,43 @@ class PromptTask(Task):
         marked[max(0, row - MARK) : row + MARK + 1, max(0, column - MARK) : column + MARK + 1] = (255, 0, 0)
         shown = [np.where(mask, 1, VOID).astype(np.uint8) for mask in (made, masks[0])]
         return [marked, *(overlay(image, mask, self.data.palette) for mask in shown)]
+
+
+class Tutor:
+    """A teacher who is asked what the student is asked, round by round, and corrects it.
+
+    answers: the mask logits `[P, 1, H, W]` of each round so far, at the size of the images.
+    """
+
+    def __init__(self, teacher: PromptTeacher, images: Tensor, keys: Sequence[Key]) -> None:
+        self.teacher, self.size = teacher, images.shape[-2:]
+        self.features, self.maps = teacher.look(images, keys)
+        self.answers: list[Tensor] = []
+        self._before: Tensor | None = None
+
+    def ask(self, points: Tensor, labels: Tensor) -> None:
+        """One more round."""
+        masks, self._before = self.teacher.answer(self.features, points, labels, self._before)
+        self.answers.append(masks[..., : self.size[0], : self.size[1]])
+
+    def correct(self, masks: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One more click for each prompt, where the student's mask differs most from the teacher's."""
+        wanted = (self.answers[-1][:, 0] > 0).float().cpu().numpy()
+        points, labels = correct(wanted, masks, points, labels)
+        self.ask(points, labels)
+        return points, labels
+
+
+def _once(images: Tensor) -> View:
+    raise TypeError("a promptable student is asked once in a step")
+
+
+def anywhere(wanted: NDArray[np.float32], points: NDArray[Any], labels: NDArray[Any], rng: np.random.Generator) -> None:
+    """A click on any pixel where there is no object to click on."""
+    height, width = wanted.shape[1:]
+    for index in np.flatnonzero(~wanted.any((1, 2))):
+        points[index, 0] = rng.integers(width) + 0.5, rng.integers(height) + 0.5
+        labels[index, 0] = POSITIVE
 
 
 def begin(wanted: NDArray[np.float32], box: float, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:

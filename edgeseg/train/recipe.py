@@ -16,7 +16,7 @@ from edgeseg.data.augment import Augment
 from edgeseg.errors import EdgesegError
 from edgeseg.losses import CrossEntropy, CrossEntropyLovasz, MaskLoss, Ohem
 from edgeseg.schema import STRICT
-from edgeseg.train.teaching import Teaching
+from edgeseg.train.teaching import EMA, Teaching
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Recipe:
     norm_batches:  training batches from which the statistics of BatchNorm are taken anew before each evaluation: averaged
                    weights never saw any, and slow running means lag far behind in a short run; 0 keeps the running means.
     checkpoint:    steps between checkpoints inside an epoch; one is written after each epoch in any case.
-    teaching:      a teacher and what is learned from it, for semantic students; null for the labels alone.
+    teaching:      a teacher and what is learned from it; null for the labels alone.
     """
 
     __pydantic_config__ = STRICT
@@ -159,6 +159,8 @@ class Recipe:
             raise EdgesegError(f"recipe: size is (height, width) in pixels, got {self.size}")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise EdgesegError(f"recipe: ema is a decay in [0, 1) or null, got {self.ema}")
+        if self.ema is None and self.teaching is not None and self.teaching.teacher == EMA:
+            raise EdgesegError("recipe: the averaged weights teach, but ema is null; give it a decay, e.g. ema=0.999")
 
     def augment_for(self, size: tuple[int, ...], task: str = "semantic") -> Augment:
         """The augmentation, cropping to (height, width)."""

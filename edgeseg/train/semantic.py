@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,63 +12,110 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from edgeseg.data.base import Data, Image, Labels, Split
+from edgeseg.embed import teacher_of
+from edgeseg.errors import EdgesegError
 from edgeseg.evaluate import measure_split
 from edgeseg.metrics import VOID, Score
 from edgeseg.pictures import overlay
 from edgeseg.students import Semantic, Student, upsample
-from edgeseg.train.precomputed import Precomputed, is_embedded
+from edgeseg.students.assisted import is_assisted
+from edgeseg.train.assisted import assisted_loss, label, measure_assisted, with_labels
+from edgeseg.train.maps import kept, staged, stages, widths
+from edgeseg.train.precomputed import Precomputed
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
 from edgeseg.train.teacher import Teacher
+from edgeseg.train.teaching import ALONE, EMA, Key, Lesson, Teaching, View
 
 
 class SemanticTask(Task):
     """Class ids as labels; judged by mIoU."""
 
-    method = "training_logits"
+    methods = ("training_logits", "training_outputs")
 
     def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
         super().__init__(data, recipe, fabric)
         self.teacher: Teacher | Precomputed | None = None
-        if recipe.teaching is not None:
-            precomputed = is_embedded(Path(recipe.teaching.teacher))
-            names = data.split(recipe.split or data.fit).names if precomputed else ()
-            self.teacher = (
-                Precomputed(recipe.teaching, data.class_names, names, fabric.device)
-                if precomputed
-                else Teacher(recipe.teaching, data.class_names, fabric.device)
-            )
+        if recipe.teaching is not None and recipe.teaching.teacher not in (EMA, ALONE):
+            self.teacher = self._teacher(recipe.teaching)
         self.weight: Tensor | None = None
         if recipe.class_weights != "none":
             self.weight = class_weights(data, recipe.split or data.fit).to(fabric.device)
+
+    def _teacher(self, teaching: Teaching) -> Teacher | Precomputed:
+        if teacher_of(Path(teaching.teacher)) is None:
+            return Teacher(teaching, self.data.class_names, self.fabric.device)
+        if self.theirs or teaching.unlabelled is not None:
+            what = "maps of the teacher" if self.theirs else "what it makes of images without labels"
+            raise EdgesegError(f"{teaching.teacher} has a teacher's logits, not {what}; name the run that made them")
+        names = self.data.split(self.recipe.split or self.data.fit).names
+        return Precomputed(teaching, self.data.class_names, names, self.fabric.device)
+
+    def _meet(self, student: Student, average: Student) -> None:
+        assert self.recipe.teaching is not None
+        if is_assisted(student):
+            raise EdgesegError(
+                f"{student.name} is made to teach and learns from labels alone: `edgeseg train {student.name}`"
+            )
+        if self.recipe.teaching.teacher == EMA:
+            self.teacher = Teacher(self.recipe.teaching, self.data.class_names, self.fabric.device, average)
+        theirs = widths(self.teacher.network, self.theirs) if isinstance(self.teacher, Teacher) else {}
+        self._make_heads(student, widths(student, self.ours), theirs, len(self.data.class_names))
 
     def loss(
         self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int, views: Tensor | None = None
     ) -> Tensor:
         """The recipe's loss of the main head and a share of that of the auxiliary heads, and what the teacher has to say."""
-        with self.fabric.autocast():  # on one device Fabric does not wrap methods other than forward
-            heads = module.training_logits(student.normalise(images))
+        if is_assisted(student):
+            with self.fabric.autocast():
+                return assisted_loss(module, student, images, labels, self.recipe.loss, self.weight, self.seed(step))
+        heads, maps = self._ask(module, student, images)
         parts = [
             self.recipe.loss(upsample(logits.float().contiguous(), labels.shape[-2:]), labels, self.weight)
             for logits in heads
         ]
         total: Tensor = parts[0] + self.recipe.auxiliary * sum(parts[1:])
-        if self.teacher is not None and self.recipe.teaching is not None:
-            ours = heads[0].float()
+        if self.recipe.teaching is None:
+            return total
+        self.said["loss_labels"] = total.detach()
+
+        def again(others: Tensor) -> View:
+            made, seen = self._ask(module, student, others)
+            return View(made[0].float(), seen)
+
+        ours = View(heads[0].float(), maps)
+        theirs = None
+        if self.teacher is not None:
             with self.fabric.autocast():
-                theirs = self.teacher.logits(images, ours.shape[-2:], views)
-            total = total + sum(
-                piece.weight * piece(ours, theirs.float(), labels) for piece in self.recipe.teaching.losses
-            )
-        return total
+                size = ours.logits.shape[-2:]
+                if isinstance(self.teacher, Precomputed):
+                    theirs = View(self.teacher.logits(images, size, views), {})
+                else:
+                    theirs = self.teacher.view(images, size, self.theirs, labels, self.seed(step))
+        return total + self.taught(Lesson(ours, theirs, labels, images, again, student.multiple, self.seed(step)))
+
+    def _ask(self, module: Any, student: Student, images: Tensor) -> tuple[Sequence[Tensor], dict[Key, Tensor]]:
+        """The student's heads for uint8 images, and the maps that the pieces of loss compare."""
+        seen = student.normalise(images)
+        with self.fabric.autocast():  # on one device Fabric does not wrap methods other than forward
+            if not self.ours:
+                return module.training_logits(seen), {}
+            with kept(student, self.ours, seen) as maps:
+                if not staged(student, self.ours):
+                    return module.training_logits(seen), maps
+                heads, every = module.training_outputs(seen)
+                return heads, maps | stages(student, self.ours, every)
 
     def look(self, student: Student, images: Tensor, labels: Tensor) -> None:
         """The logits."""
-        student(student.normalise(images))
+        seen = student.normalise(images)
+        student(with_labels(student, seen, labels) if is_assisted(student) else seen)
 
     def score(self, student: Student, split: Split, size: tuple[int, ...]) -> Score:
         """mIoU and the rest."""
         assert isinstance(student, Semantic)
+        if is_assisted(student):
+            return measure_assisted(student, split, len(self.data.class_names)).score()
         return measure_split(student, split, len(self.data.class_names)).score()
 
     def figure(self, score: Any) -> float:
@@ -78,7 +126,8 @@ class SemanticTask(Task):
         """Image, prediction, truth."""
         assert isinstance(student, Semantic)
         colours = self.data.palette
-        return [image, overlay(image, student.predict(image), colours), overlay(image, truth, colours)]
+        made = label(student, image, truth) if is_assisted(student) else student.predict(image)
+        return [image, overlay(image, made, colours), overlay(image, truth, colours)]
 
 
 def class_weights(data: Data, split: str) -> Tensor:

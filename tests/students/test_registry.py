@@ -168,6 +168,22 @@ def test_features_are_what_the_student_says(student: Any) -> None:
     assert strides == sorted(strides)
 
 
+@pytest.mark.parametrize("name", [name for name in STUDENTS if not isinstance(build(name), Promptable)])
+def test_logits_and_features_come_out_of_one_pass(name: str) -> None:
+    student = build(name, **({"auxiliary": True} if name in with_auxiliary() else {})).eval()
+    image, passes = picture(64, 96), []
+    first = next(part for part in student.modules() if isinstance(part, nn.Conv2d))
+    with torch.inference_mode():
+        wanted = student.training_logits(image), student.forward_features(image)
+        hook = first.register_forward_hook(lambda *_: passes.append(1))
+        made = student.training_outputs(image)
+        hook.remove()
+    assert sum(passes) == 1  # or BatchNorm learns every image twice, at twice the time
+    for got, want in zip(made, wanted, strict=True):
+        assert len(got) == len(want)
+        assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
+
+
 def test_folding_changes_nothing_but_the_work(student: Student) -> None:
     folded = fuse(student)
     image = picture(*sizes(student)[1])

@@ -107,9 +107,47 @@ def test_class_weights_are_median_over_frequency(tiny_data: Data) -> None:
 def test_a_loss_that_is_no_number_is_one_line(tmp_path: Path, tiny_data: Data) -> None:
     trainer = make(tiny_data, tmp_path / "run")
     next(trainer.student.parameters()).data.fill_(torch.nan)
-    with pytest.raises(EdgesegError, match=r"the loss became nan at step 0; .*lower optimizer.lr") as caught:
+    with pytest.raises(EdgesegError, match=r"the loss became nan at step 0, .*lower optimizer.lr") as caught:
         trainer.run(resume=False)
     assert "\n" not in str(caught.value)
+    assert "nothing is kept" in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_no_number_names_its_batch_and_leaves_the_last_good_state(
+    what: str, tmp_path: Path, tiny_data: Data
+) -> None:
+    trainer = make(tiny_data, tmp_path / "run", checkpoint=1)
+    train, steps = tiny_data.split("train"), range(len(trainer.batches))
+
+    def poison(event: Any) -> None:
+        if event.step == 2:  # the checkpoint of this step is still to come: as if the step after it went wrong
+            trainer.notify = lambda event: None
+            plain = trainer.task.loss
+
+            def loss(module: Any, student: Any, images: Any, labels: Any, step: int, views: Any = None) -> Any:
+                value = plain(module, student, images, labels, step, views)
+                if step < 3:
+                    return value
+                return value * torch.nan if what == "loss" else value + (student.conv1[0].weight.sum() * 0).sqrt()
+
+            trainer.task.loss = loss  # type: ignore[method-assign]
+
+    trainer.notify = poison
+    with pytest.raises(
+        EdgesegError, match=rf"the {what} became (nan|inf) at step 3, epoch 1, on the images "
+    ) as caught:
+        trainer.run(resume=False)
+    named = str(caught.value).split("on the images ")[1].split("; ")[0].split(", ")
+    assert len(named) == trainer.recipe.batch
+    assert set(named) <= set(train.names)
+    assert named == trainer.batches.names(3) != trainer.batches.names(2)
+    assert len({name for step in steps for name in trainer.batches.names(step)}) == len(train)
+    stored = load_state(tmp_path / "run" / CHECKPOINT)
+    assert stored["state"]["step"] == 3
+    assert all(bool(torch.isfinite(value).all()) for value in stored["student"].values())
+    assert f"{CHECKPOINT} is the last good state" in str(caught.value)
+    make(tiny_data, tmp_path / "run", checkpoint=1).run(resume=True)  # and it is one to go on from
 
 
 def test_one_image_is_too_few_for_a_norm_behind_a_global_pooling(tmp_path: Path, tiny_data: Data) -> None:

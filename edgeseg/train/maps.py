@@ -1,0 +1,104 @@
+"""Maps inside a network, by stage or by the name of a module, kept while it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeseg.errors import EdgesegError
+from edgeseg.students import Student
+from edgeseg.train.teaching.lesson import EMBEDDING, Key, Widths, as_map
+
+
+@contextmanager
+def kept(network: nn.Module, keys: Sequence[Key], image: Tensor) -> Iterator[dict[Key, Tensor]]:
+    """What the modules named in `keys` answer while the network looks at `image`, filled as they do.
+
+    Raises:
+        EdgesegError: no module of that name, with the near ones; an answer that is no map.
+    """
+    found: dict[Key, Tensor] = {}
+    modules = dict(network.named_modules())
+    hooks = []
+    try:
+        for key in keys:
+            name = named(network, key)
+            if isinstance(name, str):
+                if name not in modules:
+                    raise EdgesegError(f"{_called(network)} has no module {name!r}; {_near(name, modules)}")
+                hooks.append(modules[name].register_forward_hook(partial(_keep, found, key, image)))
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def named(network: nn.Module, key: Key) -> Key:
+    """A key as a stage or a module's name: a network has its own for its embedding."""
+    if key == EMBEDDING:
+        own: Key = getattr(network, "embedding", EMBEDDING)
+        return own
+    return key
+
+
+def _keep(found: dict[Key, Tensor], key: Key, image: Tensor, module: nn.Module, given: Any, answer: Any) -> None:
+    found[key] = as_map(answer, image, f"the module {key!r}")
+
+
+def stages(network: Student, keys: Sequence[Key], maps: Sequence[Tensor]) -> dict[Key, Tensor]:
+    """Those of the stage maps that are asked for.
+
+    Raises:
+        EdgesegError: there are not so many.
+    """
+    found: dict[Key, Tensor] = {}
+    for key in keys:
+        stage = named(network, key)
+        if isinstance(stage, int):
+            if not -len(maps) <= stage < len(maps):
+                raise EdgesegError(
+                    f"{network.name} has stages 0 to {len(maps) - 1}, got {stage}; a module can be named instead"
+                )
+            found[key] = maps[stage].float()
+    return found
+
+
+def staged(network: nn.Module, keys: Sequence[Key]) -> bool:
+    """Whether any of the keys is a stage."""
+    return any(isinstance(named(network, key), int) for key in keys)
+
+
+@torch.no_grad()
+def widths(network: Student, keys: Sequence[Key]) -> Widths:
+    """The channels of each map: what the network answers with for a small image, without learning from it."""
+    if not keys:
+        return {}
+    device, training = next(network.parameters()).device, network.training
+    side = network.multiple * -(-256 // network.multiple)  # large enough for every pooling
+    image = torch.zeros(1, 3, side, side, device=device)
+    try:
+        with kept(network.eval(), keys, image) as found:
+            maps = stages(network, keys, network.forward_features(image)) if staged(network, keys) else {}
+            if len(maps) < len(keys):
+                network.probe(image)
+    finally:
+        network.train(training)
+    if missing := [key for key in keys if key not in found and key not in maps]:
+        raise EdgesegError(f"the module {missing[0]!r} of {network.name} is not asked when it looks at an image")
+    return {key: each.shape[1] for key, each in {**maps, **found}.items()}
+
+
+def _called(network: nn.Module) -> str:
+    return str(getattr(network, "name", type(network).__name__))
+
+
+def _near(name: str, modules: Mapping[str, nn.Module]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, modules, n=3, cutoff=0.4)
+    return f"did you mean {', '.join(near)}?" if near else f"there are {', '.join([*modules][1:6])} and more"
