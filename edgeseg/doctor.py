@@ -110,10 +110,9 @@ def _operator(name: str) -> Finding:
 
 
 def _device() -> Finding:
-    from edgeseg.runtimes.devices import local
+    from edgeseg.runtimes.devices import open_device
 
-    state = local.state()
-    device = local.device(state, state)
+    device = open_device("local").probe()
     memory = f"{device.memory_bytes / 2**30:.0f} GiB"
     return Finding(
         "device",

@@ -53,12 +53,25 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
+class Remotely:
+    """This end of a runtime that `agent.RUNTIMES` has on devices.
+
+    asked: what the agent has to know to open an artifact, from its manifest and a number of threads.
+    heard: what the agent's words on a run, its version and the number of threads mean.
+    """
+
+    asked: Callable[[Manifest, int], dict[str, Any]]
+    heard: Callable[[dict[str, Any], str, int], Execution]
+
+
+@dataclass(frozen=True)
 class Runtime:
     """A way to execute artifacts of the target of the same name.
 
     version:    what is installed; raises MissingTool with the install line when nothing is.
     open:       an artifact and a number of threads to a session.
     open_run:   likewise a run and an input size (height, width), for a runtime that needs no export.
+    remotely:   how it is used on a device, where the agent knows it.
     provenance: what a measurement in it is worth.
     """
 
@@ -66,6 +79,7 @@ class Runtime:
     version: Callable[[], str]
     open: Callable[[Artifact, int], Session]
     open_run: Callable[[Path, int, tuple[int, int]], Session] | None = None
+    remotely: Remotely | None = None
     provenance: Literal["measured", "simulated"] = "measured"
 
     @property
