@@ -355,7 +355,7 @@ class OpenVino:
         self._file, self._asked = file, asked
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # or importing it reports to its makers
         self._ov = need("openvino", "openvino")
-        self.version = str(self._ov.__version__)
+        self.version = str(self._ov.__version__).partition("-")[0]
 
     def load(self) -> None:
         """Open the file."""
@@ -784,8 +784,8 @@ class Keeper:
                     data = self._stdin.take(count)
                     if not data and not self._stdin.fill():
                         self._leave()
-                    file.write(data)
                     count -= len(data)
+                    file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:

@@ -38,7 +38,7 @@ exec(compile(sys.stdin.buffer.read(size), "agent.py", "exec"), {"__name__": "__m
 """What Python is started with, any Python: it takes the agent from stdin."""
 
 Explain = Callable[[int, str], EdgesegError]
-"""From an exit code and the last words to why there is no agent."""
+"""From an exit code and what was said on stderr to why there is no agent."""
 
 Message = dict[str, Any]
 
@@ -175,8 +175,9 @@ class Channel:
         raise Died(f"{self.address}: {line}", kind)
 
     def _lost(self) -> Died:
-        words = self._last_words() if self._process.poll() is not None else ""
-        return Died(f"{self.address} went away{f': {words}' if words else ''}", "lost")
+        ended_itself = self._process.poll() is not None and not self._closed.is_set()
+        words = self._last_words().splitlines() if ended_itself else []
+        return Died(f"{self.address} went away{f': {words[-1].strip()}' if words else ''}", "lost")
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -199,14 +200,15 @@ class Channel:
 
     def _write_all(self, data: bytes) -> None:
         assert self._process.stdin is not None
+        if self._closed.is_set():
+            raise BrokenPipeError
         view = memoryview(data)
         while view:
             view = view[self._process.stdin.write(view) :]
 
     def _last_words(self) -> str:
         self._stderr.seek(0)
-        lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
-        return " ".join(line.strip() for line in lines[-6:])
+        return self._stderr.read().decode("utf-8", "replace").strip()
 
     def close(self) -> None:
         """End the agent: at the end of its stdin it ends what it started; what does not end by then is killed."""

@@ -65,10 +65,12 @@ class Ssh(Remote):
     def __init__(self, address: str, entry: Entry, patience_s: float = PATIENCE_S) -> None:
         super().__init__(address, entry, patience_s)
         self._where = target(entry.url)
-        # a socket's path has at most 104 characters: not below the user's own, possibly long, TMPDIR
-        self._sockets = tempfile.mkdtemp(prefix="edgeseg-", dir="/tmp" if Path("/tmp").is_dir() else None)
+        self._sockets: str | None = None
 
     def _ssh(self, *more: str) -> list[str]:
+        if self._sockets is None:
+            # a socket's path has at most 104 characters: not below the user's own, possibly long, TMPDIR
+            self._sockets = tempfile.mkdtemp(prefix="edgeseg-", dir="/tmp" if Path("/tmp").is_dir() else None)
         options = {**OPTIONS, "ControlPath": f"{self._sockets}/%C"}
         words = [f"-o{name}={value}" for name, value in options.items()]
         config = ["-F", self.entry.ssh_config] if self.entry.ssh_config else []
@@ -79,21 +81,23 @@ class Ssh(Remote):
         return [*self._ssh(), shlex.join(words)]
 
     def explain(self, code: int, words: str) -> EdgesegError:
-        """What ssh or the shell there meant."""
+        """What ssh, or the shell there, meant."""
         if code in (126, 127):
             return MissingTool(
                 f"no {self.entry.python} on {self.address}; apt-get install python3 python3-pip there, or name one with --python"
             )
         kind, line = next((kind, line) for pattern, kind, line in WORDS if re.search(pattern, words))
         ssh = shlex.join(["ssh", *self._where])
-        last = words.rpartition("@@@@")[2].strip(" @") or "it said nothing"
+        last = words.splitlines()[-1].strip() if words else "it said nothing"
         return kind(line.format(where=self._where[-1], ssh=ssh, code=code, words=last))
 
     def close(self) -> None:
         """End the agent and the connection that all commands share."""
         super().close()
-        subprocess.run(self._ssh("-Oexit"), capture_output=True, check=False)
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        if self._sockets is not None:
+            subprocess.run(self._ssh("-Oexit"), capture_output=True, check=False)
+            shutil.rmtree(self._sockets, ignore_errors=True)
+        self._sockets = None
 
 
 def target(url: str) -> list[str]:
