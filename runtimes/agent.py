@@ -43,6 +43,9 @@ SILENCE_S = 10
 CHUNK_NS = 250_000_000
 """How often samples are sent on: what was measured until a crash is not lost."""
 
+BLOCK = 8 << 20
+"""Bytes that are written or read before the other end hears of it: a large file on a slow card takes its time."""
+
 ROOM = 16 << 20
 """Bytes that stay free on the device."""
 
@@ -750,7 +753,7 @@ class Keeper:
         )
         while missing and self._free(store) < wanted and old:
             old.pop(0).unlink()
-        return {"event": "stock", "missing": missing, "wanted": wanted, "free": self._free(store)}
+        return {"event": "stock", "missing": missing, "wanted": wanted, "free": self._free(store), "folder": str(store)}
 
     @staticmethod
     def _free(folder: Path) -> int:
@@ -764,9 +767,9 @@ class Keeper:
             return False
         digest = hashlib.sha256()
         with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
+            for block in iter(lambda: file.read(BLOCK), b""):
                 digest.update(block)
-                signal.alarm(SILENCE_S)  # a large file on a slow card takes its time
+                alive()
         if digest.hexdigest() != sha:
             path.unlink()
             return False
@@ -779,15 +782,18 @@ class Keeper:
         part = path.with_suffix(".part")
         try:
             with part.open("wb") as file:
+                synced = count
                 while count:
-                    signal.alarm(SILENCE_S)
                     data = self._stdin.take(count)
                     if not data and not self._stdin.fill():
                         self._leave()
                     count -= len(data)
                     file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                    if synced - count >= BLOCK or not count:
+                        file.flush()
+                        os.fsync(file.fileno())
+                        alive()
+                        synced = count
         except OSError:
             while count:  # what follows is still the file, not requests
                 if not self._stdin.fill():
@@ -828,6 +834,12 @@ class Keeper:
     def _leave(self) -> NoReturn:
         self._end()
         os._exit(0)
+
+
+def alive() -> None:
+    """Say so in the middle of something long, which is no reason to leave either."""
+    signal.alarm(SILENCE_S)
+    say(1, {"event": "pong"})
 
 
 def open_lock(path: Path) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from edgeseg.registry import Registry
@@ -64,8 +65,11 @@ class Device(Protocol):
     def command(self, words: Sequence[str]) -> list[str]:
         """The command line of this machine that runs `words` there: for whoever reads sensors, before or while it measures."""
 
+    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """Bring files there by their SHA-256: where each is then, proven to be what it should be."""
+
     def spawn(self) -> Measuring:
-        """A fresh measuring process; `open` brings the files it needs there first, each proven by its SHA-256."""
+        """A fresh measuring process; its `open` pushes what it needs."""
 
     def recover(self) -> None:
         """Reach it again after it was lost, or raise MissingTool; what an earlier process left there is over then."""

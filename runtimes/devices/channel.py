@@ -213,9 +213,12 @@ class Channel:
     def close(self) -> None:
         """End the agent: at the end of its stdin it ends what it started; what does not end by then is killed."""
         self._closed.set()
+        between = self._sending.acquire(timeout=1)  # not in the middle of a ping, unless that hangs
         with suppress(BrokenPipeError):
             if self._process.stdin:
                 self._process.stdin.close()
+        if between:
+            self._sending.release()
         try:
             self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:

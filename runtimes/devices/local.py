@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import psutil
@@ -31,6 +32,10 @@ class Local:
     def command(self, words: Sequence[str]) -> list[str]:
         """The words themselves."""
         return list(words)
+
+    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """Where they are already."""
+        return {sha: str(path.resolve()) for sha, path in files.items()}
 
     def spawn(self) -> Measuring:
         """A fresh measuring process."""

@@ -47,6 +47,7 @@ class Remote:
     def __init__(self, address: str, entry: Entry, patience_s: float = PATIENCE_S) -> None:
         self.address, self.entry, self._patience_s = address, entry, patience_s
         self._open: Channel | None = None
+        self._locked = False
 
     def command(self, words: Sequence[str]) -> list[str]:
         """The command line of this machine that runs `words` there."""
@@ -73,7 +74,7 @@ class Remote:
         return schema.parse(DeviceState, self.channel.ask("state")["state"], f"the state of {self.address}")
 
     def lock(self, wait_s: float = WAIT_S) -> None:
-        """Have the device for oneself. An agent that is alive is waited for, one that only keeps the lock is ended.
+        """Have the device for oneself until `unlock`. An agent that is alive is waited for, one that shows no life is ended.
 
         Raises:
             EdgesegError: somebody else is measuring there.
@@ -82,32 +83,41 @@ class Remote:
         lock = f"{folder}/lock" if self.entry.folder else "/tmp/edgeseg.lock"
         who, deadline = f"{getpass.getuser()}@{platform.node()}", time.monotonic() + wait_s
         stale = False
-        while True:
+        while not self._locked:
             answer = self.channel.ask("lock", folder=folder, lock=lock, who=who, end=stale)
             if answer["event"] == "locked":
+                self._locked = True
                 return
             if time.monotonic() > deadline:
                 raise EdgesegError(f"{self.address} is in use by {answer['who']}; wait until that measurement is over")
             stale = answer["silent_s"] > 2 * agent.SILENCE_S
             time.sleep(0.3)
 
-    def push(self, files: Mapping[str, Path]) -> None:
-        """Bring files there by their SHA-256; those that are there whole stay.
+    def unlock(self) -> None:
+        """End what is measured there, and let others have the device."""
+        if self._locked:
+            self._locked = False
+            self.channel.ask("unlock")
+
+    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """Bring files there by their SHA-256, and where they are; those that are there whole stay.
 
         Raises:
             EdgesegError: there is no room for them. Died: the device went away.
         """
-        missing = self.channel.ask("stock", files={sha: path.stat().st_size for sha, path in files.items()})
-        if missing["missing"] and missing["free"] < missing["wanted"]:
-            wanted, free = (missing[key] / 2**20 for key in ("wanted", "free"))
+        self.lock()
+        stock = self.channel.ask("stock", files={sha: path.stat().st_size for sha, path in files.items()})
+        if stock["missing"] and stock["free"] < stock["wanted"]:
+            wanted, free = (stock[key] / 2**20 for key in ("wanted", "free"))
             raise EdgesegError(
                 f"no space on {self.address}: {wanted:.0f} MiB are needed and {free:.0f} MiB free; make room there, or name "
                 "another folder with --folder"
             )
-        for sha in missing["missing"]:
+        for sha in stock["missing"]:
             with files[sha].open("rb") as file:
                 count = files[sha].stat().st_size
                 self.channel.send_file({"do": "store", "sha": sha, "count": count}, file)
+        return {sha: f"{stock['folder']}/{sha}" for sha in files}
 
     def spawn(self) -> RemoteBench:
         """A fresh measuring process, on a device that is nobody else's meanwhile."""
@@ -121,7 +131,7 @@ class Remote:
         while True:
             try:
                 self.lock()
-                self.channel.ask("unlock")
+                self.unlock()
                 return
             except (MissingTool, Died):
                 self.close()
@@ -133,7 +143,7 @@ class Remote:
         """Let go of it."""
         if self._open is not None:
             self._open.close()
-        self._open = None
+        self._open, self._locked = None, False
 
 
 class RemoteBench:
@@ -228,7 +238,7 @@ class RemoteBench:
     def close(self) -> None:
         """End the process there and let others have the device."""
         with suppress(EdgesegError):  # it is gone: then so is the process, or soon
-            self._channel.ask("unlock")
+            self._device.unlock()
 
 
 INPUT = "edgeseg-input.npy"

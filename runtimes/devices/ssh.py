@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -95,7 +96,8 @@ class Ssh(Remote):
         """End the agent and the connection that all commands share."""
         super().close()
         if self._sockets is not None:
-            subprocess.run(self._ssh("-Oexit"), capture_output=True, check=False)
+            with suppress(subprocess.TimeoutExpired):  # it ends after 30 s anyway
+                subprocess.run(self._ssh("-Oexit"), capture_output=True, check=False, timeout=5)
             shutil.rmtree(self._sockets, ignore_errors=True)
         self._sockets = None
 

@@ -269,9 +269,8 @@ def test_files_are_sent_once_and_damaged_ones_again(
     file.write_bytes(os.urandom(1 << 20))
     digest = sha256(file)
     kept = tmp_path / "device" / "files" / digest
-    device.lock()
     for _ in range(2):
-        device.push({digest: file})
+        assert device.push({digest: file}) == {digest: str(kept)}
     assert sent == [digest] and sha256(kept) == digest
     kept.write_bytes(b"damaged")
     device.push({digest: file})
