@@ -445,6 +445,34 @@ RUNTIMES: dict[str, Callable[[str, Message], Net]] = {
     "null": Null,
 }
 
+
+class Prompted:
+    """An encoder and a decoder with one prompt, run one after the other as `runtimes/base.py` does."""
+
+    def __init__(self, encoder: Net, decoder: Net, maps: Sequence[str], prompt: dict[str, Any]) -> None:
+        np = need("numpy", "numpy")
+        self._encoder, self._decoder, self._maps, self.version = encoder, decoder, maps, encoder.version
+        self._prompt = {name: np.asarray(values, np.float32) for name, values in prompt.items()}
+
+    def load(self) -> None:
+        """Open both files."""
+        self._encoder.load()
+        self._decoder.load()
+
+    def run(self, feeds: Message) -> list[Any]:
+        """The best mask."""
+        masks, quality = self._decoder.run(self._feeds(feeds))
+        return [masks if masks.ndim == 3 else masks[:, [int(quality[0].argmax())]]]
+
+    def words(self, feeds: Message) -> Message:
+        """What the runtime says of each."""
+        return {"encoder": self._encoder.words(feeds), "decoder": self._decoder.words(self._feeds(feeds))}
+
+    def _feeds(self, feeds: Message) -> Message:
+        made = self._encoder.run(feeds)
+        return {**{name: made[index] for index, name in enumerate(self._maps)}, **self._prompt}
+
+
 UNSUPPORTED = (
     "not_implemented",
     "no op registered",
@@ -456,7 +484,14 @@ UNSUPPORTED = (
 )
 """What runtimes say of an operator that they do not have."""
 
-NO_MEMORY = ("bad_alloc", "failed to allocate", "cannot allocate memory", "failed to map segment", "out of memory")
+NO_MEMORY = (
+    "bad_alloc",
+    "cannot allocate memory",
+    "failed to allocate",
+    "failed to map segment",
+    "memory allocation",
+    "out of memory",
+)
 
 
 def trouble(error: BaseException) -> Trouble:
@@ -539,10 +574,22 @@ class Measurer:
                 answer = {"event": "error", "kind": found.kind, "line": str(found)}
             say(self._answers, answer)
 
-    def open(self, runtime: str, file: str, image: str, name: str, layout: str, asked: Message) -> Message:
+    def open(
+        self,
+        runtime: str,
+        file: str,
+        image: str,
+        name: str,
+        layout: str,
+        asked: Message,
+        decoder: Message | None = None,
+    ) -> Message:
         """Open the network and run it once; what it draws is part of the answer. `load_ms` is without any import."""
         np = need("numpy", "numpy")
         self._net, self._layout = RUNTIMES[runtime](file, asked), layout
+        if decoder:
+            second = RUNTIMES[runtime](decoder["file"], {**asked, "outputs": decoder["outputs"]})
+            self._net = Prompted(self._net, second, asked["outputs"], decoder["prompt"])
         feeds = {name: np.load(image)}
         self.memory = PeakMemory()
         begin = time.perf_counter_ns()

@@ -21,6 +21,7 @@ import psutil
 import edgeseg
 from edgeseg import errors
 from edgeseg.errors import EdgesegError, InvalidMeasurement
+from edgeseg.runtimes.agent import NO_MEMORY
 from edgeseg.runtimes.record import Samples
 
 PATIENCE_S = 300.0
@@ -44,7 +45,8 @@ def ended(noun: str, code: int | None, by: str | None, words: str) -> Died:
     last = f": {words}" if words else ""
     if by:
         return Died(f"{noun} was ended by {by}{HINTS.get(by, '')}{last}", OUTCOMES.get(by, "crashed"))
-    return Died(f"{noun} ended with exit code {code}{last}")
+    starved = any(word in words.lower() for word in NO_MEMORY)
+    return Died(f"{noun} ended with exit code {code}{last}", "out_of_memory" if starved else "crashed")
 
 
 class Worker:

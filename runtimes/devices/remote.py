@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,8 +23,9 @@ from edgeseg import schema
 from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.files import sha256
+from edgeseg.manifest import Manifest
 from edgeseg.runtimes import agent, pixels, runtime_of, statistics
-from edgeseg.runtimes.base import GRAPH
+from edgeseg.runtimes.base import GRAPH, of_both, padded, usual_prompt
 from edgeseg.runtimes.devices.base import Facts, Tick
 from edgeseg.runtimes.devices.book import Entry
 from edgeseg.runtimes.devices.channel import LOADER, PATIENCE_S, Channel
@@ -182,7 +184,12 @@ class RemoteBench:
             image=INPUT,
             name=spec.name,
             layout=made.layout,
-            asked={"threads": threads, "outputs": [made.name], **self._remotely.asked(manifest, threads)},
+            asked={
+                "threads": threads,
+                "outputs": manifest.decoder.maps if manifest.decoder else [made.name],
+                **self._remotely.asked(manifest, threads),
+            },
+            decoder=decoder_of(manifest),
         )
         self._version = answer["version"]
         drawn = answer["labels"]
@@ -231,7 +238,8 @@ class RemoteBench:
     def execution(self) -> dict[str, Any]:
         """How the runtime ran it: its words, as this machine's reader of that runtime takes them."""
         words = self._channel.ask("execution")["words"]
-        made = self._remotely.heard(words, self._version, self._threads)
+        parts = (words["encoder"], words["decoder"]) if self._artifact.manifest.decoder else (words,)
+        made = reduce(of_both, (self._remotely.heard(part, self._version, self._threads) for part in parts))
         ops = {"ops": GRAPH} if self._artifact.manifest.op_tiers else {}  # the agent has no plugins
         return {"execution": schema.dump(replace(made, settings=made.settings | ops))}
 
@@ -259,8 +267,6 @@ def opened(folder: Path, size: list[int] | None, e2e: bool, address: str) -> Art
     runtime = runtime_of(artifact)
     if runtime.remotely is None:
         raise EdgesegError(f"the agent on {address} runs {', '.join(agent.RUNTIMES)} artifacts, this is {runtime.name}")
-    if artifact.manifest.decoder is not None:
-        raise EdgesegError(f"{folder} is promptable, which is measured on local only")
     return artifact
 
 
@@ -268,6 +274,21 @@ def input_of(artifact: Artifact, image: str | None) -> NDArray[Any]:
     """What the worker would feed: the image, or the pattern at the artifact's size, as the artifact takes it."""
     picture = pixels.decode(Path(image).read_bytes()) if image else pixels.pattern(*artifact.size)
     return pixels.prepare(picture, artifact.manifest.input)
+
+
+def decoder_of(manifest: Manifest) -> dict[str, Any] | None:
+    """The second network of a promptable artifact and what it is asked, for the agent."""
+    decoder = manifest.decoder
+    if decoder is None:
+        return None
+    points, labels = usual_prompt(manifest.input)
+    if decoder.places is not None:
+        points, labels = padded(points, labels, decoder.places)
+    return {
+        "file": decoder.file,
+        "outputs": decoder.outputs,
+        "prompt": {"points": points.tolist(), "labels": labels.tolist()},
+    }
 
 
 class Series:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import psutil
 
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes.devices import Entry
+from edgeseg.runtimes.devices.base import Measuring
 from edgeseg.runtimes.devices.remote import Remote
 
 
@@ -52,6 +52,8 @@ def until(holds: Callable[[], Any]) -> bool:
     return False
 
 
-def end(pid: int, how: int) -> None:
-    """Send a signal."""
-    os.kill(pid, how)
+def opened(device: Remote, artifact: Path) -> Measuring:
+    """A measuring process on the device that has the artifact open."""
+    bench = device.spawn()
+    bench.ask("open", path=str(artifact), threads=1, size=None, image=None, e2e=False)
+    return bench

@@ -21,12 +21,12 @@ from edgeseg.files import sha256
 from edgeseg.runtimes import RUNTIMES, agent, statistics
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import DEVICES, channel
-from edgeseg.runtimes.devices.remote import Remote, Series
+from edgeseg.runtimes.devices.remote import Series
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.measure import Failed, measure
 from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.record import Failure, Protocol, Record
-from tests.runtimes.here import Here, gone, here
+from tests.runtimes.here import Here, gone, here, opened
 
 MS = 1_000_000
 TINY = Protocol("tiny", min_s=0.3, min_count=20, max_s=0.9, warmup_count=3, warmup_s=0.05)
@@ -61,13 +61,6 @@ def change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def null(folder: Path, *steps: tuple[int, int], **options: Any) -> Path:
     return null_artifact(folder / "null", Null(steps=steps or ((1, 2 * MS),), sleep=True, **options))
-
-
-def opened(device: Remote, artifact: Path) -> Any:
-    """A measuring process on the device that has the artifact open."""
-    bench = device.spawn()
-    bench.ask("open", path=str(artifact), threads=1, size=None, image=None, e2e=False)
-    return bench
 
 
 def measurer(device: Here) -> int:

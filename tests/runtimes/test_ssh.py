@@ -28,8 +28,8 @@ from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import DEVICES, Entry, channel, make, open_device, remote
 from edgeseg.runtimes.devices.ssh import Ssh, target
 from edgeseg.runtimes.launch import Died
-from tests.runtimes.here import gone, until
-from tests.runtimes.test_agent import LONG, null, opened
+from tests.runtimes.here import gone, opened, until
+from tests.runtimes.test_agent import LONG, null
 
 CONFIG = """Port {port}
 ListenAddress 127.0.0.1
