@@ -787,11 +787,7 @@ class Keeper:
         return {"event": "unlocked"}
 
     def do_stock(self, files: dict[str, int]) -> Message:
-        """Which of the files, by their SHA-256, are not there whole; room is made for them among those long unused.
-
-        Raises:
-            OSError: there is no room for them.
-        """
+        """Which of the files, by their SHA-256, are not there whole; room is made for them among those long unused."""
         store = self._folder / "files"
         missing = [sha for sha in files if not self._whole(store / sha, sha)]
         wanted = sum(files[sha] for sha in missing) + ROOM
@@ -866,11 +862,6 @@ class Keeper:
                 shutil.copyfile(self._folder / "files" / sha, target)
         self._child = Child(place)
         return {"event": "started", "pid": self._child.pid}
-
-    def do_end(self) -> Message:
-        """No measurer any more."""
-        self._end()
-        return {"event": "ended"}
 
     def _end(self) -> None:
         if self._child:
