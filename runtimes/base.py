@@ -53,12 +53,25 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
+class Remotely:
+    """This end of a runtime that `agent.RUNTIMES` has on devices.
+
+    asked: what the agent has to know to open an artifact, from its manifest and a number of threads.
+    heard: what the agent's words on a run, its version and the number of threads mean.
+    """
+
+    asked: Callable[[Manifest, int], dict[str, Any]]
+    heard: Callable[[dict[str, Any], str, int], Execution]
+
+
+@dataclass(frozen=True)
 class Runtime:
     """A way to execute artifacts of the target of the same name.
 
     version:    what is installed; raises MissingTool with the install line when nothing is.
     open:       an artifact and a number of threads to a session.
     open_run:   likewise a run and an input size (height, width), for a runtime that needs no export.
+    remotely:   how it is used on a device, where the agent knows it.
     provenance: what a measurement in it is worth.
     """
 
@@ -66,6 +79,7 @@ class Runtime:
     version: Callable[[], str]
     open: Callable[[Artifact, int], Session]
     open_run: Callable[[Path, int, tuple[int, int]], Session] | None = None
+    remotely: Remotely | None = None
     provenance: Literal["measured", "simulated"] = "measured"
 
     @property
@@ -202,10 +216,7 @@ class PromptSession:
         self._encoder, self._decoder, self._maps = encoder, decoder, manifest.decoder.maps
         self._places = manifest.decoder.places
         self._shape, self._dtype = tuple(self.input.shape), np.dtype(self.input.dtype)
-        height, width = pixels.size(self.input)
-        # a click in the middle and one empty place, which is how a prompt without a box ends
-        self._points = np.array([[[width / 2, height / 2], [0, 0]]], np.float32)
-        self._labels = np.array([[1, -1]], np.float32)
+        self._points, self._labels = usual_prompt(self.input)
 
     def encode(self, image: NDArray[Any]) -> list[NDArray[Any]]:
         """The maps of one input."""
@@ -227,8 +238,7 @@ class PromptSession:
         count, used = labels.shape
         if used > places:
             raise EdgesegError(f"a prompt has {used} points, corners of a box included; this artifact takes {places}")
-        spots, signs = np.zeros((count, places, 2), np.float32), np.full((count, places), ABSENT, np.float32)
-        spots[:, :used], signs[:, :used] = points, labels
+        spots, signs = padded(points, labels, places)
         made = [self._decoder.run(self._feeds(maps, spots[[i]], signs[[i]])) for i in range(count)]
         masks, quality = (np.concatenate(each) for each in zip(*made, strict=True))
         if masks.ndim == 4 and self.output.shape[1:] == list(masks.shape[2:]):  # the file leaves that to us
@@ -246,12 +256,7 @@ class PromptSession:
         """The encoder's, with what differs in the decoder named after it."""
         image = np.ones(self._shape, self._dtype)
         first = self._encoder.execution({self.input.name: image})
-        second = self._decoder.execution(self._feeds(self.encode(image), self._points, self._labels))
-        settings = first.settings | {
-            f"decoder_{key}": value for key, value in second.settings.items() if first.settings.get(key) != value
-        }
-        placed = [Counter(each.placed) for each in (first, second) if each.placed is not None]
-        return replace(first, settings=settings, placed=dict(placed[0] + placed[1]) if len(placed) == 2 else None)
+        return of_both(first, self._decoder.execution(self._feeds(self.encode(image), self._points, self._labels)))
 
     def close(self) -> None:
         """Let go of both."""
@@ -262,6 +267,31 @@ class PromptSession:
         self, maps: Sequence[NDArray[Any]], points: NDArray[np.float32], labels: NDArray[np.float32]
     ) -> dict[str, NDArray[Any]]:
         return {**dict(zip(self._maps, maps, strict=True)), "points": points, "labels": labels}
+
+
+def usual_prompt(spec: InputSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What is measured: a click in the middle and one empty place, which is how a prompt without a box ends."""
+    height, width = pixels.size(spec)
+    return np.array([[[width / 2, height / 2], [0, 0]]], np.float32), np.array([[1, -1]], np.float32)
+
+
+def padded(
+    points: NDArray[np.float32], labels: NDArray[np.float32], places: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Prompts `[P, N, 2]` and `[P, N]` for a decoder that has so many places; the rest is not there."""
+    count, used = labels.shape
+    spots, signs = np.zeros((count, places, 2), np.float32), np.full((count, places), ABSENT, np.float32)
+    spots[:, :used], signs[:, :used] = points, labels
+    return spots, signs
+
+
+def of_both(first: Execution, second: Execution) -> Execution:
+    """The encoder's execution, with what differs in the decoder named after it."""
+    settings = first.settings | {
+        f"decoder_{key}": value for key, value in second.settings.items() if first.settings.get(key) != value
+    }
+    placed = [Counter(each.placed) for each in (first, second) if each.placed is not None]
+    return replace(first, settings=settings, placed=dict(placed[0] + placed[1]) if len(placed) == 2 else None)
 
 
 def wrong_input(image: NDArray[Any], spec: InputSpec) -> EdgesegError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from edgeseg.errors import EdgesegError, need
 from edgeseg.kernels.litert_plugin import customs, read, with_customs
 from edgeseg.kernels.litert_runtime import CompiledModel
-from edgeseg.runtimes.base import RUNTIMES, Opening, Runtime, listing, main_precision, sessions
+from edgeseg.runtimes.base import RUNTIMES, Opening, Remotely, Runtime, listing, main_precision, sessions
 from edgeseg.runtimes.record import Execution
 
 HEAVY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL")
@@ -76,6 +77,16 @@ def arithmetic(file: bytes) -> tuple[dict[str, int], int]:
     return types, len(graph.operators)
 
 
+def _heard(words: dict[str, Any], version: str, threads: int) -> Execution:
+    """What the interpreter on a device says: how much its delegates took it does not."""
+    operators = [(name, kind) for name, kind in words["operators"] if name != "DELEGATE"]
+    kinds = Counter(kind.upper() for name, kind in operators if name in HEAVY and kind)
+    types = {PRECISIONS.get(kind, kind): count for kind, count in kinds.items()}
+    delegates = len(words["operators"]) - len(operators)
+    settings = {"interface": "interpreter", "delegates": str(delegates), "arithmetic": listing(types)}
+    return Execution("litert", version, threads, main_precision(types), None, settings)
+
+
 def version() -> str:
     """The installed LiteRT."""
     need("ai_edge_litert")
@@ -84,4 +95,6 @@ def version() -> str:
     return installed("ai-edge-litert")
 
 
-RUNTIMES.add("litert", Runtime("litert", version, sessions(LiteRtGraph)))
+REMOTELY = Remotely(lambda manifest, threads: {}, _heard)
+
+RUNTIMES.add("litert", Runtime("litert", version, sessions(LiteRtGraph), remotely=REMOTELY))

@@ -14,9 +14,11 @@ from edgeseg import schema
 from edgeseg.errors import EdgesegError, InvalidMeasurement
 from edgeseg.provenance import made_by, now
 from edgeseg.runtimes import RUNTIMES, runtime_of, statistics
-from edgeseg.runtimes.devices import local
-from edgeseg.runtimes.launch import Worker
-from edgeseg.runtimes.record import SCHEMA, Device, Execution, Protocol, Record, Samples, Stage, Subject
+from edgeseg.runtimes import record as records
+from edgeseg.runtimes.devices import Device, described, open_device
+from edgeseg.runtimes.devices.base import Measuring
+from edgeseg.runtimes.launch import Died
+from edgeseg.runtimes.record import SCHEMA, Execution, Failure, Protocol, Record, Samples, Stage, Subject
 from edgeseg.runtimes.worker import PRECISE, STAGES, Marks, unpack
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class Job:
     size: tuple[int, int] | None
     provenance: Literal["measured", "simulated"]
 
-    def open(self, worker: Worker, threads: int, image: Path | None = None, e2e: bool = False) -> dict[str, Any]:
+    def open(self, worker: Measuring, threads: int, image: Path | None = None, e2e: bool = False) -> dict[str, Any]:
         """Have the worker open the subject: `load_ms` and `first_ms`."""
         picture = str(image.resolve()) if image else None
         folder = str(self.folder.resolve())
@@ -116,32 +118,74 @@ def measure(
     image: Path | None = None,
     size: tuple[int, int] | None = None,
     progress: Progress | None = None,
+    device: str = "local",
 ) -> Record:
     """Measure an artifact or a run in a fresh process. A record that must not be quoted says why; it is returned all the same.
 
-    image: a JPEG or PNG to feed; a fixed pattern otherwise.
-    e2e:   afterwards time the whole way as well, from the bytes of the image to a label map of its size.
+    device: where, by name or address; nothing of it stays open.
+    image:  a JPEG or PNG to feed; a fixed pattern otherwise.
+    e2e:    afterwards time the whole way as well, from the bytes of the image to a label map of its size.
 
     Raises:
-        InvalidMeasurement: the measuring process died, or there are too few samples for any figure.
-        EdgesegError: what is wrong with the subject or the image.
+        Failed: the measuring process came to nothing. InvalidMeasurement: there are too few samples for any figure.
+        MissingTool: the device, or a runtime there. EdgesegError: what is wrong with the subject or the image.
     """
     task = job(subject, size)
-    before = local.state()
-    with closing(Worker()) as worker:
-        opened = task.open(worker, threads, image, e2e)
-        rounds = 2 if e2e else 1
-        model = _timed(worker, "measure", protocol, progress, 0, rounds)
-        whole = _timed(worker, "end_to_end", protocol, progress, 1, rounds) if e2e else None
-        told = worker.ask("execution")
-    device = local.device(before, local.state())
+    with closing(open_device(device)) as where:
+        return _measured(task, where, protocol, threads, e2e, image, progress)
+
+
+def _measured(
+    task: Job,
+    where: Device,
+    protocol: Protocol,
+    threads: int,
+    e2e: bool,
+    image: Path | None,
+    progress: Progress | None,
+) -> Record:
+    before = where.state()
+    try:
+        with closing(where.spawn()) as worker:
+            opened = task.open(worker, threads, image, e2e)
+            rounds = 2 if e2e else 1
+            model = _timed(worker, "measure", protocol, progress, 0, rounds)
+            whole = _timed(worker, "end_to_end", protocol, progress, 1, rounds) if e2e else None
+            told = worker.ask("execution")
+    except Died as died:
+        raise Failed(_failure(task, described(where, before, before), protocol, threads, died)) from died
+    device = described(where, before, where.state())
     record = _record(task, protocol, device, opened, model, schema.parse(Execution, told["execution"], "the worker"))
     record = replace(record, reasons=reasons(record, model), **(_whole(whole) if whole else {}))
     return replace(record, valid=not record.reasons)
 
 
+class Failed(InvalidMeasurement):
+    """A measurement came to nothing; `failure` is the document to keep of it."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+
+
+def _failure(task: Job, device: records.Device, protocol: Protocol, threads: int, died: Died) -> Failure:
+    return Failure(
+        schema=SCHEMA,
+        kind="failure",
+        created=now(),
+        edgeseg=made_by(),
+        subject=task.subject,
+        device=device,
+        threads=threads,
+        protocol=protocol,
+        outcome=died.outcome,
+        detail=str(died),
+        samples=died.samples,
+    )
+
+
 def _timed(
-    worker: Worker, what: str, protocol: Protocol, progress: Progress | None, done: int, rounds: int
+    worker: Measuring, what: str, protocol: Protocol, progress: Progress | None, done: int, rounds: int
 ) -> dict[str, Any]:
     """The worker's answer to a timed request; `done` of `rounds` like it came before."""
     usual_s = protocol.warmup_s + protocol.min_s
@@ -163,7 +207,12 @@ def _series(marks: Marks, column: int | None = None) -> tuple[Marks, Marks]:
 
 
 def _record(
-    task: Job, protocol: Protocol, device: Device, opened: dict[str, Any], model: dict[str, Any], execution: Execution
+    task: Job,
+    protocol: Protocol,
+    device: records.Device,
+    opened: dict[str, Any],
+    model: dict[str, Any],
+    execution: Execution,
 ) -> Record:
     starts, durations = _series(unpack(model["steady"]))
     if len(starts) < statistics.FEWEST:
@@ -214,7 +263,7 @@ def _stage(name: str, starts: Marks, durations: Marks) -> Stage:
 def reasons(record: Record, model: dict[str, Any]) -> list[str]:
     """Why the record must not be quoted, one line each; none when it may be. A figure that is NaN is a reason.
 
-    model: the worker's answer: `others_cores`, `unchanged`, `nonfinite`.
+    model: the worker's answer: `others_cores`, `unchanged`, `nonfinite`, and `doubts` of its own where it has any.
     """
     protocol, latency, noise = record.protocol, record.latency, record.noise
     width = (latency.p50_high_ms - latency.p50_low_ms) / latency.p50_ms
@@ -242,4 +291,4 @@ def reasons(record: Record, model: dict[str, Any]) -> list[str]:
         (model["nonfinite"] == 0, f"the output has {model['nonfinite']} values that are NaN or infinite"),
         (unchanged >= UNCHANGED, f"the same input gave other labels in {1 - unchanged:.1%} of the pixels at the end"),
     ]
-    return [text for holds, text in rules if not holds]
+    return [*(text for holds, text in rules if not holds), *model.get("doubts", [])]

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError, need
 from edgeseg.kernels.build import LIBRARIES, Library
-from edgeseg.runtimes.base import HEAVY, RUNTIMES, Opening, Runtime, listing, main_precision, sessions
+from edgeseg.runtimes.base import HEAVY, RUNTIMES, Opening, Remotely, Runtime, listing, main_precision, sessions
 from edgeseg.runtimes.record import Execution
 
 LIBRARIES.add("onnxruntime", Library("onnxruntime", "ort.cc"))
@@ -50,23 +51,29 @@ class OnnxRuntimeGraph:
     def execution(self, feeds: Mapping[str, NDArray[Any]]) -> Execution:
         """Read back from a profile of one more run: the types and providers of the kernels that really ran."""
         nodes = _profile(self._opening.file, self._options(), self.without, feeds)
-        providers = Counter(node["provider"] for node in nodes)
-        types = Counter(PRECISIONS.get(kind, kind) for node in nodes if (kind := _arithmetic(node)) is not None)
-        settings = {
-            "execution_mode": "sequential",
-            "graph_optimization": "all",
-            "inter_op_threads": "1",
-            "spinning": "on",
-            "providers": ", ".join(self._session.get_providers()),
-            "arithmetic": listing(types),
-        } | self._opening.tiers(self._plugin)
-        return Execution(
-            "onnxruntime", version(), self._opening.threads, main_precision(types), dict(providers), settings
-        )
+        words = {"nodes": nodes, "providers": self._session.get_providers()}
+        execution = _heard(words, version(), self._opening.threads)
+        return replace(execution, settings=execution.settings | self._opening.tiers(self._plugin))
 
     def close(self) -> None:
         """Let go of the model."""
         del self._session
+
+
+def _heard(words: dict[str, Any], version: str, threads: int) -> Execution:
+    """What the kernels of a run, as `_profile` has them, say of it."""
+    nodes = words["nodes"]
+    types = Counter(PRECISIONS.get(kind, kind) for node in nodes if (kind := _arithmetic(node)) is not None)
+    settings = {
+        "execution_mode": "sequential",
+        "graph_optimization": "all",
+        "inter_op_threads": "1",
+        "spinning": "on",
+        "providers": ", ".join(words["providers"]),
+        "arithmetic": listing(types),
+    }
+    placed = dict(Counter(node["provider"] for node in nodes))
+    return Execution("onnxruntime", version, threads, main_precision(types), placed, settings)
 
 
 def _options(threads: int) -> Any:
@@ -119,4 +126,6 @@ def version() -> str:
     return str(need("onnxruntime").__version__)
 
 
-RUNTIMES.add("onnxruntime", Runtime("onnxruntime", version, sessions(OnnxRuntimeGraph)))
+REMOTELY = Remotely(lambda manifest, threads: {}, _heard)
+
+RUNTIMES.add("onnxruntime", Runtime("onnxruntime", version, sessions(OnnxRuntimeGraph), remotely=REMOTELY))

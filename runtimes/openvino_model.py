@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError, need
 from edgeseg.kernels.build import LIBRARIES, Flags, Library
-from edgeseg.runtimes.base import HEAVY, RUNTIMES, Opening, Runtime, listing, main_precision, sessions
+from edgeseg.manifest import Manifest
+from edgeseg.runtimes.base import HEAVY, RUNTIMES, Opening, Remotely, Runtime, listing, main_precision, sessions
 from edgeseg.runtimes.record import Execution
 
 HINTS = {"fp16": "f16", "bf16": "bf16"}
@@ -33,12 +35,7 @@ class OpenVinoGraph:
     """
 
     def __init__(self, opening: Opening) -> None:
-        options = {
-            "INFERENCE_PRECISION_HINT": HINTS.get(opening.precision, "f32"),
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": opening.threads,
-            "NUM_STREAMS": 1,
-        }
+        options = _options(opening.precision, opening.threads)
         self._opening, self._plugin = opening, opening.plugin("openvino")
         try:
             model = core().read_model(opening.file)
@@ -61,26 +58,38 @@ class OpenVinoGraph:
     def execution(self, feeds: Mapping[str, NDArray[Any]]) -> Execution:
         """Read back from the compiled model: its properties, and the precision of each operator it will execute."""
         operators = [op.get_rt_info() for op in self._model.get_runtime_model().get_ordered_ops()]
-        types = Counter(
-            PRECISIONS.get(kind, kind)
-            for operator in operators
-            if str(operator["layerType"].astype(str)).lower() in HEAVY
-            for kind in [str(operator["runtimePrecision"].astype(str))]
-        )
-        settings = (
-            {name.lower(): _word(self._model.get_property(name)) for name in READ_BACK}
-            | {"arithmetic": listing(types)}
-            | self._opening.tiers(self._plugin)
-        )
-        precision = main_precision(types) or settings["inference_precision_hint"]
-        devices = self._model.get_property("EXECUTION_DEVICES")
-        placed = {devices[0]: len(operators)} if len(devices) == 1 else None
+        kinds = ("layerType", "runtimePrecision")
+        words = {
+            "operators": [[str(operator[kind].astype(str)) for kind in kinds] for operator in operators],
+            "properties": {name: _word(self._model.get_property(name)) for name in READ_BACK},
+            "devices": self._model.get_property("EXECUTION_DEVICES"),
+        }
         threads = int(self._model.get_property("INFERENCE_NUM_THREADS"))
-        return Execution("openvino", version(), threads, precision, placed, settings)
+        execution = _heard(words, version(), threads)
+        return replace(execution, settings=execution.settings | self._opening.tiers(self._plugin))
 
     def close(self) -> None:
         """Let go of the model."""
         del self._outputs, self._request, self._model  # an output holds on to its model
+
+
+def _options(precision: str, threads: int) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": HINTS.get(precision, "f32"),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+
+
+def _heard(words: dict[str, Any], version: str, threads: int) -> Execution:
+    """What a compiled model says of itself: the kinds and precisions of its operators, its properties, its devices."""
+    types = Counter(PRECISIONS.get(kind, kind) for layer, kind in words["operators"] if layer.lower() in HEAVY)
+    properties = {name.lower(): PRECISIONS.get(value, value) for name, value in words["properties"].items()}
+    precision = main_precision(types) or properties["inference_precision_hint"]
+    devices = words["devices"]
+    placed = {devices[0]: len(words["operators"])} if len(devices) == 1 else None
+    return Execution("openvino", version, threads, precision, placed, properties | {"arithmetic": listing(types)})
 
 
 READ_BACK = (
@@ -97,10 +106,7 @@ READ_BACK = (
 
 def _word(value: Any) -> str:
     """A property in a word: the name of an enum or of an element type, else the value."""
-    if hasattr(value, "to_dtype"):
-        name = str(value.get_type_name())
-        return PRECISIONS.get(name, name)
-    return str(getattr(value, "name", value))
+    return str(value.get_type_name() if hasattr(value, "to_dtype") else getattr(value, "name", value))
 
 
 def openvino() -> ModuleType:
@@ -189,4 +195,8 @@ def version() -> str:
     return str(openvino().__version__).split("-")[0]
 
 
-RUNTIMES.add("openvino", Runtime("openvino", version, sessions(OpenVinoGraph)))
+def _asked(manifest: Manifest, threads: int) -> dict[str, Any]:
+    return {"options": _options(manifest.precision.asked, threads), "read_back": READ_BACK}
+
+
+RUNTIMES.add("openvino", Runtime("openvino", version, sessions(OpenVinoGraph), remotely=Remotely(_asked, _heard)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -64,18 +64,19 @@ class Subject:
 
 @dataclass(frozen=True)
 class DeviceState:
-    """The device as it was before or after; null where the system does not say."""
+    """The device as it was before or after; null where the system does not say. `clusters_mhz`: the clock of each group of cores."""
 
     __pydantic_config__ = STRICT
     load_1min: float | None
     cpu_mhz: float | None
     temperature_c: float | None
     governor: str | None
+    clusters_mhz: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where it ran."""
+    """Where it ran: `address` is how it was reached, `model` the board's name in its device tree, `boot_id` its boot."""
 
     __pydantic_config__ = STRICT
     name: str
@@ -86,6 +87,9 @@ class Device:
     system: str
     before: DeviceState
     after: DeviceState
+    address: str = "local"
+    model: str | None = None
+    boot_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,29 @@ class Record:
     valid: bool
     reasons: list[str]
     provenance: Literal["measured", "simulated", "claimed"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A measurement that came to nothing, which is a result too: of this subject, on this device.
+
+    outcome: `crashed` (see `detail`), `killed`, `illegal_instruction`, `out_of_memory`, `unsupported_operator`, `hang`,
+             `lost` (the device went away), `garbled` (what came was not what was sent) or `error`.
+    samples: those that had arrived.
+    """
+
+    __pydantic_config__ = STRICT
+    schema: int
+    kind: Literal["failure"]
+    created: str
+    edgeseg: MadeBy
+    subject: Subject
+    device: Device
+    threads: int
+    protocol: Protocol
+    outcome: str
+    detail: str
+    samples: Samples | None
 
 
 def read(path: Path) -> Record:

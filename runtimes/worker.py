@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import gc
-import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import RUNTIMES, open_artifact, pixels, runtime_of, statistics
+from edgeseg.runtimes.agent import PeakMemory, Step, loop
 from edgeseg.runtimes.base import Session
 from edgeseg.runtimes.record import Protocol
 from edgeseg.runtimes.serve import Servant
@@ -34,26 +33,6 @@ STAGES = ("decode", "resize", "infer", "labels")
 
 Marks = NDArray[np.int64]
 """`[samples, steps + 1]`: the start of a sample, then the end of each of its steps, in ns."""
-
-Step = Callable[[Any], Any]
-
-
-def loop(steps: Sequence[Step], given: Any, marks: Marks, first: int, enough: int, until: int, stop: int) -> int:
-    """Time samples into `marks` from row `first` on; returns the row after the last.
-
-    It ends when row `enough` is filled and the clock has passed `until` ns, or when it has passed `stop`, or with `marks`.
-    """
-    clock = time.perf_counter_ns
-    columns = list(enumerate(steps, 1))
-    for row in range(first, len(marks)):
-        value = given
-        marks[row, 0] = now = clock()
-        for column, step in columns:
-            value = step(value)
-            marks[row, column] = now = clock()
-        if (now >= until and row + 1 >= enough) or now >= stop:
-            return row + 1
-    return len(marks)
 
 
 def warm_up(steps: Sequence[Step], given: Any, protocol: Protocol) -> Marks:
@@ -73,12 +52,13 @@ def collect(steps: Sequence[Step], given: Any, protocol: Protocol) -> tuple[Mark
     while True:
         count = loop(steps, given, marks, count, skip + protocol.min_count, until, stop)
         skip = statistics.settled_after(marks[:count, -1] - marks[:count, 0])
-        if clock() >= stop or count == len(marks) or _enough(marks[skip:count], protocol):
+        if clock() >= stop or count == len(marks) or enough(marks[skip:count], protocol):
             return marks[:count].copy(), skip
         until = max(int(marks[skip, 0]) + _ns(protocol.min_s), clock() + _ns(protocol.min_s / 4))
 
 
-def _enough(marks: Marks, protocol: Protocol) -> bool:
+def enough(marks: Marks, protocol: Protocol) -> bool:
+    """Whether steady samples are as many and as long as the protocol wants, and their median is known well enough."""
     starts, durations = marks[:, 0], marks[:, -1] - marks[:, 0]
     if len(marks) < protocol.min_count or statistics.wall_ns(starts, durations) < _ns(protocol.min_s):
         return False
@@ -181,42 +161,6 @@ class Bench(Servant):
     def execution(self) -> dict[str, Any]:
         """How the runtime ran it; asked last, since some runtimes open the model again to tell."""
         return {"execution": schema.dump(self.session.execution)}
-
-
-class PeakMemory:
-    """Most memory this process had resident, in bytes, over the moments that are the model's; null where nobody says.
-
-    Linux: VmHWM, which can be set back; ru_maxrss cannot, and starts with that of the process that started this one.
-    """
-
-    def __init__(self) -> None:
-        self.forget()
-        self.before = self.peak = self._now()
-
-    @property
-    def growth(self) -> int | None:
-        """The peak above what was there before."""
-        return None if self.peak is None or self.before is None else self.peak - self.before
-
-    def note(self) -> None:
-        """Count the peak since the last `forget`."""
-        self.peak = max(filter(None, (self.peak, self._now())), default=None)
-
-    def forget(self) -> None:
-        """Do not count what came before: not the model, but preparing its input."""
-        with suppress(OSError):  # not Linux, or /proc is read-only: the peak then includes the preparation
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-    def _now(self) -> int | None:
-        status = Path("/proc/self/status")
-        if status.exists():
-            lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines())
-            return int(lines["VmHWM"].split()[0]) * 1024
-        if sys.platform == "darwin":
-            import resource
-
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return None
 
 
 def _opener(path: Path, threads: int, size: list[int] | None) -> Callable[[], Session]:

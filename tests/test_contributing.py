@@ -29,6 +29,7 @@ ADDITIONS = {
         *("coreml_model", "executorch_method", "litert_model", "ncnn_net", "null"),
         *("onnxruntime_session", "openvino_model", "tensorrt_engine", "torch_eager"),
     ],
+    "runtimes/devices": ["local", "ssh"],
 }
 # a module that a second addition is built on, and where it says so
 SHARED = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, progress, table, talk
-from edgeseg.errors import EdgesegError, InvalidMeasurement, MissingTool
+from edgeseg.errors import EdgesegError, InvalidMeasurement
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 @app.command()
 def bench(
     subject: Annotated[Path, typer.Argument(metavar="ARTIFACT|RUN")],
-    device: Annotated[str, typer.Option("-d", "--device", help="local")] = "local",
+    device: Annotated[
+        str,
+        typer.Option("-d", "--device", help="local, ssh://user@host[:port], or a name from `edgeseg devices list`."),
+    ] = "local",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the runtime.")] = 1,
     protocol: Annotated[str, typer.Option(help="quick, mlperf-mobile, or smoke (no figure to quote)")] = "quick",
     e2e: Annotated[bool, typer.Option("--e2e", help="Time decode, resize, infer and labels apart as well.")] = False,
@@ -32,32 +36,37 @@ def bench(
 ) -> None:
     """Measure an artifact, or a run in eager PyTorch, in a fresh process; every sample is kept.
 
+    Over ssh an artifact is measured by an agent that is sent along; the device needs Python 3.8, NumPy and the runtime.
+
     Example: edgeseg bench out/cam/openvino --threads 2 --protocol quick --e2e
     """
     from edgeseg import schema
+    from edgeseg.provenance import now
     from edgeseg.runtimes import record as records
-    from edgeseg.runtimes.measure import measure
+    from edgeseg.runtimes.measure import Failed, measure
     from edgeseg.runtimes.protocol import parse
 
-    if device != "local":
-        raise MissingTool(
-            f"no device {device!r}: this version measures on `local` only; run edgeseg on the device itself"
-        )
     is_artifact(subject)
     evidence = subject / "evidence" / "01-image.jpg"
     picture = image or (evidence if evidence.exists() else None)
-    with progress(f"measuring {subject}", unit=False) as bar:
-        result = measure(
-            subject,
-            protocol=parse(protocol),
-            threads=threads,
-            e2e=e2e,
-            image=picture,
-            size=parse_size(size),
-            progress=lambda share: bar(share, 1.0),
-        )
-    stamp = result.created.replace(":", "").replace("+0000", "")
-    path = out or subject / "records" / f"{device}-t{threads}-{protocol}-{stamp}.json"
+    place = re.sub(r"[^\w.@-]+", "-", device)
+    begun = now().replace(":", "").replace("+0000", "")
+    path = out or subject / "records" / f"{place}-t{threads}-{protocol}-{begun}.json"
+    try:
+        with progress(f"measuring {subject}", unit=False) as bar:
+            result = measure(
+                subject,
+                protocol=parse(protocol),
+                threads=threads,
+                e2e=e2e,
+                image=picture,
+                size=parse_size(size),
+                progress=lambda share: bar(share, 1.0),
+                device=device,
+            )
+    except Failed as failed:
+        schema.write(path, failed.failure)
+        raise
     records.write(path, result)
     emit(schema.dump(result), as_json, record_table(result), str(path))
     if not result.valid:

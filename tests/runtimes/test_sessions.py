@@ -20,9 +20,11 @@ from edgeseg.files import sha256
 from edgeseg.manifest import FileEntry, InputSpec, Manifest, OutputSpec, Precision, Source, StudentCard
 from edgeseg.provenance import MadeBy
 from edgeseg.runtimes import RUNTIMES, Session, open_artifact, pixels
+from edgeseg.runtimes.devices import DEVICES
 from edgeseg.runtimes.measure import measure
 from edgeseg.runtimes.record import Protocol
 from edgeseg.runtimes.torch_eager import TorchSession
+from tests.runtimes.here import here
 
 TINY = Protocol("tiny", min_s=0.2, min_count=20, max_s=10.0, warmup_count=3, warmup_s=0.05)
 HEIGHT, WIDTH, CLASSES = 24, 40, 4
@@ -216,6 +218,16 @@ def test_a_run_is_measured_in_eager_torch(tmp_path: Path) -> None:
 def test_the_torch_runtime_takes_no_artifact(tmp_path: Path) -> None:
     with pytest.raises(EdgesegError, match="runs a run"):
         open_artifact(artifact(tmp_path, "torch"), threads=1)
+
+
+@TARGETS
+def test_the_agent_of_a_device_runs_it_as_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    monkeypatch.setitem(DEVICES._entries, "here", lambda address, entry: here(tmp_path))
+    made = artifact(tmp_path, target, baked=target == "openvino")
+    there = measure(made, protocol=TINY, threads=1, device="here://")
+    local = measure(made, protocol=TINY, threads=1)
+    assert there.execution == local.execution
+    assert not [reason for reason in there.reasons if "masks" in reason]
 
 
 @pytest.mark.parametrize("name", list(RUNTIMES))

@@ -15,13 +15,18 @@ from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.export import OnnxRuntime
 from edgeseg.runtimes import PromptSession
+from edgeseg.runtimes.devices import DEVICES
+from edgeseg.runtimes.measure import measure
+from edgeseg.runtimes.record import Protocol
 from edgeseg.segment import ArtifactSegmenter, StudentSegmenter
 from edgeseg.students.promptable import best_mask
 from edgeseg.students.saliency import salient_point
+from tests.runtimes.here import here
 from tests.students.test_registry import settled
 
 NAMES = ["rwkv_sam_tiny", "squeeze_sam"]
 SIZE = (64, 96)
+SHORT = Protocol("short", min_s=0.2, min_count=12, max_s=5, warmup_count=1, warmup_s=0)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -135,7 +140,7 @@ def test_without_a_prompt_the_eye_catcher_is_cut_out(student: Any) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.slow
-def test_a_checked_artifact_answers_as_its_student(name: str, tmp_path: Path) -> None:
+def test_a_checked_artifact_answers_as_its_student(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = settled(name)
     artifact = es.export_model(student, OnnxRuntime(), tmp_path / "out", SIZE, ("pre",))
     assert artifact.manifest.ledger is not None
@@ -159,6 +164,10 @@ def test_a_checked_artifact_answers_as_its_student(name: str, tmp_path: Path) ->
     assert isinstance(session, PromptSession)
     assert session.run(np.zeros((1, *SIZE, 3), np.uint8)).shape == (1, 1, *SIZE)
     assert session.execution.precision == "fp32"
+    monkeypatch.setitem(DEVICES._entries, "here", lambda address, entry: here(tmp_path))
+    found = measure(tmp_path / "out", protocol=SHORT, threads=1, device="here://")
+    assert not [reason for reason in found.reasons if "masks" in reason]  # a device draws the same
+    assert found.execution.settings["decoder_arithmetic"]
 
 
 @torch.inference_mode()
