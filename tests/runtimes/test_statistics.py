@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from edgeseg.errors import InvalidMeasurement
+from edgeseg.files import read_json
 from edgeseg.runtimes import statistics
 from edgeseg.runtimes.statistics import Nanoseconds
 
@@ -28,8 +31,10 @@ def test_early_stopping_is_refused_below_the_least_number_of_samples(p: float, l
     assert statistics.percentile_upper(np.arange(least), p) == least - 1
 
 
-def test_early_stopping_discards_what_loadgen_discards() -> None:
-    assert statistics.percentile_upper(np.arange(2095), 0.9) == 2095 - 177
+def test_early_stopping_takes_the_sample_that_loadgen_takes() -> None:
+    runs = read_json(Path(__file__).parent.parent / "golden" / "loadgen.json")["runs"]
+    assert len(runs) > 60
+    assert [[n, p, statistics.percentile_upper(np.arange(n), p)] for n, p, _ in runs] == runs
 
 
 def test_early_stopping_bound_holds_in_99_of_100_series() -> None:
