@@ -102,6 +102,23 @@ class Execution:
 
 
 @dataclass(frozen=True)
+class Operator:
+    """One operator of a network as it was executed, fused ones as one: mean time of a call, in ms.
+
+    where: the unit that ran it, in the runtime's own words. bytes: of its outputs; null where the runtime does not say.
+    """
+
+    __pydantic_config__ = STRICT
+    name: str
+    kind: str
+    where: str
+    precision: str | None
+    ms: float
+    calls: int
+    bytes: int | None
+
+
+@dataclass(frozen=True)
 class Protocol:
     """When to stop: not before `min_s` seconds and `min_count` samples, never after `max_s` seconds."""
 

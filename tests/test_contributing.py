@@ -26,6 +26,10 @@ ADDITIONS = {
         *("coreml_model", "executorch_method", "litert_model", "ncnn_net", "null"),
         *("onnxruntime_session", "openvino_model", "tensorrt_engine", "torch_eager"),
     ],
+    "runtimes/tools": [
+        *("benchmark_app", "benchncnn", "executor_runner", "litert_benchmark"),
+        *("perf_test", "tflite_benchmark", "trtexec"),
+    ],
 }
 # a module that a second addition is built on, and where it says so
 SHARED = {
