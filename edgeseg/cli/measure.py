@@ -21,7 +21,10 @@ def bench(
     subject: Annotated[Path, typer.Argument(metavar="ARTIFACT|RUN")],
     device: Annotated[str, typer.Option("-d", "--device", help="local")] = "local",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the runtime.")] = 1,
-    protocol: Annotated[str, typer.Option(help="quick, mlperf-mobile, or smoke (no figure to quote)")] = "quick",
+    protocol: Annotated[
+        str,
+        typer.Option(help="quick, mlperf-mobile, sustained:10m, camera:30, cold-start, or smoke (no figure to quote)"),
+    ] = "quick",
     e2e: Annotated[bool, typer.Option("--e2e", help="Time decode, resize, infer and labels apart as well.")] = False,
     image: Annotated[
         Path | None, typer.Option(help="A JPEG or PNG to feed; the artifact's first evidence image by default.")
@@ -57,7 +60,7 @@ def bench(
             progress=lambda share: bar(share, 1.0),
         )
     stamp = result.created.replace(":", "").replace("+0000", "")
-    path = out or subject / "records" / f"{device}-t{threads}-{protocol}-{stamp}.json"
+    path = out or subject / "records" / f"{device}-t{threads}-{protocol.replace(':', '-')}-{stamp}.json"
     records.write(path, result)
     emit(schema.dump(result), as_json, record_table(result), str(path))
     if not result.valid:
@@ -82,10 +85,32 @@ def record_table(record: Record) -> Table:
             f"{100 * record.noise.gap:+.2f} % ({100 * record.noise.low:+.2f} to {100 * record.noise.high:+.2f})",
         ),
     ]
+    rows += _asked(record)
     if record.e2e is not None:
         rows.append(("end to end", f"p50 {record.e2e.p50_ms:.3f} ms, {record.e2e.sustained_fps:.2f} FPS"))
         rows += [(f"  {stage.name}", f"p50 {stage.p50_ms:.3f} ms") for stage in record.stages or []]
     return table(f"{record.subject.path} on {record.device.name}, {record.protocol.name}", ["", ""], rows)
+
+
+def _asked(record: Record) -> list[tuple[str, object]]:
+    """What the protocol and the device's sensors say beyond a latency."""
+    rows: list[tuple[str, object]] = []
+    if (held := record.sustained) is not None:
+        how = f"{held.fps:.2f} FPS since {held.since_s:.0f} s, {held.kept:.0%} of the first stretch"
+        rows.append((held.finding, f"{how}, {len(held.changes_s)} changes"))
+    if (seen := record.camera) is not None:
+        rows.append(("camera", f"{seen.fps:g} FPS, {seen.dropped} of {seen.frames} frames dropped"))
+        rows.append(
+            ("age of a frame", f"p50 {seen.age_p50_ms:.3f} ms, p90 {_p90(seen.age_p90_ms, seen.age_p90_upper_ms)}")
+        )
+    if (cold := record.cold_start) is not None:
+        times = (
+            f"load {cold.load_ms:.1f} ms, first {cold.first_ms:.1f} ms, from the start of Python {cold.ready_ms:.0f} ms"
+        )
+        rows.append(("cold start", f"{times}; medians of {cold.processes} processes"))
+    if record.energy_mj is not None:
+        rows.append(("energy of a frame", f"{record.energy_mj:.2f} mJ above idle ({record.energy_source})"))
+    return rows + [("note", line) for line in (record.sensors.notes if record.sensors else [])]
 
 
 def _p90(value: float | None, upper: float | None) -> str:
