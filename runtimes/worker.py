@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import RUNTIMES, open_artifact, pixels, runtime_of, statistics
-from edgeseg.runtimes.base import Session
+from edgeseg.runtimes.base import Session, profiled
 from edgeseg.runtimes.record import Protocol
 from edgeseg.runtimes.serve import Servant
 
@@ -216,6 +216,10 @@ class Bench(Servant):
         done = loop([self.session.run], self.given, marks, 0, count, begin + _ns(seconds), begin + _ns(3600))
         gc.enable()
         return {"median_ns": float(np.median(marks[:done, 1] - marks[:done, 0]))}
+
+    def operators(self, runs: int) -> dict[str, Any]:
+        """What the runtime says of each operator."""
+        return {"operators": [schema.dump(each) for each in profiled(self.session).operators(self.given, runs)]}
 
     def execution(self) -> dict[str, Any]:
         """How the runtime ran it; asked last, since some runtimes open the model again to tell."""

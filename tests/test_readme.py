@@ -27,6 +27,8 @@ SMALLER = {
     "--clicks 20": "--clicks 2",
     "--click 120,80 --box 20,10,200,160": "--click 50,30 --box 20,10,90,60",
     "--protocol quick": "--protocol smoke",
+    "sustained:10m": "sustained:1s",
+    "camera:30": "camera:30:1s",
     "--count 50": "--count 4",
     "--out out/cam --max-drop 0.5": "--out out/cam --max-drop 100 --images 4 --trials 3",
     "openvino --calib": "openvino --images 4 --calib",

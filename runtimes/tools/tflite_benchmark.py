@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgeseg.runtimes.record import Operator
+from edgeseg.runtimes.tools.run_order import operators
 from edgeseg.runtimes.tools.tool import NUMBER, TOOLS, Figures, Lines, Output, Tool, ToolResult
 
 PREFIX = r"(?:INFO: |I tflite\s*: )?"
@@ -21,9 +21,9 @@ KINDS = {
     "peak": rf"{PREFIX}Overall peak memory footprint \(MB\) via periodic monitoring: {NUMBER}",
     "delegate": r"(?:VERBOSE: |INFO: )?Replacing (\d+) out of (\d+) node\(s\) with delegate \((\w+)\) node.*",
     "threads": rf"{PREFIX}(?:Num threads|#threads used for CPU inference): \[(\d+)\]",
-    "columns": r"\[node type\].*",
-    "row": r"\S.*?(?:\t\s*[-+\d.e]+%?){4,}\t.*",
-    "section": r"=+ .+ =+|Number of nodes executed: \d+|.*Profiling Info.*",
+    "columns": r"\[[nN]ode type\].*",
+    "row": r"\S.*?(?:\s+[-+\d.e]+%?){4,}(?:\s+\S.*)?",
+    "section": r"=+ .+ =+|Number of nodes executed: \d+|.*Profiling Info.*|Op Name +Count .*",
     "setting": rf"{PREFIX}[\w#][^:=]*: \[.*\]",
     "told": rf"{PREFIX}(?:STARTING!|Loaded model .*|The input model file size \(MB\): .*|Initialized session in .*|"
     r"Running benchmark for at least .*|Note: as the benchmark tool itself .*|Memory status at the end of exe\w+:|"
@@ -31,8 +31,6 @@ KINDS = {
     r"Memory \(bytes\): .*|\d+ nodes observed|Signature to run: .*)",
     "warning": r"(?:WARNING|ERROR|WARN): (.*)",
 }
-
-COLUMN = re.compile(r"\[([^]]+)\]")
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def read(output: Output, lines: Lines) -> ToolResult:
         precision=None,
         placed=_placed(delegates),
         peak_memory_bytes=None if memory is None else round(memory * 2**20),
-        operators=_operators(output.text),
+        operators=operators(output.text) or None,
         warnings=[match[1] for match in lines.all("warning")],
         unread=lines.unread,
     )
@@ -118,26 +116,6 @@ def _placed(delegates: list[re.Match[str]]) -> dict[str, int] | None:
     placed = {match[3]: int(match[1]) for match in delegates}
     left = int(delegates[0][2]) - sum(placed.values())
     return placed | ({"interpreter": left} if left > 0 else {})
-
-
-def _operators(text: str) -> list[Operator] | None:
-    """The rows of the run order of the inference; columns differ between versions, so they are found by name."""
-    _, found, inference = text.rpartition("Run Order")
-    if not found:
-        return None
-    columns: list[str] = []
-    operators = []
-    for line in inference.splitlines()[1:]:
-        if line.strip().startswith("[node type]"):
-            columns = COLUMN.findall(line)
-        elif line.startswith("=") and columns:
-            break
-        elif columns and len(cells := [cell.strip() for cell in line.strip().split("\t")]) == len(columns):
-            row = dict(zip(columns, cells, strict=True))
-            kind = row.get("node type", "")
-            ms, calls = float(row["avg ms"]), int(row["times called"])
-            operators.append(Operator(row.get("Name", kind), kind, "processor", None, ms, calls, None))
-    return operators or None
 
 
 TOOLS.add("benchmark_model", Tool("benchmark_model", "litert", usual, None, {"": read}, {"": KINDS}))
