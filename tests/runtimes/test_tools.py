@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgeseg.errors import EdgesegError
+from edgeseg.artifact import Artifact
+from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes import RUNTIMES
 from edgeseg.runtimes.record import Operator
 from edgeseg.runtimes.tools import TOOLS, Output, ToolResult
 from edgeseg.runtimes.tools.benchmark_app import BenchmarkApp
 from edgeseg.runtimes.tools.benchncnn import BenchNcnn
+from edgeseg.runtimes.tools.executor_runner import ExecutorRunner
+from edgeseg.runtimes.tools.here import run
 from edgeseg.runtimes.tools.run_order import operators
 from edgeseg.runtimes.tools.trtexec import TrtExec
 
@@ -242,6 +246,59 @@ def test_benchmark_app_is_told_its_precision() -> None:
     assert "f32" in BenchmarkApp("m.xml", precision="fp32").argv(None)
     with pytest.raises(EdgesegError, match="did you mean fp16"):
         BenchmarkApp("m.xml", precision="fp61").argv(None)
+
+
+def test_benchmark_app_runs_here(tmp_path: Path, tiny_artifacts: dict[str, Artifact]) -> None:
+    file = str(tiny_artifacts["openvino"].model_file.resolve())
+    found = run(TOOLS["benchmark_app"], BenchmarkApp(file, seconds=1, layers=True), tmp_path)
+    assert (found.precision, found.threads, found.unread) == ("fp32", 1, [])
+    assert found.version == RUNTIMES["openvino"].version()
+    assert found.figures.p50_ms and found.figures.count and found.figures.count > 10
+    assert found.operators is not None and len(found.operators) > 20
+    assert {each.precision for each in found.operators if each.kind == "Convolution"} == {"fp32"}
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for executor_runner on the path; what it does is to be written into it."""
+    script = tmp_path / "bin" / "executor_runner"
+    script.parent.mkdir()
+    monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
+    script.touch(0o755)
+    return script
+
+
+def test_a_tool_on_the_path_is_run_and_read(runner: Path, tmp_path: Path) -> None:
+    runner.write_text(f"#!/bin/sh\ncat '{GOLDEN / 'executor_runner' / 'output.txt'}' >&2\n")
+    found = run(TOOLS["executor_runner"], ExecutorRunner("model.pte"), tmp_path, version="1.5.1")
+    assert replace(found, version=None) == read("executor_runner")
+    assert found.version == "1.5.1"
+
+
+@pytest.mark.parametrize(
+    ("script", "line"),
+    [
+        ("exit 0", "has no line for"),
+        ("echo dead; exit 3", "exit code 3: dead"),
+        ("exec sleep 30", "did not end within"),
+    ],
+)
+def test_a_tool_that_goes_wrong_is_one_line(runner: Path, tmp_path: Path, script: str, line: str) -> None:
+    runner.write_text(f"#!/bin/sh\n{script}\n")
+    with pytest.raises(EdgesegError, match=line):
+        run(TOOLS["executor_runner"], ExecutorRunner("model.pte"), tmp_path, timeout_s=1)
+
+
+def test_a_file_that_a_tool_did_not_write_is_told(runner: Path, tmp_path: Path) -> None:
+    (runner.parent / "trtexec").symlink_to(runner)
+    runner.write_text("#!/bin/sh\nexit 0\n")
+    with pytest.raises(EdgesegError, match=r"trtexec did not write trtexec-times\.json"):
+        run(TOOLS["trtexec"], TrtExec("model.engine"), tmp_path, version="10.3.0")
+
+
+def test_a_tool_that_is_not_here_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingTool, match="benchncnn is neither beside"):
+        run(TOOLS["benchncnn"], BenchNcnn("model.param", (96, 64, 3)), tmp_path)
 
 
 def test_no_golden_figure_is_left_without_a_check() -> None:
