@@ -51,7 +51,7 @@ def make(target: str, folder: Path) -> Artifact:
     """
     from edgeseg.export import TARGETS, export_model
 
-    kind = replace(TARGETS[target](), ops="graph")  # type: ignore[call-arg]  # both targets have it
+    kind = replace(TARGETS[target](), ops="graph")  # both have it
     artifact = export_model(lively(STUDENT), kind, folder / target, SIZE, bake=("pre", "labels"))
     if artifact.manifest.ledger is None or not artifact.manifest.ledger.passed:
         raise ParityFailed(f"harness: {STUDENT} failed its proof in {target}; no speed to compare")
