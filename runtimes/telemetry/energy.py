@@ -16,7 +16,7 @@ WHOLE = ("VDD_IN", "POM_5V_IN", "VIN", "Combined")
 """Rails that have all others in them, best first. Others are parts: their sum is not known to be the whole."""
 
 COUNTERS = ("psys", "package-0")
-"""Counters likewise: the platform, else the first processor."""
+"""Counters likewise: the platform, else the processor, where there is one."""
 
 SLOWEST_S = 0.11
 """Power that is looked at less than ten times a second misses what happens in between."""
@@ -41,7 +41,8 @@ def per_frame(idle: Sequence[Reading], busy: Sequence[Reading], frames: int) -> 
     """
     if len(idle) < 2 or len(busy) < 2 or frames < 1:
         return None
-    for name in COUNTERS:
+    several = "package-1" in busy[0].energy_uj
+    for name in COUNTERS[:1] if several else COUNTERS:
         if all(name in reading.energy_uj for reading in (*idle, *busy)):
             return _energy(_counted_mw(idle, name), _counted_mw(busy, name), busy, frames, f"counter {name}")
     for name in WHOLE:

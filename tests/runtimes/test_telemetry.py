@@ -236,6 +236,10 @@ TREE = {
     "sys/class/powercap/intel-rapl:0/name": "package-0\n",
     "sys/class/powercap/intel-rapl:0/energy_uj": "1000000\n",
     "sys/class/powercap/intel-rapl:0/max_energy_range_uj": "262143328850\n",
+    "sys/class/powercap/intel-rapl:0:0/name": "core\n",
+    "sys/class/powercap/intel-rapl:0:0/energy_uj": "400000\n",
+    "sys/class/powercap/intel-rapl:1/name": "psys\n",
+    "sys/class/powercap/intel-rapl:1/energy_uj": "",
 }
 COMMANDS = {
     "vcgencmd get_throttled": "throttled=0x0\n",
@@ -262,7 +266,8 @@ def test_every_sensor_of_a_made_up_board_speaks(tmp_path: Path) -> None:
     }
     assert found.clocks_mhz == {"cpu0": 1500, "cpu3": 2400, "arm": pytest.approx(1500.398464)}
     assert found.power_mw == {"VDD_IN": 5032.0}
-    assert (found.energy_uj, found.wraps_uj) == ({"package-0": 1000000}, {"package-0": 262143328850})
+    assert found.energy_uj == {"package-0": 1000000, "package-0 core": 400000}
+    assert found.wraps_uj == {"package-0": 262143328850}
     assert found.flags == {
         "cpu0 governor": "ondemand",
         "cpu0 max_freq": "2400000",
@@ -351,6 +356,8 @@ def test_energy_of_a_counter_that_wraps() -> None:
     assert found is not None and found.source == "counter package-0"
     assert (found.idle_mw, found.busy_mw) == (1000, 3000)
     assert found.frame_mj == pytest.approx(2000 * 2 / 10)
+    both = [replace(r, energy_uj=r.energy_uj | {"package-1": 0}) for r in counter([0, 1_000_000])]
+    assert per_frame(both, both, frames=10) is None  # the second processor's share is not known
     backwards = [replace(reading, wraps_uj={}) for reading in counter([9_000_000, 2_000_000])]
     with pytest.raises(InvalidMeasurement, match="went backwards"):
         per_frame(counter([0, 1_000_000]), backwards, frames=10)
