@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, progress, table, talk
+from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, plain, progress, table, talk
 from edgeseg.errors import EdgesegError, InvalidMeasurement, MissingTool
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ def bench(
     ] = None,
     size: Size = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The record; SUBJECT/records/... by default.")] = None,
+    tool: Annotated[
+        str | None,
+        typer.Option(help="The runtime's own benchmark instead, e.g. benchmark_app: its figures, no record."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure an artifact, or a run in eager PyTorch, in a fresh process; every sample is kept.
@@ -46,7 +50,11 @@ def bench(
         raise MissingTool(
             f"no device {device!r}: this version measures on `local` only; run edgeseg on the device itself"
         )
-    is_artifact(subject)
+    if is_artifact(subject) and tool:
+        with_tool(tool, subject, threads, as_json)
+        return
+    if tool:
+        raise EdgesegError(f"{subject} is a run; export it, {tool} runs what was exported")
     evidence = subject / "evidence" / "01-image.jpg"
     picture = image or (evidence if evidence.exists() else None)
     with progress(f"measuring {subject}", unit=False) as bar:
@@ -65,6 +73,35 @@ def bench(
     emit(schema.dump(result), as_json, record_table(result), str(path))
     if not result.valid:
         raise InvalidMeasurement(f"not to be quoted: {'; '.join(result.reasons)}")
+
+
+def with_tool(name: str, subject: Path, threads: int, as_json: bool) -> None:
+    """What a runtime's own benchmark says of an artifact."""
+    from edgeseg import schema
+    from edgeseg.artifact import Artifact
+    from edgeseg.runtimes.base import HOST
+    from edgeseg.runtimes.tools.here import measure_with
+
+    artifact = Artifact.open(subject)
+    with progress(f"{name} measures {subject}", unit=False):
+        found = measure_with(name, artifact, threads)
+    figures = found.figures
+    shares = "".join(f", p{share} {value:.3f}" for share, value in figures.percentiles_ms.items())
+    rows: list[tuple[str, object]] = [
+        (
+            "figures",
+            "computed here, from its samples" if found.source == "samples" else "its own, rounded as it rounds",
+        ),
+        ("covers", found.covers),
+        ("p50", None if figures.p50_ms is None else f"{figures.p50_ms:.3f} ms{shares}"),
+        ("mean", None if figures.mean_ms is None else f"{figures.mean_ms:.3f} ms of {figures.count or 'unknown'} runs"),
+        ("threads, precision", f"{found.threads or 'unknown'}, {found.precision or 'as the file has it'}"),
+        *(("warning", plain(line)) for line in found.warnings),
+        *(("not understood", plain(line)) for line in found.unread),
+    ]
+    if any(tier != HOST for tier in artifact.manifest.op_tiers.values()):
+        rows.append(("note", "the tool has no operators of edgeseg: what stands for them in the file ran"))
+    emit(schema.dump(found), as_json, table(f"{subject}, {name} {found.version or ''}", ["", ""], rows))
 
 
 def record_table(record: Record) -> Table:

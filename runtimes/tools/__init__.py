@@ -9,6 +9,6 @@ from edgeseg.runtimes.tools import (  # noqa: F401 (each registers itself)
     tflite_benchmark,
     trtexec,
 )
-from edgeseg.runtimes.tools.tool import TOOLS, Command, Figures, Output, Tool, ToolResult
+from edgeseg.runtimes.tools.tool import TOOLS, Command, Figures, Output, Tool, ToolResult, Work
 
-__all__ = ["TOOLS", "Command", "Figures", "Output", "Tool", "ToolResult"]
+__all__ = ["TOOLS", "Command", "Figures", "Output", "Tool", "ToolResult", "Work"]

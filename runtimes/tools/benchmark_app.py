@@ -13,7 +13,7 @@ from typing import Any
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import Registry
 from edgeseg.runtimes.record import Operator
-from edgeseg.runtimes.tools.tool import NUMBER, TOOLS, Figures, Lines, Output, Tool, ToolResult
+from edgeseg.runtimes.tools.tool import NUMBER, TOOLS, Figures, Lines, Output, Tool, ToolResult, Work
 
 INFO = r"\[ INFO \] +"
 
@@ -76,9 +76,9 @@ class BenchmarkApp:
         return {"layers": f"{self.folder}/benchmark_detailed_counters_report.json"} if self.layers else {}
 
 
-def usual(model: str, threads: int, precision: str) -> BenchmarkApp:
+def usual(work: Work) -> BenchmarkApp:
     """In the precision that edgeseg would ask for."""
-    return BenchmarkApp(model, threads, precision=precision)
+    return BenchmarkApp(work.file, work.threads, precision=work.precision)
 
 
 def read(output: Output, lines: Lines) -> ToolResult:

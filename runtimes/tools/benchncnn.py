@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeseg.errors import EdgesegError
-from edgeseg.runtimes.tools.tool import NUMBER, TOOLS, Figures, Lines, Output, Tool, ToolResult
+from edgeseg.runtimes.tools.tool import NUMBER, TOOLS, Figures, Lines, Output, Tool, ToolResult, Work
 
 KINDS = {
     "setting": r"(loop_count|num_threads|powersave|gpu_device|cooling_down) = (-?\d+)",
@@ -40,9 +40,10 @@ class BenchNcnn:
         return {}
 
 
-def usual(model: str, threads: int, precision: str) -> BenchNcnn:
-    """Refused: the tool has to be told a size that no file name says."""
-    raise EdgesegError(f"benchncnn needs the input's size for {model}: BenchNcnn(param, (width, height, channels))")
+def usual(work: Work) -> BenchNcnn:
+    """Three channels of the artifact's size."""
+    height, width = work.size
+    return BenchNcnn(work.file, (width, height, 3), work.threads)
 
 
 def read(output: Output, lines: Lines) -> ToolResult:

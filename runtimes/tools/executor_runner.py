@@ -13,6 +13,7 @@ from edgeseg.runtimes.tools.tool import (
     Output,
     Tool,
     ToolResult,
+    Work,
     figures,
     milliseconds_to_ns,
 )
@@ -55,9 +56,9 @@ class ExecutorRunner:
         return {}
 
 
-def usual(model: str, threads: int, precision: str) -> ExecutorRunner:
+def usual(work: Work) -> ExecutorRunner:
     """The precision is in the file."""
-    return ExecutorRunner(model, threads)
+    return ExecutorRunner(work.file, work.threads)
 
 
 def read(output: Output, lines: Lines) -> ToolResult:

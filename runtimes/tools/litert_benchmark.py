@@ -130,14 +130,21 @@ def read_cpp(output: Output, lines: Lines) -> ToolResult:
 
 TOOLS.add(
     "litert-benchmark",
-    Tool("litert-benchmark", "litert", lambda m, t, p: LitertBenchmark(m, t), None, {"2": read}, {"2": KINDS}),
+    Tool(
+        "litert-benchmark",
+        "litert",
+        lambda work: LitertBenchmark(work.file, work.threads),
+        None,
+        {"2": read},
+        {"2": KINDS},
+    ),
 )
 TOOLS.add(
     "benchmark_litert_model",
     Tool(
         "benchmark_litert_model",
         "litert",
-        lambda m, t, p: BenchmarkLitertModel(m, t),
+        lambda work: BenchmarkLitertModel(work.file, work.threads),
         None,
         {"": read_cpp},
         {"": KINDS},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgeseg.runtimes.tools.tool import NUMBER, TOOLS, Figures, Lines, Output, Tool, ToolResult
+from edgeseg.runtimes.tools.tool import NUMBER, TOOLS, Figures, Lines, Output, Tool, ToolResult, Work
 
 KINDS = {
     "load": rf"Session creation time cost: ?{NUMBER} s",
@@ -44,9 +44,9 @@ class PerfTest:
         return {}
 
 
-def usual(model: str, threads: int, precision: str) -> PerfTest:
+def usual(work: Work) -> PerfTest:
     """The precision is in the file."""
-    return PerfTest(model, threads)
+    return PerfTest(work.file, work.threads)
 
 
 def read(output: Output, lines: Lines) -> ToolResult:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeseg.runtimes.tools.run_order import operators
-from edgeseg.runtimes.tools.tool import NUMBER, TOOLS, Figures, Lines, Output, Tool, ToolResult
+from edgeseg.runtimes.tools.tool import NUMBER, TOOLS, Figures, Lines, Output, Tool, ToolResult, Work
 
 PREFIX = r"(?:INFO: |I tflite\s*: )?"
 """What a line begins with: nothing in old builds, `INFO: ` in newer ones, logcat's words in an app."""
@@ -65,9 +65,9 @@ class BenchmarkModel:
         return {}
 
 
-def usual(model: str, threads: int, precision: str) -> BenchmarkModel:
+def usual(work: Work) -> BenchmarkModel:
     """The precision is in the file."""
-    return BenchmarkModel(model, threads)
+    return BenchmarkModel(work.file, work.threads)
 
 
 def read(output: Output, lines: Lines) -> ToolResult:

@@ -76,6 +76,16 @@ class Command(Protocol):
 
 
 @dataclass(frozen=True)
+class Work:
+    """A file of an artifact, how it is to run, and the size of its images (height, width)."""
+
+    file: str
+    threads: int
+    precision: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Output:
     """What a run of a tool left behind. `files`: role -> text of a file that it wrote; `version`: where it does not print its own."""
 
@@ -89,7 +99,7 @@ class Tool:
     """A runtime's own benchmark.
 
     runtime: whose files it executes.
-    command: a file to measure, threads and precision (`fp32`, `fp16`, ...) to the usual run.
+    command: what there is to measure to the usual run.
     stated:  finds the version in the output, as the first group; null for a tool that does not print it.
     readers: the beginning of a version -> what reads its output. The newest comes last and also tries newer versions,
              in which every line must be known to it.
@@ -99,7 +109,7 @@ class Tool:
 
     name: str
     runtime: str
-    command: Callable[[str, int, str], Command]
+    command: Callable[[Work], Command]
     stated: str | None
     readers: Mapping[str, Callable[[Output, Lines], ToolResult]]
     kinds: Mapping[str, Mapping[str, str]]

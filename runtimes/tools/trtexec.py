@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import EdgesegError
@@ -22,6 +23,7 @@ from edgeseg.runtimes.tools.tool import (
     Output,
     Tool,
     ToolResult,
+    Work,
     dotted,
     figures,
     milliseconds_to_ns,
@@ -99,9 +101,9 @@ class TrtExec:
         return {"times": self.times} | ({"profile": self.profile} if self.profile else {})
 
 
-def usual(model: str, threads: int, precision: str) -> TrtExec:
-    """Threads and precision are the engine's."""
-    return TrtExec(model)
+def usual(work: Work) -> TrtExec:
+    """The engine that `edgeseg build` made beside the file; precision is its own, threads it has none."""
+    return TrtExec(str(Path(work.file).with_suffix(".engine")))
 
 
 def read(output: Output, lines: Lines) -> ToolResult:

@@ -158,6 +158,20 @@ def test_profile_says_where_the_time_goes(say: Say, document: Callable[..., Any]
     assert code == 1 and "export it" in err
 
 
+def test_bench_with_the_runtime_s_own_tool(say: Say, document: Callable[..., Any], folder: Path) -> None:
+    found = document("bench", folder / "openvino", "--tool", "benchmark_app")
+    assert (found["source"], found["precision"], found["unread"]) == ("tool", "fp32", [])
+    assert found["figures"]["p50_ms"] > 0
+    assert not (folder / "openvino" / "records").exists()  # it is no record
+    for words, line in (
+        (("onnxruntime", "benchmark_app"), "onnxruntime_perf_test"),
+        (("openvino", "benchmark_ap"), "did you mean benchmark_app"),
+        (("run", "benchmark_app"), "export it"),
+    ):
+        code, _, err = say("bench", folder / words[0], "--tool", words[1])
+        assert code == 1 and line in err
+
+
 def test_a_simulated_record_never_ships(say: Say, document: Callable[..., Any], tmp_path: Path) -> None:
     null_artifact(tmp_path / "null", Null())
     result = document("bench", tmp_path / "null", "--protocol", "smoke", codes=(0, 6))

@@ -18,12 +18,13 @@ import pytest
 from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes import RUNTIMES
+from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.record import Operator
-from edgeseg.runtimes.tools import TOOLS, Output, ToolResult
+from edgeseg.runtimes.tools import TOOLS, Output, ToolResult, Work
 from edgeseg.runtimes.tools.benchmark_app import BenchmarkApp
 from edgeseg.runtimes.tools.benchncnn import BenchNcnn
 from edgeseg.runtimes.tools.executor_runner import ExecutorRunner
-from edgeseg.runtimes.tools.here import run
+from edgeseg.runtimes.tools.here import _version, measure_with, run
 from edgeseg.runtimes.tools.run_order import operators
 from edgeseg.runtimes.tools.trtexec import TrtExec
 
@@ -210,11 +211,7 @@ def test_a_result_file_of_another_run_is_refused() -> None:
 @ALL
 def test_a_command_is_words_and_knows_what_it_writes(name: str) -> None:
     version = {"trtexec": "10.3.0"}.get(name)
-    command = (
-        BenchNcnn("model.param", (96, 64, 3), threads=2)
-        if name == "benchncnn"
-        else TOOLS[name].command("model file", 2, "fp32")
-    )
+    command = TOOLS[name].command(Work("a model.onnx", 2, "fp32", (64, 96)))
     words = command.argv(version)
     assert words[0] == name and all(isinstance(word, str) and word for word in words)
     assert any("model" in word for word in words)
@@ -289,11 +286,30 @@ def test_a_tool_that_goes_wrong_is_one_line(runner: Path, tmp_path: Path, script
         run(TOOLS["executor_runner"], ExecutorRunner("model.pte"), tmp_path, timeout_s=1)
 
 
+def test_a_tool_that_is_no_program_is_one_line(runner: Path, tmp_path: Path) -> None:
+    runner.write_bytes(b"\x7fELF of another processor")
+    with pytest.raises(EdgesegError, match="executor_runner cannot be started: "):
+        run(TOOLS["executor_runner"], ExecutorRunner("model.pte"), tmp_path)
+
+
 def test_a_file_that_a_tool_did_not_write_is_told(runner: Path, tmp_path: Path) -> None:
     (runner.parent / "trtexec").symlink_to(runner)
     runner.write_text("#!/bin/sh\nexit 0\n")
     with pytest.raises(EdgesegError, match=r"trtexec did not write trtexec-times\.json"):
         run(TOOLS["trtexec"], TrtExec("model.engine"), tmp_path, version="10.3.0")
+
+
+@ALL
+def test_a_tool_is_for_artifacts_of_its_own_runtime(name: str, tmp_path: Path) -> None:
+    artifact = Artifact.open(null_artifact(tmp_path / "null", Null()))
+    with pytest.raises(EdgesegError, match=f"{name} runs files of {TOOLS[name].runtime}, .* is for null: none"):
+        measure_with(name, artifact, threads=1)
+
+
+def test_trtexec_is_asked_for_its_version_first(runner: Path) -> None:
+    (runner.parent / "trtexec").symlink_to(runner)
+    runner.write_text("#!/bin/sh\necho '&&&& RUNNING TensorRT.trtexec [TensorRT v110100] [b106] # trtexec --help'\n")
+    assert _version(TOOLS["trtexec"]) == "11.1.0"
 
 
 def test_a_tool_that_is_not_here_is_named(tmp_path: Path) -> None:
