@@ -236,11 +236,8 @@ class PromptSession:
         if places is None:
             masks, quality = self._decoder.run(self._feeds(maps, points, labels))
             return masks, quality
-        count, used = labels.shape
-        if used > places:
-            raise EdgesegError(f"a prompt has {used} points, corners of a box included; this artifact takes {places}")
-        spots, signs = np.zeros((count, places, 2), np.float32), np.full((count, places), ABSENT, np.float32)
-        spots[:, :used], signs[:, :used] = points, labels
+        spots, signs = _padded(points, labels, places)
+        count = len(labels)
         made = [self._decoder.run(self._feeds(maps, spots[[i]], signs[[i]])) for i in range(count)]
         masks, quality = (np.concatenate(each) for each in zip(*made, strict=True))
         if masks.ndim == 4 and self.output.shape[1:] == list(masks.shape[2:]):  # the file leaves that to us
@@ -267,7 +264,8 @@ class PromptSession:
 
     def operators(self, given: Any, runs: int) -> list[Operator]:
         """The encoder's, then the decoder's on one click; the name of each says whose it is."""
-        second = self._feeds(self.encode(given), self._points, self._labels)
+        prompt = self._points, self._labels
+        second = self._feeds(self.encode(given), *(_padded(*prompt, self._places) if self._places else prompt))
         halves = ("encoder", self._encoder, {self.input.name: given}), ("decoder", self._decoder, second)
         return [
             replace(each, name=f"{half} {each.name}")
@@ -284,6 +282,18 @@ class PromptSession:
         self, maps: Sequence[NDArray[Any]], points: NDArray[np.float32], labels: NDArray[np.float32]
     ) -> dict[str, NDArray[Any]]:
         return {**dict(zip(self._maps, maps, strict=True)), "points": points, "labels": labels}
+
+
+def _padded(
+    points: NDArray[np.float32], labels: NDArray[np.float32], places: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Prompts with as many points as an artifact takes, the rest of them absent."""
+    count, used = labels.shape
+    if used > places:
+        raise EdgesegError(f"a prompt has {used} points, corners of a box included; this artifact takes {places}")
+    spots, signs = np.zeros((count, places, 2), np.float32), np.full((count, places), ABSENT, np.float32)
+    spots[:, :used], signs[:, :used] = points, labels
+    return spots, signs
 
 
 def profiled(opened: object) -> Profiled:

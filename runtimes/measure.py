@@ -170,8 +170,8 @@ def _asked(record: Record, model: dict[str, Any]) -> dict[str, Any]:
     """What the protocol asks beyond a latency."""
     if record.protocol.kind == "sustained":
         return {"sustained": statistics.sustained(record.segments)}
-    if record.protocol.kind == "camera":
-        return {"camera": statistics.camera(*_series(unpack(model["arrivals"])), record.protocol.fps or 0)}
+    if record.protocol.fps is not None:
+        return {"camera": statistics.camera(*_series(unpack(model["arrivals"])), record.protocol.fps)}
     return {}
 
 

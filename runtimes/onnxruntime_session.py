@@ -69,7 +69,8 @@ class OnnxRuntimeGraph:
         events: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for event in _events(self._opening.file, self._options(), self.without, given, runs + 1):
             events.setdefault((event["args"]["node_index"], event["name"]), []).append(event)
-        return [_operator(name.removesuffix("_kernel_time"), each[1:]) for (_, name), each in events.items()]
+        later = {name: each[len(each) // (runs + 1) :] for (_, name), each in events.items()}  # without the first run
+        return [_operator(name.removesuffix("_kernel_time"), each, runs) for name, each in later.items() if each]
 
     def close(self) -> None:
         """Let go of the model."""
@@ -121,8 +122,8 @@ def _events(
     return [event for event in events if event.get("cat") == "Node" and "provider" in event["args"]]
 
 
-def _operator(name: str, events: list[dict[str, Any]]) -> Operator:
-    """One kernel, from its runs."""
+def _operator(name: str, events: list[dict[str, Any]], runs: int) -> Operator:
+    """One kernel, from what it did in that many runs."""
     told = events[0]["args"]
     types = [kind for each in told["output_type_shape"] for kind in each]
     return Operator(
@@ -130,7 +131,7 @@ def _operator(name: str, events: list[dict[str, Any]]) -> Operator:
         kind=told["op_name"],
         where=told["provider"].removesuffix("ExecutionProvider"),
         precision=PRECISIONS.get(types[0], types[0]) if types else None,
-        ms=sum(event["dur"] for event in events) / len(events) / 1000,
+        ms=sum(event["dur"] for event in events) / runs / 1000,
         calls=len(events),
         bytes=int(told["output_size"]),
     )

@@ -104,9 +104,10 @@ class Execution:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator of a network as it was executed, fused ones as one: mean time of a call, in ms.
+    """One operator of a network as it was executed, fused ones as one: mean time in a frame, in ms.
 
-    where: the unit that ran it, in the runtime's own words. bytes: of its outputs; null where the runtime does not say.
+    where: the unit that ran it, in the runtime's own words. calls: those that the mean is of. bytes: of its outputs; null
+    where the runtime does not say.
     """
 
     __pydantic_config__ = STRICT
@@ -136,6 +137,10 @@ class Protocol:
     warmup_s: float
     kind: Literal["single", "sustained", "camera", "cold-start"] = "single"
     fps: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "camera") != (self.fps is not None):
+            raise ValueError(f"a camera has fps and nothing else has; got {self.kind} with {self.fps}")
 
     @property
     def back_to_back(self) -> bool:

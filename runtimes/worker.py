@@ -86,7 +86,8 @@ def open_loop(run: Step, given: Any, protocol: Protocol) -> Marks:
 
     While it waits for a frame the processor rests, as it does behind a camera, until half a ms before.
     """
-    clock, period = time.perf_counter_ns, 1e9 / (protocol.fps or 1)
+    assert protocol.fps is not None
+    clock, period = time.perf_counter_ns, 1e9 / protocol.fps
     marks = np.empty((CAPACITY, 3), np.int64)
     begin, row, frame = clock(), 0, 0
     while row < len(marks):

@@ -80,7 +80,13 @@ class Here:
         """Five seconds at most; in the language of the formats."""
         try:
             done = subprocess.run(
-                words, capture_output=True, text=True, timeout=5, check=True, env=os.environ | {"LC_ALL": "C"}
+                words,
+                stdin=subprocess.DEVNULL,  # one that asks for a password is to fail
+                capture_output=True,
+                text=True,
+                timeout=5,
+                check=True,
+                env=os.environ | {"LC_ALL": "C"},
             )
         except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
             return None

@@ -13,7 +13,7 @@ from typing import Any
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import Registry
 from edgeseg.runtimes.record import Operator
-from edgeseg.runtimes.tools.tool import NUMBER, TOOLS, Figures, Lines, Output, Tool, ToolResult, Work
+from edgeseg.runtimes.tools.tool import NUMBER, TOOLS, Figures, Lines, Output, Tool, ToolResult, Work, finite
 
 INFO = r"\[ INFO \] +"
 
@@ -133,7 +133,7 @@ def _layers(text: str) -> list[Operator]:
                 node["node_type"],
                 "CPU",
                 layer_precision(node["exec_type"]),
-                float(node["real_time"]),
+                finite(node["real_time"]),
                 1,
                 None,
             )

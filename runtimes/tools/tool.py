@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -195,6 +196,18 @@ class Lines:
         """An error that names the first line that could not be read, if there is one."""
         if self.unread:
             raise EdgesegError(f"{self._who}: cannot read {self.unread[0]!r}; {why}")
+
+
+def finite(value: object) -> float:
+    """A number of an exported file.
+
+    Raises:
+        ValueError: it is none, or NaN or infinite.
+    """
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no time")
+    return number
 
 
 def dotted(version: str) -> str:

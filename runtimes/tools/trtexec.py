@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes.record import Operator
@@ -26,8 +26,11 @@ from edgeseg.runtimes.tools.tool import (
     Work,
     dotted,
     figures,
+    finite,
     milliseconds_to_ns,
 )
+
+T = TypeVar("T")
 
 LOG = r"(?:\[[\d/]+-[\d:]+\] )?(?:\[[IWEVF]\] ?)?"
 TAIL = rf"min = {NUMBER} ms, max = {NUMBER} ms, mean = {NUMBER} ms, median = {NUMBER} ms((?:, percentile\(.+?%\) = .+? ms)*)"
@@ -154,29 +157,27 @@ def _summary(lines: Lines, found: re.Match[str]) -> Figures:
 
 def _times(text: str, key: str) -> list[int]:
     """Durations; not starts, which have six digits and so lose the us after 100 s."""
-    return milliseconds_to_ns([float(row[key]) for row in _rows(text, key)], "trtexec")
+    return milliseconds_to_ns(_exported(text, lambda rows: [finite(row[key]) for row in rows]), "trtexec")
 
 
 def _profile(text: str) -> list[Operator]:
-    """Layers with their mean time; their names list what was fused into each."""
-    rows = _rows(text, "averageMs", skip=1)
-    count = int(_rows(text, "count")[0]["count"])
-    return [Operator(row["name"], "", "GPU", None, float(row["averageMs"]), count, None) for row in rows]
+    """Layers with their mean time; their names list what was fused into each. The first entry is the number of runs."""
+
+    def layers(rows: list[dict[str, Any]]) -> list[Operator]:
+        count = int(rows[0]["count"])
+        return [Operator(str(row["name"]), "", "GPU", None, finite(row["averageMs"]), count, None) for row in rows[1:]]
+
+    return _exported(text, layers)
 
 
-def _rows(text: str, key: str, skip: int = 0) -> list[dict[str, Any]]:
-    """The objects of an exported file, all of which after `skip` have `key`; of the first alone where it is `count`."""
+def _exported(text: str, read: Callable[[list[dict[str, Any]]], T]) -> T:
+    """What stands in an exported file."""
     try:
-        rows: list[dict[str, Any]] = json.loads(text)[skip:]
-        rows = rows[:1] if key == "count" else rows
-        numbers = [float(row[key]) for row in rows]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return read(json.loads(text))
+    except (ValueError, KeyError, IndexError, TypeError) as error:
         raise EdgesegError(
             f"trtexec: an exported file cannot be read ({error!r}); its version writes other keys"
         ) from error
-    if not numbers:
-        raise EdgesegError("trtexec: an exported file has no rows")
-    return rows
 
 
 TOOLS.add(

@@ -25,6 +25,7 @@ from edgeseg.runtimes import statistics
 from edgeseg.runtimes.launch import Worker
 from edgeseg.runtimes.measure import measure, reasons
 from edgeseg.runtimes.null import Null, null_artifact
+from edgeseg.runtimes.protocol import parse
 from edgeseg.runtimes.record import Noise, Protocol, Record, Segment
 from edgeseg.runtimes.telemetry import Here
 from edgeseg.runtimes.worker import STAGES, open_loop
@@ -165,10 +166,16 @@ def test_cold_starts_are_processes_of_their_own(tmp_path: Path) -> None:
     assert records.read(records.write(tmp_path / "record.json", found)) == found
 
 
-@pytest.mark.parametrize("kind", ["camera", "cold-start"])
-def test_the_whole_way_is_for_frames_one_after_the_other(tmp_path: Path, kind: Any) -> None:
+@pytest.mark.parametrize("kind", ["camera:30", "cold-start"])
+def test_the_whole_way_is_for_frames_one_after_the_other(tmp_path: Path, kind: str) -> None:
     with pytest.raises(EdgesegError, match="the model alone"):
-        measure(null(tmp_path), protocol=replace(TINY, kind=kind), threads=1, e2e=True)
+        measure(null(tmp_path), protocol=parse(kind), threads=1, e2e=True)
+
+
+def test_only_a_camera_has_a_rate() -> None:
+    for kind, fps in (("camera", None), ("single", 30.0)):
+        with pytest.raises(ValueError, match="a camera has fps"):
+            replace(TINY, kind=kind, fps=fps)  # type: ignore[arg-type]
 
 
 class Board:

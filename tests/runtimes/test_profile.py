@@ -63,7 +63,8 @@ def test_a_kernel_of_onnx_runtime_is_the_mean_of_its_runs() -> None:
         "output_type_shape": [{"uint8": [1, 16, 8, 8]}],
     }
     events = [{"dur": us, "args": told} for us in (100, 200, 600)]
-    assert _operator("conv", events) == Operator("conv", "QLinearConv", "CPU", "int8", 0.3, 3, 1024)
+    assert _operator("conv", events, 3) == Operator("conv", "QLinearConv", "CPU", "int8", 0.3, 3, 1024)
+    assert _operator("conv", events, 1).ms == 0.9  # three times in one frame
 
 
 def test_the_null_runtime_is_one_operator_and_no_measurement(tmp_path: Path) -> None:
