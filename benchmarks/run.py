@@ -45,6 +45,7 @@ for _name in (
     "prompts",
     "artifact_latency",
     "conversions",
+    "harness",
 ):
     NAMES.add(_name, f"benchmarks.{_name}")
 

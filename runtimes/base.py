@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from edgeseg.kernels.label_map.host import label_map_host
 from edgeseg.manifest import InputSpec, Manifest, OutputSpec
 from edgeseg.registry import Registry
 from edgeseg.runtimes import pixels
-from edgeseg.runtimes.record import Execution
+from edgeseg.runtimes.record import Execution, Operator
 
 if TYPE_CHECKING:
     from edgeseg.artifact import Artifact
@@ -33,6 +33,14 @@ class Graph(Protocol):
 
     def close(self) -> None:
         """Let go of the network."""
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """A graph or a session whose runtime says how long each operator takes."""
+
+    def operators(self, given: Any, runs: int) -> list[Operator]:
+        """The operators in the order of execution, means of `runs` runs on an input, after a first that does not count."""
 
 
 class Session(Protocol):
@@ -202,6 +210,10 @@ class ImageSession:
         """Read back from the runtime."""
         return self._graph.execution({self.input.name: np.ones(self._shape, self._dtype)})
 
+    def operators(self, given: Any, runs: int) -> list[Operator]:
+        """As the runtime tells them."""
+        return profiled(self._graph).operators({self.input.name: given}, runs)
+
     def close(self) -> None:
         """Let go of the model."""
         self._graph.close()
@@ -235,10 +247,8 @@ class PromptSession:
         if places is None:
             masks, quality = self._decoder.run(self._feeds(maps, points, labels))
             return masks, quality
-        count, used = labels.shape
-        if used > places:
-            raise EdgesegError(f"a prompt has {used} points, corners of a box included; this artifact takes {places}")
         spots, signs = padded(points, labels, places)
+        count = len(labels)
         made = [self._decoder.run(self._feeds(maps, spots[[i]], signs[[i]])) for i in range(count)]
         masks, quality = (np.concatenate(each) for each in zip(*made, strict=True))
         if masks.ndim == 4 and self.output.shape[1:] == list(masks.shape[2:]):  # the file leaves that to us
@@ -257,6 +267,17 @@ class PromptSession:
         image = np.ones(self._shape, self._dtype)
         first = self._encoder.execution({self.input.name: image})
         return of_both(first, self._decoder.execution(self._feeds(self.encode(image), self._points, self._labels)))
+
+    def operators(self, given: Any, runs: int) -> list[Operator]:
+        """The encoder's, then the decoder's on one click; the name of each says whose it is."""
+        prompt = self._points, self._labels
+        second = self._feeds(self.encode(given), *(padded(*prompt, self._places) if self._places else prompt))
+        halves = ("encoder", self._encoder, {self.input.name: given}), ("decoder", self._decoder, second)
+        return [
+            replace(each, name=f"{half} {each.name}")
+            for half, graph, feeds in halves
+            for each in profiled(graph).operators(feeds, runs)
+        ]
 
     def close(self) -> None:
         """Let go of both."""
@@ -280,6 +301,8 @@ def padded(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Prompts `[P, N, 2]` and `[P, N]` for a decoder that has so many places; the rest is not there."""
     count, used = labels.shape
+    if used > places:
+        raise EdgesegError(f"a prompt has {used} points, corners of a box included; this artifact takes {places}")
     spots, signs = np.zeros((count, places, 2), np.float32), np.full((count, places), ABSENT, np.float32)
     spots[:, :used], signs[:, :used] = points, labels
     return spots, signs
@@ -292,6 +315,16 @@ def of_both(first: Execution, second: Execution) -> Execution:
     }
     placed = [Counter(each.placed) for each in (first, second) if each.placed is not None]
     return replace(first, settings=settings, placed=dict(placed[0] + placed[1]) if len(placed) == 2 else None)
+
+
+def profiled(opened: object) -> Profiled:
+    """A graph or a session, if its runtime says how long operators take."""
+    if not isinstance(opened, Profiled):
+        raise EdgesegError(
+            f"the runtime of {type(opened).__name__} does not tell edgeseg how long each operator takes; "
+            "onnxruntime, openvino and litert do"
+        )
+    return opened
 
 
 def wrong_input(image: NDArray[Any], spec: InputSpec) -> EdgesegError:

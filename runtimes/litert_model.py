@@ -13,7 +13,8 @@ from edgeseg.errors import EdgesegError, need
 from edgeseg.kernels.litert_plugin import customs, read, with_customs
 from edgeseg.kernels.litert_runtime import CompiledModel
 from edgeseg.runtimes.base import RUNTIMES, Opening, Remotely, Runtime, listing, main_precision, sessions
-from edgeseg.runtimes.record import Execution
+from edgeseg.runtimes.record import Execution, Operator
+from edgeseg.runtimes.tools.run_order import operators
 
 HEAVY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL")
 """Operators that carry the arithmetic."""
@@ -31,8 +32,8 @@ class LiteRtGraph:
             self._file = opening.file.read_bytes()
         except OSError as error:
             raise EdgesegError(f"cannot read {opening.file}: {error.strerror or error}") from error
-        ours = [] if self._plugin is None else customs(self._with_customs(), self._plugin, opening.threads)
-        self._model = CompiledModel(self._file, opening.threads, ours)
+        self._ours = [] if self._plugin is None else customs(self._with_customs(), self._plugin, opening.threads)
+        self._model = CompiledModel(self._file, opening.threads, self._ours)
         missing = [name for name in opening.outputs if name not in self._model.outputs]
         if missing:
             raise EdgesegError(f"{opening.file} has no output {', '.join(missing)}; export again")
@@ -55,6 +56,21 @@ class LiteRtGraph:
         placed = {"xnnpack": operators} if self._model.delegated else None
         settings |= self._opening.tiers(self._plugin)
         return Execution("litert", version(), self._opening.threads, main_precision(types), placed, settings)
+
+    def operators(self, given: Mapping[str, NDArray[Any]], runs: int) -> list[Operator]:
+        """From its profiler, in a model compiled once more; what XNNPACK took is told apart, `Delegate` by name."""
+        model = CompiledModel(self._file, self._opening.threads, self._ours, profile=True)
+        try:
+            for name, array in model.inputs.items():
+                np.copyto(array, given[name], casting="same_kind")
+            model.run()
+            text = model.profiled(runs)
+        finally:
+            model.close()
+        found = operators(text, table=0)
+        if not found:
+            raise EdgesegError(f"LiteRT {version()} gives no table of operators that edgeseg can read: {text[:80]!r}")
+        return found
 
     def close(self) -> None:
         """Let go of the model."""

@@ -19,7 +19,7 @@ from edgeseg.errors import EdgesegError, need
 from edgeseg.kernels.build import LIBRARIES, Flags, Library
 from edgeseg.manifest import Manifest
 from edgeseg.runtimes.base import HEAVY, RUNTIMES, Opening, Remotely, Runtime, listing, main_precision, sessions
-from edgeseg.runtimes.record import Execution
+from edgeseg.runtimes.record import Execution, Operator
 
 HINTS = {"fp16": "f16", "bf16": "bf16"}
 """Precision asked -> INFERENCE_PRECISION_HINT. Everything else is f32: left alone, some processors silently take bf16."""
@@ -35,18 +35,22 @@ class OpenVinoGraph:
     """
 
     def __init__(self, opening: Opening) -> None:
-        options = _options(opening.precision, opening.threads)
         self._opening, self._plugin = opening, opening.plugin("openvino")
+        self._model = self._compiled()
+        self._request = self._model.create_infer_request()
+        self._outputs = [self._model.output(name) for name in opening.outputs]
+
+    def _compiled(self, **more: object) -> Any:
+        opening = self._opening
+        options = _options(opening.precision, opening.threads)
         try:
             model = core().read_model(opening.file)
             if self._plugin is not None:
                 put_plugins(model, self._plugin)
-            self._model = core().compile_model(model, "CPU", options)
+            return core().compile_model(model, "CPU", options | more)
         except RuntimeError as error:
             why = str(error).strip().splitlines()[-1]
             raise EdgesegError(f"OpenVINO {version()} cannot open {opening.file}: {why}; export again") from error
-        self._request = self._model.create_infer_request()
-        self._outputs = [self._model.output(name) for name in opening.outputs]
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs for one set of inputs."""
@@ -67,6 +71,19 @@ class OpenVinoGraph:
         threads = int(self._model.get_property("INFERENCE_NUM_THREADS"))
         execution = _heard(words, version(), threads)
         return replace(execution, settings=execution.settings | self._opening.tiers(self._plugin))
+
+    def operators(self, given: Mapping[str, NDArray[Any]], runs: int) -> list[Operator]:
+        """From its counters, in a model compiled once more; they are means since it was, so the first run is taken out."""
+        model = self._compiled(PERF_COUNT=True)
+        request, first = model.create_infer_request(), {}
+        for run in range(runs + 1):
+            request.infer(dict(given))
+            if run == 0:
+                first = {name: us for name, us, _ in _counted(model)}
+        return [
+            _operator(op, (us * (runs + 1) - first.get(name, us)) / runs / 1000, runs)
+            for name, us, op in _counted(model)
+        ]
 
     def close(self) -> None:
         """Let go of the model."""
@@ -90,6 +107,22 @@ def _heard(words: dict[str, Any], version: str, threads: int) -> Execution:
     devices = words["devices"]
     placed = {devices[0]: len(words["operators"])} if len(devices) == 1 else None
     return Execution("openvino", version, threads, precision, placed, properties | {"arithmetic": listing(types)})
+
+
+def _counted(model: Any) -> list[tuple[str, int, Any]]:
+    """Name, mean time in us, and the operator itself, of those that were executed."""
+    told = [
+        (op, str(op.get_rt_info()["execTimeMcs"].astype(str))) for op in model.get_runtime_model().get_ordered_ops()
+    ]
+    return [(op.friendly_name, int(us), op) for op, us in told if us.isdigit()]
+
+
+def _operator(op: Any, ms: float, runs: int) -> Operator:
+    """An operator of the compiled model; its time is in whole us, so that a small one may come out as 0."""
+    info = op.get_rt_info()
+    kind, precision = (str(info[name].astype(str)) for name in ("layerType", "runtimePrecision"))
+    size = sum(int(np.prod(each.shape)) * each.element_type.size for each in op.outputs())
+    return Operator(op.friendly_name, kind, "CPU", PRECISIONS.get(precision, precision), max(0.0, ms), runs, size)
 
 
 READ_BACK = (

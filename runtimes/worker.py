@@ -18,7 +18,7 @@ from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import RUNTIMES, open_artifact, pixels, runtime_of, statistics
 from edgeseg.runtimes.agent import PeakMemory, Step, loop
-from edgeseg.runtimes.base import Session
+from edgeseg.runtimes.base import Session, profiled
 from edgeseg.runtimes.record import Protocol
 from edgeseg.runtimes.serve import Servant
 
@@ -30,6 +30,9 @@ PRECISE = 0.10
 
 STAGES = ("decode", "resize", "infer", "labels")
 """Steps of the end-to-end path. `resize` includes the normalisation where it is not baked in."""
+
+WAKE_NS = 500_000
+"""A sleep may end this much late."""
 
 Marks = NDArray[np.int64]
 """`[samples, steps + 1]`: the start of a sample, then the end of each of its steps, in ns."""
@@ -55,6 +58,32 @@ def collect(steps: Sequence[Step], given: Any, protocol: Protocol) -> tuple[Mark
         if clock() >= stop or count == len(marks) or enough(marks[skip:count], protocol):
             return marks[:count].copy(), skip
         until = max(int(marks[skip, 0]) + _ns(protocol.min_s), clock() + _ns(protocol.min_s / 4))
+
+
+def open_loop(run: Step, given: Any, protocol: Protocol) -> Marks:
+    """Frames as a camera gives them, `[frames taken, 3]`: arrival, start, end. The newest is taken, older ones are dropped.
+
+    While it waits for a frame the processor rests, as it does behind a camera, until half a ms before.
+    """
+    assert protocol.fps is not None
+    clock, period = time.perf_counter_ns, 1e9 / protocol.fps
+    marks = np.empty((CAPACITY, 3), np.int64)
+    begin, row, frame = clock(), 0, 0
+    while row < len(marks):
+        now = clock()
+        frame = max(frame, int((now - begin) / period))
+        arrival = begin + round(frame * period)
+        if arrival - now > WAKE_NS:
+            time.sleep((arrival - now - WAKE_NS) / 1e9)
+        while (start := clock()) < arrival:
+            pass
+        run(given)
+        marks[row] = arrival, start, clock()
+        passed = marks[row, 2] - marks[0, 1]
+        row, frame = row + 1, frame + 1
+        if (passed >= _ns(protocol.min_s) and row >= protocol.min_count) or passed >= _ns(protocol.max_s):
+            break
+    return marks[:row].copy()
 
 
 def enough(marks: Marks, protocol: Protocol) -> bool:
@@ -97,7 +126,12 @@ class Bench(Servant):
         first_ns = time.perf_counter_ns() - begin
         self.memory.note()
         self.labels = pixels.labels(output).copy()
-        return {"load_ms": load_ns / 1e6, "first_ms": first_ns / 1e6}
+        return {
+            "load_ms": load_ns / 1e6,
+            "first_ms": first_ns / 1e6,
+            "peak_memory_bytes": self.memory.peak,
+            "model_memory_bytes": self.memory.growth,
+        }
 
     def _photo(self, image: str | None, threads: int, e2e: bool) -> NDArray[np.uint8] | None:
         """The decoded photo; null where a pattern of the model's own size will do."""
@@ -136,14 +170,20 @@ class Bench(Servant):
         self.memory.forget()
         warmup = warm_up(steps, given, rules)
         self.memory.note()
-        busy, own, begin = _busy_s(), time.process_time(), time.perf_counter()
-        marks, skip = collect(steps, given, rules)
-        others_s = (_busy_s() - busy) - (time.process_time() - own)
+        busy, own, begin = busy_s(), time.process_time(), time.perf_counter()
+        arrivals = None
+        if rules.kind == "camera":
+            taken = open_loop(steps[0], given, rules)
+            marks, skip, arrivals = taken[:, 1:], 0, pack(taken[:, ::2])
+        else:
+            marks, skip = collect(steps, given, rules)
+        others_s = (busy_s() - busy) - (time.process_time() - own)
         wall_s = time.perf_counter() - begin
         gc.enable()
         return {
             "warmup": pack(np.concatenate([warmup, marks[:skip]])),
             "steady": pack(marks[skip:]),
+            "arrivals": arrivals,
             "others_cores": max(0.0, others_s / wall_s),
             "peak_memory_bytes": self.memory.peak,
             "model_memory_bytes": self.memory.growth,
@@ -157,6 +197,10 @@ class Bench(Servant):
         done = loop([self.session.run], self.given, marks, 0, count, begin + _ns(seconds), begin + _ns(3600))
         gc.enable()
         return {"median_ns": float(np.median(marks[:done, 1] - marks[:done, 0]))}
+
+    def operators(self, runs: int) -> dict[str, Any]:
+        """What the runtime says of each operator."""
+        return {"operators": [schema.dump(each) for each in profiled(self.session).operators(self.given, runs)]}
 
     def execution(self) -> dict[str, Any]:
         """How the runtime ran it; asked last, since some runtimes open the model again to tell."""
@@ -185,7 +229,7 @@ def _bytes(path: Path) -> bytes:
         raise EdgesegError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _busy_s() -> float:
+def busy_s() -> float:
     """Processor time the whole machine has spent on anything since it started, all cores, in s."""
     import psutil
 

@@ -29,6 +29,8 @@ SMALLER = {
     "--click 120,80 --box 20,10,200,160": "--click 50,30 --box 20,10,90,60",
     "--protocol quick": "--protocol smoke",
     "-d pi": "-d local",
+    "sustained:10m": "sustained:1s",
+    "camera:30": "camera:30:1s",
     "--count 50": "--count 4",
     "--out out/cam --max-drop 0.5": "--out out/cam --max-drop 100 --images 4 --trials 3",
     "openvino --calib": "openvino --images 4 --calib",
