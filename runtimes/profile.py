@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.provenance import MadeBy, made_by, now
-from edgeseg.runtimes.devices import described
-from edgeseg.runtimes.devices.local import Local
+from edgeseg.runtimes.devices import described, open_device
 from edgeseg.runtimes.measure import job
 from edgeseg.runtimes.record import Device, Execution, Operator, Subject
 from edgeseg.schema import STRICT
@@ -72,7 +71,7 @@ def profile(artifact: Artifact | Path | str, threads: int = 1, runs: int = RUNS,
     """
     if runs < 1:
         raise EdgesegError(f"a profile needs at least 1 run, got {runs}")
-    task, here = job(artifact), Local()
+    task, here = job(artifact), open_device("local")
     before = here.state()
     if task.size is not None:
         raise EdgesegError(f"{task.folder} is a run; export it, a profile is of an artifact")
