@@ -176,9 +176,9 @@ def _measured(
             model = _timed(worker, "measure", protocol, progress, 0, rounds)
             whole = _timed(worker, "end_to_end", protocol, progress, 1, rounds) if e2e else None
             told = worker.ask("execution")
+        device = described(where, before, where.state())
     except Died as died:
         raise Failed(_failure(task, described(where, before, before), protocol, threads, died)) from died
-    device = described(where, before, where.state())
     record = _record(task, protocol, device, opened, model, schema.parse(Execution, told["execution"], "the worker"))
     record = replace(record, **_asked(record, model), **(_whole(whole) if whole else {}))
     said = watch.says(unpack(model["steady"])[:, 0]) if watch else {}

@@ -78,8 +78,7 @@ def bench(
                 device=device,
             )
     except Failed as failed:
-        schema.write(path, failed.failure)
-        raise
+        raise InvalidMeasurement(f"{failed}; kept in {schema.write(path, failed.failure)}") from failed
     records.write(path, result)
     emit(schema.dump(result), as_json, record_table(result), str(path))
     if not result.valid:

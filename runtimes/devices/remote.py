@@ -149,11 +149,11 @@ class Remote:
 
 
 class RemoteBench:
-    """What `worker.Bench` is on this machine, on a device: the same questions, the same answers."""
+    """What `worker.Bench` is on this machine, on a device: the same questions, the same answers; `doubts` are why not to believe it."""
 
     def __init__(self, device: Remote) -> None:
         self._device, self._channel = device, device.channel
-        self._doubts: list[str] = []
+        self.doubts: list[str] = []
 
     def ask(self, do: str, limit_s: float = 0.0, tick: Tick | None = None, **request: Any) -> dict[str, Any]:
         """The answer to `open`, `measure` or `execution`; each word of the device counts as life, so no limit is needed."""
@@ -195,7 +195,7 @@ class RemoteBench:
         drawn = answer["labels"]
         labels = np.frombuffer(zlib.decompress(base64.b64decode(drawn["data"])), np.uint8).reshape(drawn["shape"])
         found = doubt(self._artifact, given, Path(image) if image else None, labels)
-        self._doubts = [found] if found else []
+        self.doubts = [found] if found else []
         return {"load_ms": answer["load_ms"], "first_ms": answer["first_ms"]}
 
     def _bring(self, files: Mapping[str, tuple[str, Path]], given: bytes) -> None:
@@ -229,7 +229,7 @@ class RemoteBench:
             died.samples = series.samples()
             raise
         told = {key: event[key] for key in TOLD}
-        doubts = list(self._doubts)
+        doubts = list(self.doubts)
         if told["others_cores"] is None:
             told["others_cores"] = 0.0
             doubts.append("the device does not say what else it was doing")

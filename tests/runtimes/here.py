@@ -12,8 +12,7 @@ import psutil
 
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes.devices import Entry
-from edgeseg.runtimes.devices.base import Measuring
-from edgeseg.runtimes.devices.remote import Remote
+from edgeseg.runtimes.devices.remote import Remote, RemoteBench
 
 
 class Here(Remote):
@@ -52,7 +51,7 @@ def until(holds: Callable[[], Any]) -> bool:
     return False
 
 
-def opened(device: Remote, artifact: Path) -> Measuring:
+def opened(device: Remote, artifact: Path) -> RemoteBench:
     """A measuring process on the device that has the artifact open."""
     bench = device.spawn()
     bench.ask("open", path=str(artifact), threads=1, size=None, image=None, e2e=False)

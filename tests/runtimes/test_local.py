@@ -1,4 +1,4 @@
-"""This machine, and machines made of files."""
+"""This machine, machines made of files, and addresses of others."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from edgeseg.cli import main
+from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import agent
-from edgeseg.runtimes.devices import described, open_device
+from edgeseg.runtimes.devices import DEVICES, described, open_device
+from edgeseg.runtimes.devices.ssh import target
 
 BOARD = {
     "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1800000\n",
@@ -64,3 +67,33 @@ def test_this_machine_has_a_name_cores_and_memory() -> None:
     assert device.cores >= 1 and device.memory_bytes > 1 << 28
     assert here.probe().runtimes["numpy"]
     assert here.command(["uname", "-m"]) == ["uname", "-m"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ssh://",
+        "ssh://user:secret@host",
+        "ssh://host/path",
+        "ssh://host:port",
+        "ssh://-oProxyCommand=x",
+        "ssh://a b",
+        "ssh://a;b",
+        "http://host",
+    ],
+)
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(EdgesegError, match=r"address of a device|no host has"):
+        target(url)
+
+
+def test_addresses_as_words() -> None:
+    assert target("ssh://pi@raspberrypi.local") == ["--", "pi@raspberrypi.local"]
+    assert target("ssh://board:2222/") == ["-p", "2222", "--", "board"]
+    assert set(DEVICES) >= {"local", "ssh"}
+
+
+@pytest.mark.parametrize("name", ["local", "ssh://host"])
+def test_a_name_is_no_address(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["devices", "add", name, "ssh://host"]) == 1
+    assert "is an address" in capfd.readouterr().err

@@ -18,9 +18,10 @@ from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.files import sha256
 from edgeseg.manifest import FileEntry, InputSpec, Manifest, OutputSpec, Precision, Source, StudentCard
+from edgeseg.pictures import save_picture
 from edgeseg.provenance import MadeBy
 from edgeseg.runtimes import RUNTIMES, Session, open_artifact, pixels
-from edgeseg.runtimes.devices import DEVICES
+from edgeseg.runtimes.devices import DEVICES, trust
 from edgeseg.runtimes.measure import measure
 from edgeseg.runtimes.record import Protocol
 from edgeseg.runtimes.torch_eager import TorchSession
@@ -228,6 +229,26 @@ def test_the_agent_of_a_device_runs_it_as_here(tmp_path: Path, monkeypatch: pyte
     local = measure(made, protocol=TINY, threads=1)
     assert there.execution == local.execution
     assert not [reason for reason in there.reasons if "masks" in reason]
+
+
+def test_without_the_runtime_here_a_device_is_held_to_the_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, picture = artifact(tmp_path, "onnxruntime", baked=True), pixels.pattern(HEIGHT, WIDTH)
+    given = pixels.prepare(picture, made.manifest.input)
+    drawn = pixels.labels(open_artifact(made, threads=1).run(given))
+    image = tmp_path / "evidence" / "01-image.jpg"
+    save_picture(image, picture)
+    save_picture(image.with_name("01-artifact.png"), drawn)
+
+    def missing(*_: object, **__: object) -> None:
+        raise MissingTool("the runtime is not installed")
+
+    monkeypatch.setattr(trust, "open_artifact", missing)
+    assert trust.doubt(made, given, image, drawn) is None
+    assert "wrong masks: 0.00% of" in str(trust.doubt(made, given, image, (drawn + 1) % CLASSES))
+    assert "wrong masks: [1, 1] labels" in str(trust.doubt(made, given, image, drawn[:1, :1]))
+    assert "nothing to compare its masks with" in str(trust.doubt(made, given, None, drawn))
 
 
 @pytest.mark.parametrize("name", list(RUNTIMES))

@@ -25,8 +25,8 @@ from edgeseg.cli import main
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes import agent, statistics
 from edgeseg.runtimes import record as records
-from edgeseg.runtimes.devices import DEVICES, Entry, channel, make, open_device, remote
-from edgeseg.runtimes.devices.ssh import Ssh, target
+from edgeseg.runtimes.devices import Entry, channel, make, open_device, remote
+from edgeseg.runtimes.devices.ssh import Ssh
 from edgeseg.runtimes.launch import Died
 from tests.runtimes.here import gone, opened, until
 from tests.runtimes.test_agent import LONG, null
@@ -74,7 +74,8 @@ class Server:
         words = [SSHD or "", "-f", str(self.folder / "config"), "-E", str(self.folder / "log")]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
-            pytest.skip(f"sshd does not start here: {done.stderr.strip()}")
+            log = (self.folder / "log").read_text().strip().splitlines()
+            pytest.skip(f"sshd does not start here: {done.stderr.strip() or log[-1:]}")
         assert until((self.folder / "pid").exists)
 
     def stop(self) -> None:
@@ -272,7 +273,7 @@ def test_a_frozen_connection_is_lost(
     sessions = [
         process
         for process in psutil.Process(agents).parents()
-        if process.name() == "sshd" and process.pid != server.pid
+        if process.name().startswith("sshd") and process.pid != server.pid
     ]
     os.kill(sessions[0].pid, signal.SIGSTOP)
     try:
@@ -283,33 +284,3 @@ def test_a_frozen_connection_is_lost(
         os.kill(sessions[0].pid, signal.SIGCONT)
     device.close()
     assert gone(agents)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "ssh://",
-        "ssh://user:secret@host",
-        "ssh://host/path",
-        "ssh://host:port",
-        "ssh://-oProxyCommand=x",
-        "ssh://a b",
-        "ssh://a;b",
-        "http://host",
-    ],
-)
-def test_addresses_that_are_none(url: str) -> None:
-    with pytest.raises(EdgesegError, match=r"address of a device|no host has"):
-        target(url)
-
-
-def test_addresses_as_words() -> None:
-    assert target("ssh://pi@raspberrypi.local") == ["--", "pi@raspberrypi.local"]
-    assert target("ssh://board:2222/") == ["-p", "2222", "--", "board"]
-    assert set(DEVICES) >= {"local", "ssh"}
-
-
-@pytest.mark.parametrize("name", ["local", "ssh://host"])
-def test_a_name_is_no_address(name: str, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["devices", "add", name, server.url]) == 1
-    assert "is an address" in capfd.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,14 @@ from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.export import OnnxRuntime
 from edgeseg.runtimes import PromptSession
-from edgeseg.runtimes.devices import DEVICES
-from edgeseg.runtimes.measure import measure
-from edgeseg.runtimes.record import Protocol
 from edgeseg.segment import ArtifactSegmenter, StudentSegmenter
 from edgeseg.students.promptable import best_mask
 from edgeseg.students.saliency import salient_point
-from tests.runtimes.here import here
+from tests.runtimes.here import here, opened
 from tests.students.test_registry import settled
 
 NAMES = ["rwkv_sam_tiny", "squeeze_sam"]
 SIZE = (64, 96)
-SHORT = Protocol("short", min_s=0.2, min_count=12, max_s=5, warmup_count=1, warmup_s=0)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -164,10 +161,10 @@ def test_a_checked_artifact_answers_as_its_student(name: str, tmp_path: Path, mo
     assert isinstance(session, PromptSession)
     assert session.run(np.zeros((1, *SIZE, 3), np.uint8)).shape == (1, 1, *SIZE)
     assert session.execution.precision == "fp32"
-    monkeypatch.setitem(DEVICES._entries, "here", lambda address, entry: here(tmp_path))
-    found = measure(tmp_path / "out", protocol=SHORT, threads=1, device="here://")
-    assert not [reason for reason in found.reasons if "masks" in reason]  # a device draws the same
-    assert found.execution.settings["decoder_arithmetic"]
+    with closing(here(tmp_path)) as device:
+        bench = opened(device, tmp_path / "out")
+        assert bench.doubts == []  # a device draws the same
+        assert bench.ask("execution")["execution"]["settings"]["decoder_arithmetic"]
 
 
 @torch.inference_mode()
