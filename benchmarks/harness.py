@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+import edgeseg
 from benchmarks.artifact_latency import lively
 from benchmarks.ratio import Finding, finding
 from edgeseg import schema
@@ -79,7 +80,9 @@ def contest(name: str, pairs: int, folder: Path) -> list[float]:
     for pair in range(pairs):
         command = USUAL[name](file, frame_ms)
         ours = [*bench, "--protocol", f"sustained:{SECONDS}s", "--json", "-o", f"record-{pair}.json"]
-        (_, _), (code, text) = taking_turns(ours, words + command.argv(version)[1:], folder)
+        (ended, said), (code, text) = taking_turns(ours, words + command.argv(version)[1:], folder)
+        if ended not in (0, InvalidMeasurement.exit_code):  # a busy machine may make the record one not to quote
+            raise EdgesegError(f"harness: edgeseg bench ended with exit code {ended}: {said.strip()[-200:]}")
         record = schema.read(Record, folder / f"record-{pair}.json")
         found = result(tool, command, folder, version, code, text)
         for line in found.unread:
@@ -96,12 +99,20 @@ def contest(name: str, pairs: int, folder: Path) -> list[float]:
 
 def taking_turns(first: Sequence[str], second: Sequence[str], folder: Path) -> tuple[tuple[int, str], ...]:
     """Exit code and output of two programs of which only one runs at any time, until one has ended."""
+    path = os.pathsep.join([str(Path(edgeseg.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}  # this edgeseg, not one that is installed
     with ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(2)]
         both = [
             stack.enter_context(
                 subprocess.Popen(
-                    words, cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+                    words,
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    env=environment,
+                    start_new_session=True,
                 )
             )
             for words, file in zip((first, second), files, strict=True)
