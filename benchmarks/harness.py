@@ -1,45 +1,52 @@
-"""What `edgeseg bench` measures against what a runtime's own benchmark measures: one file, one thread, float32, in turns.
+"""What `edgeseg bench` measures against what a runtime's own benchmark measures: one file, one thread, float32, at one time.
 
-Operators of ours are written as standard ones, since the tools know no others. The tools round to hundredths of a ms and
-take their own median.
+Both run as they are, each in a process of its own, and take turns of half a second: one is stopped while the other runs.
+So whatever the machine does meets both alike, and each loses one frame per turn, far from its median. Operators of ours are written
+as standard ones, since the tools know no others. The tools round to hundredths of a ms.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+import edgeseg
 from benchmarks.artifact_latency import lively
 from benchmarks.ratio import Finding, finding
+from edgeseg import schema
 from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError, InvalidMeasurement, MissingTool, ParityFailed
 from edgeseg.registry import Registry
 from edgeseg.runtimes import RUNTIMES
-from edgeseg.runtimes.measure import measure
-from edgeseg.runtimes.record import Protocol
+from edgeseg.runtimes.record import Record
 from edgeseg.runtimes.tools import TOOLS, Command
 from edgeseg.runtimes.tools.benchmark_app import BenchmarkApp
-from edgeseg.runtimes.tools.here import program, run
+from edgeseg.runtimes.tools.here import program, result
 from edgeseg.runtimes.tools.litert_benchmark import LitertBenchmark
 
 STUDENT = "lraspp_mobilenet_v3_large"
 SIZE = (256, 256)
-SECONDS = 3
-PAIRS = 8
+SECONDS = 15
+TURN_S = 0.5
+PAIRS = 6
 LIMIT = 1.03
-PROTOCOL = Protocol("harness", min_s=SECONDS, min_count=64, max_s=3 * SECONDS, warmup_count=20, warmup_s=0.5)
 
 USUAL: Registry[Callable[[str, float], Command]] = Registry("tool to compare with")
 """Tool -> a file and what a frame takes, in ms, to the run of about as long as ours."""
 
 USUAL.add("benchmark_app", lambda file, frame_ms: BenchmarkApp(file, seconds=SECONDS, precision="fp32"))
 USUAL.add(
-    "litert-benchmark", lambda file, frame_ms: LitertBenchmark(file, count=max(64, round(1000 * SECONDS / frame_ms)))
+    "litert-benchmark", lambda file, frame_ms: LitertBenchmark(file, count=max(64, round(500 * SECONDS / frame_ms)))
 )
 
 
@@ -59,43 +66,79 @@ def make(target: str, folder: Path) -> Artifact:
 
 
 def contest(name: str, pairs: int, folder: Path) -> list[float]:
-    """Log-ratios of medians, ours over the tool's, each side in fresh processes, in random order.
+    """Log-ratios of medians, ours over the tool's, each pair in fresh processes.
 
     Raises:
         InvalidMeasurement: one of the two ran in another precision or on other threads.
     """
     tool = TOOLS[name]
     version = RUNTIMES[tool.runtime].version()
-    program(name)
-    artifact, rng = make(tool.runtime, folder), np.random.default_rng(0)
-    logs, times = [], {"edgeseg": (0.0, 0.0), name: (0.0, 0.0)}
-    for _ in range(pairs):
-        for side in rng.permutation(list(times)):
-            frame_ms = times["edgeseg"][0] or 20.0
-            times[side] = _theirs(name, artifact, frame_ms, folder, version) if side == name else _ours(artifact)
-        said = (f"{side} {p50:.2f} ms (fastest {low:.2f})" for side, (p50, low) in times.items())
-        print(f"harness: {', '.join(said)}", file=sys.stderr, flush=True)
-        logs.append(float(np.log(times["edgeseg"][0] / times[name][0])))
+    words = [str(program(name))]
+    artifact = make(tool.runtime, folder)
+    file, frame_ms, logs = str(artifact.model_file.resolve()), 20.0, []
+    bench = [sys.executable, "-m", "edgeseg", "bench", str(artifact.folder.resolve())]
+    for pair in range(pairs):
+        command = USUAL[name](file, frame_ms)
+        ours = [*bench, "--protocol", f"sustained:{SECONDS}s", "--json", "-o", f"record-{pair}.json"]
+        (ended, said), (code, text) = taking_turns(ours, words + command.argv(version)[1:], folder)
+        if ended not in (0, InvalidMeasurement.exit_code):  # a busy machine may make the record one not to quote
+            raise EdgesegError(f"harness: edgeseg bench ended with exit code {ended}: {said.strip()[-200:]}")
+        record = schema.read(Record, folder / f"record-{pair}.json")
+        found = result(tool, command, folder, version, code, text)
+        for line in found.unread:
+            print(f"harness: {name}: not understood: {line}", file=sys.stderr)
+        _check("edgeseg", record.execution.precision, record.execution.threads)
+        _check(name, found.precision or "fp32", found.threads)  # one that does not say has it from the file
+        if found.figures.p50_ms is None:
+            raise InvalidMeasurement(f"harness: {name} says no median")
+        frame_ms = record.latency.p50_ms
+        print(f"harness: {name} {found.figures.p50_ms:.2f} ms, edgeseg {frame_ms:.2f} ms", file=sys.stderr, flush=True)
+        logs.append(float(np.log(frame_ms / found.figures.p50_ms)))
     return logs
 
 
-def _ours(artifact: Artifact) -> tuple[float, float]:
-    """Median and fastest in ms."""
-    record = measure(artifact, protocol=PROTOCOL, threads=1)
-    _check("edgeseg", record.execution.precision, record.execution.threads)
-    return record.latency.p50_ms, float(record.samples.unpack()[1].min()) / 1e6
+def taking_turns(first: Sequence[str], second: Sequence[str], folder: Path) -> tuple[tuple[int, str], ...]:
+    """Exit code and output of two programs of which only one runs at any time, until one has ended."""
+    path = os.pathsep.join([str(Path(edgeseg.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}  # this edgeseg, not one that is installed
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(2)]
+        both = [
+            stack.enter_context(
+                subprocess.Popen(
+                    words,
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    env=environment,
+                    start_new_session=True,
+                )
+            )
+            for words, file in zip((first, second), files, strict=True)
+        ]
+        turn = 0
+        try:
+            while all(each.poll() is None for each in both):
+                _tell(both[1 - turn], signal.SIGSTOP)
+                _tell(both[turn], signal.SIGCONT)
+                time.sleep(TURN_S)
+                turn = 1 - turn
+            for each in both:
+                _tell(each, signal.SIGCONT)
+                each.wait(timeout=600)
+        finally:
+            for each in both:
+                _tell(each, signal.SIGKILL)
+        for file in files:
+            file.seek(0)
+        return tuple((each.wait(), file.read()) for each, file in zip(both, files, strict=True))
 
 
-def _theirs(name: str, artifact: Artifact, frame_ms: float, folder: Path, version: str) -> tuple[float, float]:
-    """Likewise; a tool that does not say its precision has it from the file."""
-    found = run(TOOLS[name], USUAL[name](str(artifact.model_file.resolve()), frame_ms), folder, version)
-    for line in found.unread:
-        print(f"harness: {name}: not understood: {line}", file=sys.stderr)
-    _check(name, found.precision or "fp32", found.threads)
-    p50, low = found.figures.p50_ms, found.figures.min_ms
-    if p50 is None or low is None:
-        raise InvalidMeasurement(f"harness: {name} says no median or no fastest run")
-    return p50, low
+def _tell(process: subprocess.Popen[bytes], what: signal.Signals) -> None:
+    """A signal to a program and all that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, what)
 
 
 def _check(side: str, precision: str | None, threads: int | None) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -184,12 +185,27 @@ def test_harness_refuses_another_precision_and_names_what_is_missing(monkeypatch
         harness.findings(["benchmark_app"])
 
 
+def test_only_one_of_two_programs_runs_at_a_time(tmp_path: Path) -> None:
+    """Each notes the moments at which it runs; a moment of the one is never between two close ones of the other."""
+    program = (
+        "import time\nend = time.monotonic() + 2\n"
+        "while time.monotonic() < end: print(time.monotonic(), flush=True); time.sleep(0.01)"
+    )
+    words = [sys.executable, "-c", program]
+    (code, first), (other_code, second) = harness.taking_turns(words, words, tmp_path)
+    assert (code, other_code) == (0, 0)
+    ours, theirs = (np.array([float(line) for line in text.split()]) for text in (first, second))
+    together = min(ours[-1], theirs[-1])
+    stretches = [(a, b) for a, b in pairwise(ours) if b - a < harness.TURN_S / 2 and b < together]
+    assert len(stretches) > 20 < len(theirs)
+    assert not any(a < moment < b for a, b in stretches for moment in theirs)
+
+
 @pytest.mark.wide
 @pytest.mark.slow
 def test_harness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "SECONDS", 1)
+    monkeypatch.setattr(harness, "SECONDS", 2)
     monkeypatch.setattr(harness, "SIZE", (64, 64))
-    monkeypatch.setattr(harness, "PROTOCOL", replace(harness.PROTOCOL, min_s=0.5))
     sane(harness.findings(["benchmark_app"], pairs=2), names=2)
 
 

@@ -17,6 +17,7 @@ from edgeseg.manifest import Calibration, Manifest, Precision
 from edgeseg.metrics import pack_confusions
 from edgeseg.results import Results, collect
 from edgeseg.runs import RunCard
+from edgeseg.runtimes.protocol import parse
 from edgeseg.runtimes.statistics import percentile_upper
 from edgeseg.schema import dump
 from edgeseg.verdict import Verdict, block_medians, counting, exit_code, judge
@@ -358,6 +359,17 @@ def test_one_row_per_device_and_threads_and_the_newest_valid_record_counts(store
     assert two.p50_ms == pytest.approx(21.0, rel=0.05)
     assert two.notes[0] == "3 measurements of this row are in the folder; the newest valid one counts"
     assert counting([]) == []
+
+
+@pytest.mark.parametrize("text", ["camera:30", "cold-start"])
+def test_other_questions_than_what_a_frame_takes_enter_no_verdict(store: Store, text: str) -> None:
+    _, artifact = good(store)
+    before = only(store, max_p90_ms=40.0)
+    later = "2026-11-21T10:00:00+00:00"
+    store.record("out/onnx", artifact, 500.0, created=later, protocol=parse(text))
+    assert only(store, max_p90_ms=40.0) == before
+    store.record("out/onnx", artifact, 500.0, created=later, protocol=parse("sustained:10m"))
+    assert not only(store, max_p90_ms=40.0).ship
 
 
 def test_another_executed_precision_is_a_note_when_accuracy_was_measured_in_it(store: Store) -> None:

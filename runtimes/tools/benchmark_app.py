@@ -15,6 +15,8 @@ from edgeseg.registry import Registry
 from edgeseg.runtimes.record import Operator
 from edgeseg.runtimes.tools.tool import NUMBER, TOOLS, Figures, Lines, Output, Tool, ToolResult, Work, finite
 
+SECONDS = 10
+
 INFO = r"\[ INFO \] +"
 
 KINDS = {
@@ -55,7 +57,7 @@ class BenchmarkApp:
 
     model: str
     threads: int = 1
-    seconds: int = 10
+    seconds: int = SECONDS
     precision: str = "fp32"
     inputs: str | None = None
     layers: bool = False
@@ -78,7 +80,7 @@ class BenchmarkApp:
 
 def usual(work: Work) -> BenchmarkApp:
     """In the precision that edgeseg would ask for."""
-    return BenchmarkApp(work.file, work.threads, precision=work.precision)
+    return BenchmarkApp(work.file, work.threads, SECONDS, work.precision)
 
 
 def read(output: Output, lines: Lines) -> ToolResult:

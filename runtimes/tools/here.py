@@ -41,10 +41,14 @@ def run(tool: Tool, command: Command, folder: Path, version: str | None = None, 
         EdgesegError: it fails, takes longer than `timeout_s`, or its output cannot be read.
     """
     done = _started(command.argv(version), folder, timeout_s)
-    text = f"{done.stdout}\n{done.stderr}"
-    if done.returncode:
+    return result(tool, command, folder, version, done.returncode, f"{done.stdout}\n{done.stderr}")
+
+
+def result(tool: Tool, command: Command, folder: Path, version: str | None, code: int, text: str) -> ToolResult:
+    """What a run says that has ended, from its exit code, what it printed, and the files it left in `folder`."""
+    if code:
         last = next((line for line in reversed(text.splitlines()) if line.strip()), "it says nothing")
-        raise EdgesegError(f"{tool.name} ended with exit code {done.returncode}: {last.strip():.200}")
+        raise EdgesegError(f"{tool.name} ended with exit code {code}: {last.strip():.200}")
     files = {role: _text(folder / name, tool.name) for role, name in command.writes.items()}
     return tool.read(Output(text, files, version))
 

@@ -158,7 +158,10 @@ def test_profile_says_where_the_time_goes(say: Say, document: Callable[..., Any]
     assert code == 1 and "export it" in err
 
 
-def test_bench_with_the_runtime_s_own_tool(say: Say, document: Callable[..., Any], folder: Path) -> None:
+def test_bench_with_the_runtime_s_own_tool(
+    say: Say, document: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeseg.runtimes.tools.benchmark_app.SECONDS", 1)
     found = document("bench", folder / "openvino", "--tool", "benchmark_app")
     assert (found["source"], found["precision"], found["unread"]) == ("tool", "fp32", [])
     assert found["figures"]["p50_ms"] > 0
