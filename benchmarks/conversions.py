@@ -3,6 +3,8 @@
 - `logits`: a normalised image in, logits out, on both sides. The plain side is what each converter's first example shows.
 - `labels`: a photo's pixels in, a label map out, 150 classes. The artifact has both baked in; by hand, NumPy normalises and takes
   the argmax of what the plain conversion gives.
+- `labels, plugin`: the same with our kernel of label_map in the runtime, for ExecuTorch, which takes standard operators unless told
+  otherwise.
 
 Targets that are not installed are left out; those that nobody executes here (Core ML, TensorRT) have no figure.
 """
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
     from edgeseg.students import Student
 
 STUDENTS = ("ddrnet23_slim", "lraspp_mobilenet_v3_large")
-CLASSES = {"logits": 11, "labels": 150}
+CLASSES = {"logits": 11, "labels": 150, "labels, plugin": 150}
 SIZE = (360, 480)
 THREADS = 2
-LIMITS = {"logits": 1.02, "labels": 1 / 3}
+LIMITS = {"logits": 1.02, "labels": 1 / 3, "labels, plugin": 1 / 3}
+PLUGIN = ("executorch",)
+"""Targets whose labels are found by standard operators unless `ops` says otherwise."""
 ROUNDS, PAIRS, CALLS = 3, 6, 3
 
 Logits = Callable[[NDArray[Any]], NDArray[Any]]
@@ -117,12 +121,14 @@ def contest(target: str, name: str, turn: int) -> dict[str, Logs]:
     logs = {}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the converters' remarks about their own dependencies
-        for kind, bake in (("logits", ()), ("labels", ("pre", "labels"))):
+        for kind in CLASSES if target in PLUGIN else ("logits", "labels"):
+            bake = () if kind == "logits" else ("pre", "labels")
+            made = TARGETS[target](ops="plugin" if kind.endswith("plugin") else "auto")
             place = Path(folder) / kind
             place.mkdir()
             student = lively(name, CLASSES[kind])
             try:
-                artifact = export_model(student, TARGETS[target](), place / "artifact", SIZE, bake)
+                artifact = export_model(student, made, place / "artifact", SIZE, bake)
                 plain = PLAIN[target](student, SIZE, place, THREADS)
             except MissingTool:
                 return {}

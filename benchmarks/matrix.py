@@ -5,7 +5,8 @@
 
 Exports are kept one by one in `matrix.jsonl` beside the table: a run that was stopped goes on, and several environments, each with
 other converters, fill one table. `--again` does the named ones anew. Students have fresh weights and a last
-layer fitted to generated scenes: what is shown is what converts and how exactly, not how good a trained one is.
+layer fitted to generated scenes, unless `--runs` has a run of that name: what is shown is what converts and how exactly, not how
+good a trained one is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +37,7 @@ BAKE = ("pre", "labels")
 class Cell:
     """One export. Figures are those of the hop from the student to the runtime; null where it did not get that far.
 
-    bake: with nothing baked in, so that logits are compared too.
+    bake: with nothing baked in, so that logits are compared too. trained: a run was exported, not fresh weights.
     """
 
     __pydantic_config__ = STRICT
@@ -56,6 +58,7 @@ class Cell:
     delegated: float | None = None
     partitions: int | None = None
     tools: str = ""
+    trained: bool = False
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -80,8 +83,8 @@ def wanted(students: Sequence[str], targets: Sequence[str], sizes: Sequence[str]
                     yield Cell(name, target, precision, size, False, "")
 
 
-def filled(cell: Cell) -> Cell:
-    """The cell after its export.
+def filled(cell: Cell, runs: Path | None = None) -> Cell:
+    """The cell after its export: of the run `runs/STUDENT` where there is one, of fresh weights otherwise.
 
     Raises:
         MissingTool: what the target needs is not installed.
@@ -94,13 +97,15 @@ def filled(cell: Cell) -> Cell:
     size = parse_size(cell.size)
     assert size is not None
     target = TARGETS[cell.target](precision=cell.precision)  # type: ignore[arg-type]
-    with TemporaryDirectory() as folder, as_run(cell.student, CLASSES, size) as run:
+    trained = runs is not None and (runs / cell.student).is_dir()
+    source = nullcontext(runs / cell.student) if runs and trained else as_run(cell.student, CLASSES, size)
+    with TemporaryDirectory() as folder, source as run:
         job = Job(str(run), target.options(), f"{folder}/artifact", size, [], None, Source(None, None))
         outcome = export_apart(job, target)
         if isinstance(outcome.error, MissingTool):
             raise outcome.error
         if outcome.artifact is None:
-            return Cell(*cell.key, False, shortened(str(outcome.error)))
+            return Cell(*cell.key, False, shortened(str(outcome.error)), trained=trained)
         manifest = outcome.artifact.manifest
     assert manifest.ledger is not None
     hop, facts = manifest.ledger.hops[-1], manifest.conversion
@@ -119,6 +124,7 @@ def filled(cell: Cell) -> Cell:
         delegated=_number(facts.get("delegated")),
         partitions=int(parts) if isinstance(parts := facts.get("partitions"), int) else None,
         tools=", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
+        trained=trained,
     )
 
 
@@ -148,8 +154,9 @@ def document(cells: Sequence[Cell]) -> str:
         "# Every student, every target",
         "",
         f"Made by `python -m benchmarks.matrix`; {passed} of {len(cells)} exports passed their proof. {CLASSES} classes, nothing baked",
-        "in, eight generated images; fresh weights, but the last layer is fitted to generated scenes. A figure is the relative RMS of the logits between the student in PyTorch and the",
-        "file in its runtime; where a runtime cannot be had on Linux, somebody stands in for it, as the last table says.",
+        "in, eight generated images; fresh weights, but the last layer is fitted to generated scenes (with a *: a trained run). A",
+        "figure is the relative RMS of the logits between the student in PyTorch and the file in its runtime; where a runtime cannot",
+        "be had on Linux, somebody stands in for it, as the last table says.",
     ]
     for precision in PRECISIONS:
         lines += ["", f"## {precision}", "", f"| student | size | {' | '.join(targets)} |"]
@@ -179,7 +186,7 @@ def _short(cell: Cell | None) -> str:
         return "not run"
     if not cell.passed:
         return "**fails**"
-    return "labels" if cell.relative_rms is None else f"{cell.relative_rms:.1e}"
+    return ("labels" if cell.relative_rms is None else f"{cell.relative_rms:.1e}") + " *" * cell.trained
 
 
 def _details(cell: Cell) -> tuple[object, ...]:
@@ -217,6 +224,9 @@ def main() -> int:
     parser.add_argument("--students", default="", help="some of them, e.g. ddrnet23_slim,rwkv_sam_tiny")
     parser.add_argument("--targets", default=",".join(names))
     parser.add_argument("--sizes", default="", help="instead of a small and a usual one, e.g. 64x96")
+    parser.add_argument(
+        "--runs", type=Path, help="a folder of runs, each named as its student, to export in place of fresh weights"
+    )
     parser.add_argument("--again", action="store_true", help="do exports anew that are there already")
     given = parser.parse_args()
     store = given.out / "matrix.jsonl"
@@ -227,7 +237,7 @@ def main() -> int:
         if cell.target in gone or (cell.key in cells and not given.again):
             continue
         try:
-            made = filled(cell)
+            made = filled(cell, given.runs)
         except MissingTool as error:
             print(f"{cell.target}: {error}", file=sys.stderr)
             gone.add(cell.target)

@@ -41,6 +41,7 @@ for _name in (
     "loader",
     "train_step",
     "distill_step",
+    "embed_rate",
     "prompts",
     "artifact_latency",
     "conversions",

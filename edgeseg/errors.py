@@ -57,6 +57,7 @@ class InvalidMeasurement(EdgesegError):
 EXTRAS = {
     "ai_edge_litert": "litert",
     "coremltools": "coreml",
+    "datasets": "datasets",
     "executorch": "executorch",
     "flatbuffers": "litert",
     "huggingface_hub": "hub",
@@ -69,6 +70,7 @@ EXTRAS = {
     "openvino": "openvino",
     "optuna": "tune",
     "pnnx": "ncnn",
+    "ray": "cluster",
     "segmentation_models_pytorch": "smp",
     "tensorboard": "tensorboard",
     "tensorrt": "tensorrt",

@@ -22,7 +22,7 @@ def bicubic_as_products(
     """`aten.upsample_bicubic2d` of `x [B, K, h, w]`: rows @ x @ columns, with weights that are constants."""
     inner, outer = _sizes(x, size, scales)
     rows, columns = (cubic_weights(*pair, align_corners) for pair in zip(inner, outer, strict=True))
-    return rows.to(x) @ (x @ columns.to(x).mT)
+    return _by_sides(x, rows, columns, [side == 1 for side in inner])
 
 
 def cubic_weights(inner: int, outer: int, align_corners: bool = False) -> Tensor:
@@ -44,10 +44,8 @@ def cubic_weights(inner: int, outer: int, align_corners: bool = False) -> Tensor
 def nearest_as_products(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None = None) -> Tensor:
     """`aten.upsample_nearest2d`; by a fraction as products with zeros and ones, since runtimes do not agree on the sample to take."""
     inner, outer = _sizes(x, size, scales)
-    if not any(large % small for small, large in zip(inner, outer, strict=True)):
-        return F.interpolate(x, outer, mode="nearest")
     rows, columns = (nearest_weights(*pair) for pair in zip(inner, outer, strict=True))
-    return rows.to(x) @ (x @ columns.to(x).mT)
+    return _by_sides(x, rows, columns, [large % small == 0 for small, large in zip(inner, outer, strict=True)])
 
 
 def nearest_weights(inner: int, outer: int) -> Tensor:
@@ -55,6 +53,21 @@ def nearest_weights(inner: int, outer: int) -> Tensor:
     scale = np.float32(inner) / np.float32(outer)
     taken = np.minimum(np.floor(np.arange(outer, dtype=np.float32) * scale).astype(int), inner - 1)
     return torch.from_numpy((taken[:, None] == np.arange(inner)).astype(np.float32))
+
+
+def _by_sides(x: Tensor, rows: Tensor, columns: Tensor, repeats: Sequence[bool]) -> Tensor:
+    """rows @ x @ columns, but pixels repeated along a side that says so.
+
+    A map one pixel wide has to: ncnn multiplies it wrongly, without a word.
+    """
+    whole = [
+        len(each) if repeat else side for each, repeat, side in zip((rows, columns), repeats, x.shape[2:], strict=True)
+    ]
+    if any(repeats):
+        x = F.interpolate(x, [int(side) for side in whole], mode="nearest")
+    if not repeats[1]:
+        x = x @ columns.to(x).mT
+    return x if repeats[0] else rows.to(x) @ x
 
 
 def _sizes(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> tuple[list[int], list[int]]:

@@ -141,9 +141,9 @@ class NcnnGraph:
     def _take(self, extractor: Any, place: Place) -> NDArray[Any]:
         code, made = extractor.extract(place.blob)
         check(place.blob, code)
-        axis = {} if place.batch is None else {"batch_index": place.batch}
-        # copied: the extractor takes its memory with it
-        array: NDArray[Any] = np.array(made.numpy(**axis), np.float32)
+        # copied once: the extractor takes its memory with it, and `numpy` with an axis copies by itself, slowly
+        alone = place.batch is None or place.shape[place.batch] == 1
+        array: NDArray[Any] = np.array(made, np.float32) if alone else made.numpy(batch_index=place.batch)
         if array.size != np.prod(place.shape):
             raise EdgesegError(f"ncnn gave {list(array.shape)} for {place.blob}, which is {place.shape}; export again")
         return array.reshape(place.shape)
@@ -184,6 +184,8 @@ def given(array: NDArray[Any], place: Place) -> NDArray[np.float32]:
 def mat(array: NDArray[np.float32], batch: int | None) -> Any:
     """ncnn's copy of an array: its view of one does not keep the array, and is not aligned as its own memory is."""
     view = need("ncnn").Mat
+    if batch is not None and array.shape[batch] == 1:
+        array, batch = array.squeeze(batch), None
     return (view(array) if batch is None else view(array, batch_index=batch)).clone()
 
 

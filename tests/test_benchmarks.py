@@ -11,7 +11,17 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from benchmarks import artifact_latency, distill_step, loader, measuring_overhead, prompts, run, startup, train_step
+from benchmarks import (
+    artifact_latency,
+    distill_step,
+    embed_rate,
+    loader,
+    measuring_overhead,
+    prompts,
+    run,
+    startup,
+    train_step,
+)  # fmt: skip
 from benchmarks.ratio import Finding, burst, finding, in_turns
 from benchmarks.train_step import Work
 from edgeseg import schema
@@ -115,12 +125,19 @@ def test_distill_step() -> None:
     sane(distill_step.findings(TINY, ("cwd",), pairs=2), names=1)
 
 
+@pytest.mark.wide
+@pytest.mark.slow
+def test_embed_rate() -> None:
+    sane(embed_rate.findings("lraspp_mobilenet_v3_small", (64, 64), images=4, pairs=2), names=1)
+
+
 @pytest.mark.parametrize("name", train_step.FAMILIES)
 def test_every_family_learns_the_same_by_hand(name: str) -> None:
     side = 256 if name == "squeeze_sam" else 64
     train_step.agree(Work("fp32", name, batch=2, size=(side, side), images=4))
 
 
+@pytest.mark.wide
 @pytest.mark.slow
 def test_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompts, "PROMPTS", 3)
@@ -130,6 +147,12 @@ def test_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompts, "fresh", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(prompts, "STUDENTS", prompts.STUDENTS[:1])
     sane(prompts.findings(), names=2)
+
+
+def test_prompts_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, least in (("PROMPTS", 3), ("PAIRS", 2), ("SIDE", 64)):
+        monkeypatch.setattr(prompts, name, least)
+    assert np.isfinite(prompts.in_torch(*prompts.STUDENTS[0])).all()
 
 
 @pytest.mark.slow

@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ADDITIONS = {
     "edgeseg/students": ["ddrnet", "ffnet", "lraspp", "pp_mobileseg", "rwkv_sam", "rwkv_seg", "squeeze_sam"],
-    "edgeseg/data": ["camvid", "cityscapes", "folder", "objects", "regions", "synthetic", "synthetic_objects"],
+    "edgeseg/data": [
+        *("ade20k", "camvid", "cityscapes", "coco", "coco_panoptic", "coco_stuff", "dis5k", "folder"),
+        *("hugging_face", "lvis", "objects", "regions", "sa1b", "shards", "synthetic", "synthetic_objects", "voc"),
+    ],
     "export": [
         "coreml_package",
         "executorch_program",
@@ -29,6 +32,7 @@ ADDITIONS = {
 }
 # a module that a second addition is built on, and where it says so
 SHARED = {
+    "folder": {"edgeseg/data/shards.py"},  # what classes.json says
     "synthetic": {"edgeseg/data/synthetic_objects.py"},  # the options of generated data
     "onnx_file": {"export/openvino_ir.py", "export/tensorrt_onnx.py"},  # both read ONNX
     "tensorrt_onnx": {"export/tensorrt_build.py"},  # `edgeseg build`

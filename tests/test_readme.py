@@ -23,6 +23,7 @@ SMALLER = {
     "--epochs 80": "--epochs 1 --set batch=4",
     "objects:PATH": "synthetic_objects:size=64x96,train=8,val=4,test=4",
     "--size 256x256": "--size 64x96",
+    "runs/sam --to onnxruntime,openvino": "runs/sam --to onnxruntime",
     "--epochs 100": "--epochs 1 --set batch=4 --set prompts.objects=1",
     "--clicks 20": "--clicks 2",
     "--click 120,80 --box 20,10,200,160": "--click 50,30 --box 20,10,90,60",

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from edgeseg.data import camvid, cityscapes, folder, objects, regions, synthetic, synthetic_objects  # noqa: F401 - each registers its kind
+from edgeseg.data import (  # noqa: F401 - each registers its kind
+    ade20k,
+    camvid,
+    cityscapes,
+    coco,
+    coco_panoptic,
+    coco_stuff,
+    dis5k,
+    folder,
+    hugging_face,
+    lvis,
+    objects,
+    regions,
+    sa1b,
+    shards,
+    synthetic,
+    synthetic_objects,
+    voc,
+)
 from edgeseg.data.base import LOADERS, Data, Image, Labels, Split
 
 __all__ = ["Data", "Image", "Labels", "Split", "load_data"]

@@ -16,8 +16,11 @@ from edgeseg.data.base import Image, Labels
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID
 
-View: TypeAlias = Callable[[Image, Labels, int], tuple[Image, Labels]]
-"""`(image, labels, seed) -> (image, labels)`."""
+Place: TypeAlias = tuple[float, float, float, float]
+"""`a, b, c, d`: what is at x, y of a view, in pixels from its top left corner, is at a x + b, c y + d of the image; a < 0 is a mirror."""
+
+View: TypeAlias = Callable[[Image, Labels, int], tuple[Image, Labels, Place]]
+"""`(image, labels, seed) -> (image, labels, place)`."""
 
 MEAN_COLOUR = (124, 116, 104)
 """The mean of ImageNet, where padding is: about zero once normalised."""
@@ -56,8 +59,9 @@ class Augment:
         return partial(_view, self)
 
 
-def _view(augment: Augment, image: Image, labels: Labels, seed: int) -> tuple[Image, Labels]:
-    height, width = augment.crop or labels.shape
+def _view(augment: Augment, image: Image, labels: Labels, seed: int) -> tuple[Image, Labels, Place]:
+    size = labels.shape
+    height, width = augment.crop or size
     if augment.whole and np.random.default_rng((seed, 1)).random() < augment.whole:
         image, labels = _fit(image, labels, height, width)
         augment = dataclasses.replace(augment, scale=(1.0, 1.0))
@@ -65,8 +69,25 @@ def _view(augment: Augment, image: Image, labels: Labels, seed: int) -> tuple[Im
     # One stream for all steps: set_random_seed would start every step on the same numbers, so that, for one, only
     # mirrored images were ever blurred and the place of the crop followed from the scale.
     pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
-    out = pipeline(image=image, mask=labels)
-    return out["image"], out["mask"]
+    rows, columns = labels.shape
+    out = pipeline(image=image, mask=labels, keypoints=np.array([[0, 0], [columns - 1, rows - 1]], np.float32))
+    (left, top), (right, bottom) = out["keypoints"].tolist()
+    across = _place(left, right, columns, width, size[1] / columns)
+    return out["image"], out["mask"], (*across, *_place(top, bottom, rows, height, size[0] / rows))
+
+
+def _place(first: float, last: float, side: int, crop: int, fitted: float) -> tuple[float, float]:
+    """Factor and offset from a view of `crop` pixels back to the image, from where the first and last of `side` pixels went.
+
+    The points are indices of pixels and are moved without regard to the rounded size of the resized image and to the half
+    pixel between an index and a place: both are known exactly.
+    """
+    scale = abs(last - first) / max(1, side - 1)
+    ratio = int(side * scale) / side if abs(scale - 1) > 1e-6 else 1.0  # float32 points
+    if last < first:
+        start = round(first - crop + 1)
+        return -fitted / ratio, fitted * (crop + start) / ratio
+    return fitted / ratio, -fitted * round(first) / ratio
 
 
 def _fit(image: Image, labels: Labels, height: int, width: int) -> tuple[Image, Labels]:
@@ -99,5 +120,6 @@ def _pipeline(augment: Augment, height: int, width: int) -> Any:
                 height, width, pad_if_needed=True, pad_position="random", fill=MEAN_COLOUR, fill_mask=VOID
             ),
             steps.HorizontalFlip(p=augment.flip),
-        ]
+        ],
+        keypoint_params=steps.KeypointParams("xy", remove_invisible=False),
     )

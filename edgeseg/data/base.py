@@ -40,6 +40,10 @@ class Split(ABC):
     def __getitem__(self, index: int) -> tuple[Image, Labels]:
         """The decoded pair. Errors name the file and what is wrong with it."""
 
+    def image(self, index: int) -> Image:
+        """The decoded image alone; a split whose labels take time to read says how."""
+        return self[index][0]
+
     def problems(self) -> list[str]:
         """Every unreadable file, size mismatch and label id out of range, one line each; slow, reads everything."""
         return []

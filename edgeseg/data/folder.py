@@ -64,7 +64,7 @@ def load(argument: str) -> Data:
     if there == ["train"]:
         raise EdgesegError(f"{root}: neither val nor test; a result needs images that were never trained on")
     file = root / "classes.json"
-    names, palette, ids = _named(file) if file.exists() else _counted([pair for name in there for pair in pairs(name)])
+    names, palette, ids = named(file) if file.exists() else _counted([pair for name in there for pair in pairs(name)])
 
     def whole(name: str) -> Split:
         return Pairs(pairs(name), ids)
@@ -86,7 +86,7 @@ def load(argument: str) -> Data:
     )
 
 
-def _named(file: Path) -> tuple[tuple[str, ...], tuple[Colour, ...], dict[int, int]]:
+def named(file: Path) -> tuple[tuple[str, ...], tuple[Colour, ...], dict[int, int]]:
     """Class names, colours and meaning of the ids, from `classes.json`."""
     stated = schema.read(Classes, file)
     entries = sorted(stated.classes, key=lambda entry: entry.id)

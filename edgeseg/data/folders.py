@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import groupby
 from os import cpu_count
 from pathlib import Path
@@ -44,32 +45,44 @@ class Pair:
     labels: Path
 
 
+class Meaning:
+    """What the ids in mask files mean: class ids or void, by a table `ids`; any other value is an error."""
+
+    def __init__(self, ids: Mapping[int, int]) -> None:
+        self._table: Labels = np.full(256, VOID, np.uint8)
+        self._foreign = np.ones(256, bool)
+        for stored, meant in ids.items():
+            self._table[stored], self._foreign[stored] = meant, False
+
+    def of(self, stored: Labels, where: Path) -> Labels:
+        """The labels of a mask, `where` it is from."""
+        if self._foreign[stored].any():
+            counts = np.bincount(stored.ravel(), minlength=256) * self._foreign
+            found = ", ".join(f"{value} ({counts[value]} px)" for value in counts.nonzero()[0][:5])
+            known = _ranges(np.flatnonzero(~self._foreign))
+            raise EdgesegError(f"{where}: label ids out of range: {found}; this data has {known}")
+        return self._table[stored]
+
+
 class Pairs(Split):
     """Pairs of files. `ids` maps what the masks hold to class ids or void; any other value is an error."""
 
     def __init__(self, pairs: Sequence[Pair], ids: Mapping[int, int]) -> None:
         self.pairs = tuple(pairs)
         self.names = tuple(pair.name for pair in self.pairs)
-        self._table: Labels = np.full(256, VOID, np.uint8)
-        self._foreign = np.ones(256, bool)
-        for stored, meant in ids.items():
-            self._table[stored], self._foreign[stored] = meant, False
+        self._meaning = Meaning(ids)
 
     def __getitem__(self, index: int) -> tuple[Image, Labels]:
         pair = self.pairs[index]
         image, labels = read_image(pair.image), self._labels(pair)
-        if image.shape[:2] != labels.shape:
-            raise EdgesegError(_sizes_differ(pair, image, labels))
+        same_size(pair.image, image, pair.labels, labels)
         return image, labels
 
+    def image(self, index: int) -> Image:
+        return read_image(self.pairs[index].image)
+
     def _labels(self, pair: Pair) -> Labels:
-        stored = read_mask(pair.labels)
-        if self._foreign[stored].any():
-            counts = np.bincount(stored.ravel(), minlength=256) * self._foreign
-            found = ", ".join(f"{value} ({counts[value]} px)" for value in counts.nonzero()[0][:5])
-            known = _ranges(np.flatnonzero(~self._foreign))
-            raise EdgesegError(f"{pair.labels}: label ids out of range: {found}; this data has {known}")
-        return self._table[stored]
+        return self._meaning.of(read_mask(pair.labels), pair.labels)
 
     def problems(self, advance: Callable[[int], None] = lambda count: None) -> list[str]:
         """Every problem of every pair, read by a thread per core; `advance` is told of each pair that is done."""
@@ -84,8 +97,11 @@ class Pairs(Split):
         image, image_problem = _attempt(lambda: read_image(pair.image))
         labels, labels_problem = _attempt(lambda: self._labels(pair))
         lines = [line for line in (image_problem, labels_problem) if line]
-        if image is not None and labels is not None and image.shape[:2] != labels.shape:
-            lines.append(_sizes_differ(pair, image, labels))
+        if image is not None and labels is not None:
+            try:
+                same_size(pair.image, image, pair.labels, labels)
+            except EdgesegError as error:
+                lines.append(str(error))
         return lines
 
 
@@ -96,9 +112,11 @@ def _attempt(read: Callable[[], NDArray[np.uint8]]) -> tuple[NDArray[np.uint8] |
         return None, str(error)
 
 
-def _sizes_differ(pair: Pair, image: Image, labels: Labels) -> str:
+def same_size(path: Path, image: Image, mask: Path, labels: Labels) -> None:
+    """Nothing where the image and the labels of two files have one size."""
     (h, w), (mask_h, mask_w) = image.shape[:2], labels.shape
-    return f"{pair.image} is {h}x{w} but its mask {pair.labels} is {mask_h}x{mask_w}; they must be the same size"
+    if (h, w) != (mask_h, mask_w):
+        raise EdgesegError(f"{path} is {h}x{w} but its mask {mask} is {mask_h}x{mask_w}; they must be the same size")
 
 
 def _ranges(ids: NDArray[np.intp]) -> str:
@@ -107,10 +125,13 @@ def _ranges(ids: NDArray[np.intp]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)
 
 
-def read_image(path: Path) -> Image:
-    """The pixels of an image file, `[H, W, 3]` RGB: grey is repeated, alpha dropped, EXIF rotation not applied."""
+def read_image(path: Path, stored: bytes | None = None) -> Image:
+    """The pixels of an image file, `[H, W, 3]` RGB: grey is repeated, alpha dropped, EXIF rotation not applied.
+
+    With `stored` these are its bytes, which are in another file, and `path` is what it is called.
+    """
     try:
-        with Pillow.open(path) as file:
+        with Pillow.open(path if stored is None else BytesIO(stored)) as file:
             if file.mode not in _EIGHT_BIT:
                 raise EdgesegError(f"{path}: {file.mode} pixels; save the image with 8 bits per channel")
             # Pillow warns about palettes with transparency unless they go through RGBA
@@ -120,10 +141,10 @@ def read_image(path: Path) -> Image:
         raise EdgesegError(_unreadable(path, error)) from error
 
 
-def read_mask(path: Path) -> Labels:
-    """The ids in a mask file, `[H, W]`, as stored: grey or palette indices, 1 to 16 bits."""
+def read_mask(path: Path, stored: bytes | None = None) -> Labels:
+    """The ids in a mask file, `[H, W]`, as stored: grey or palette indices, 1 to 16 bits; `stored` as for `read_image`."""
     try:
-        with Pillow.open(path) as file:
+        with Pillow.open(path if stored is None else BytesIO(stored)) as file:
             if file.format == "JPEG":
                 raise EdgesegError(f"{path}: a JPEG cannot hold labels (compression changes ids); save the mask as PNG")
             if file.mode not in ("L", "P", "1") and not file.mode.startswith("I"):

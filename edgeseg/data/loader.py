@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from os import cpu_count
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +22,14 @@ from edgeseg.errors import EdgesegError
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """uint8 images `[B, 3, H, W]` stored channels-last, uint8 labels `[B, H, W]`."""
 
+Placed: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""A batch and where its images are from, float64 `[B, 7]`: the number of each in its split, its height and width there, and the
+place of the view in it (`edgeseg.data.augment.Place`)."""
+
 Mixing: TypeAlias = Callable[[Tensor, Tensor, int], Batch]
 """`(images, labels, seed) -> (images, labels)`: mixes the images of a batch; pure, and run by the workers."""
+
+T = TypeVar("T")
 
 _ORDER, _VIEW, _MIX = range(3)  # what a random number is for
 
@@ -56,7 +62,7 @@ class Batches:
             )
         self._steps = _Steps(self._length)
         self._maker = _Maker(cached(split, cache_bytes), augment, batch, seed, rank, world, mixing)
-        self._loader: DataLoader[Batch | str] = DataLoader(
+        self._loader: DataLoader[Placed | str] = DataLoader(
             self._maker,  # type: ignore[arg-type]
             sampler=self._steps,
             batch_size=None,
@@ -75,15 +81,19 @@ class Batches:
         """The images of the batch of a step, counted over all epochs."""
         return [self._maker.split.names[index] for index in self._maker.chosen(*divmod(step, self._length))]
 
-    def forever(self, step: int) -> Iterator[Batch]:
+    def forever(self, step: int) -> Iterator[Placed]:
         """The batches from a step on, counted over all epochs, without an end."""
         number, start = divmod(step, self._length)
         while True:
-            yield from self.epoch(number, start)
+            yield from self.placed(number, start)
             number, start = number + 1, 0
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from the `start`-th on."""
+        return ((images, labels) for images, labels, _ in self.placed(number, start))
+
+    def placed(self, number: int, start: int = 0) -> Iterator[Placed]:
+        """The same, and where their images are from."""
         self._steps.epoch, self._steps.start = number, start
         for made in self._loader:
             if isinstance(made, str):
@@ -113,7 +123,7 @@ class _Maker:
         self.split, self.view, self.mixing = split, augment.build(), mixing
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch | str:
+    def __getitem__(self, key: tuple[int, int]) -> Placed | str:
         try:
             return self._make(*key)
         except EdgesegError as error:
@@ -125,18 +135,22 @@ class _Maker:
         turn = step * self.world + self.rank
         return [int(index) for index in order[turn * self.batch :][: self.batch]]
 
-    def _make(self, epoch: int, step: int) -> Batch:
+    def _make(self, epoch: int, step: int) -> Placed:
         turn = step * self.world + self.rank
-        pairs = [self._sample(epoch, index) for index in self.chosen(epoch, step)]
-        sizes = {labels.shape for _, labels in pairs}
+        made = [self._sample(epoch, index) for index in self.chosen(epoch, step)]
+        sizes = {labels.shape for _, labels, _ in made}
         if len(sizes) > 1:
             raise EdgesegError(f"images of different sizes in one batch, {sorted(sizes)}; give the augmentation a crop")
-        images = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2)
-        labels = torch.from_numpy(np.stack([labels for _, labels in pairs]))
-        return self.mixing(images, labels, _number(self.seed, epoch, _MIX, turn)) if self.mixing else (images, labels)
+        images = torch.from_numpy(np.stack([image for image, _, _ in made])).permute(0, 3, 1, 2)
+        labels = torch.from_numpy(np.stack([labels for _, labels, _ in made]))
+        if self.mixing:
+            images, labels = self.mixing(images, labels, _number(self.seed, epoch, _MIX, turn))
+        return images, labels, torch.tensor([view for _, _, view in made], dtype=torch.float64)
 
-    def _sample(self, epoch: int, index: int) -> tuple[Image, Labels]:
-        return self.view(*self.split[index], _number(self.seed, epoch, _VIEW, index))
+    def _sample(self, epoch: int, index: int) -> tuple[Image, Labels, tuple[float, ...]]:
+        image, labels = self.split[index]
+        seen, known, place = self.view(image, labels, _number(self.seed, epoch, _VIEW, index))
+        return seen, known, (index, *labels.shape, *place)
 
 
 def _number(*words: int) -> int:
@@ -176,17 +190,22 @@ def cached(split: Split, cache_bytes: int) -> Split:
 
 def evaluation(split: Split, workers: int) -> Iterator[tuple[Image, Labels, str]]:
     """Every image with its labels and name, in order; `workers` threads read ahead (0: none)."""
+    pairs = ahead(split.__getitem__, range(len(split)), workers)
+    return ((*pair, name) for pair, name in zip(pairs, split.names, strict=True))
+
+
+def ahead(read: Callable[[int], T], indices: Sequence[int], workers: int) -> Iterator[T]:
+    """`read` of each index, in order; `workers` threads read ahead (0: none)."""
     if workers < 1:
-        for index, name in enumerate(split.names):
-            yield *split[index], name
+        yield from map(read, indices)
         return
     pool = ThreadPoolExecutor(workers)
     try:
-        reads = (pool.submit(split.__getitem__, index) for index in range(len(split)))
-        ahead = deque(islice(reads, 2 * workers))
-        for name in split.names:
-            pair = ahead.popleft().result()
-            ahead.extend(islice(reads, 1))
-            yield *pair, name
+        reads = (pool.submit(read, index) for index in indices)
+        queue = deque(islice(reads, 2 * workers))
+        for _ in indices:
+            made = queue.popleft().result()
+            queue.extend(islice(reads, 1))
+            yield made
     finally:
-        pool.shutdown(cancel_futures=True)  # an evaluation that is left early reads nothing more
+        pool.shutdown(cancel_futures=True)  # a reader that is left early reads nothing more

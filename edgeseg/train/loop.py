@@ -26,7 +26,7 @@ from torch.optim.swa_utils import update_bn
 from edgeseg import schema
 from edgeseg.data.base import Data, Split
 from edgeseg.data.check import refuse, require
-from edgeseg.data.loader import Batches, Mixing
+from edgeseg.data.loader import Batches, Mixing, Placed
 from edgeseg.data.look import look_of
 from edgeseg.data.unlabelled import unlabelled
 from edgeseg.errors import EdgesegError
@@ -130,7 +130,7 @@ class Trainer:
             mixing=mixing,
         )
 
-    def _without_labels(self) -> Iterator[tuple[Tensor, Tensor]] | None:
+    def _without_labels(self) -> Iterator[Placed] | None:
         """Batches of images that only a teacher says something about, from the step on that training is at."""
         teaching = self.recipe.teaching
         if teaching is None or teaching.unlabelled is None:
@@ -140,7 +140,7 @@ class Trainer:
             refuse(teaching.unlabelled, split.problems())
         batches = self._batches(split, teaching.unlabelled_batch or self.recipe.batch, None)
 
-        def from_here() -> Iterator[tuple[Tensor, Tensor]]:
+        def from_here() -> Iterator[Placed]:
             yield from batches.forever(self.state.step)  # asked for the first batch, it knows where a resumed run is
 
         return from_here()
@@ -254,8 +254,8 @@ class Trainer:
         steps = len(self.batches)
         done = self.state.step - self.state.epoch * steps
         started, before = time.monotonic(), self.state.seconds
-        for index, (images, labels) in enumerate(self._fed(done), done + 1):
-            self.state.loss, lr = self.step(images, labels)
+        for index, batch in enumerate(self._fed(done), done + 1):
+            self.state.loss, lr = self.step(*batch)
             self.state.seconds = before + time.monotonic() - started
             self.notify(
                 Event(self.state.epoch + 1, self.recipe.epochs, index, steps, self.state.loss, lr, self.state.last_miou)
@@ -282,14 +282,15 @@ class Trainer:
         self.state.seconds = before + time.monotonic() - started
         self.save_checkpoint()
 
-    def _fed(self, done: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _fed(self, done: int) -> Iterator[Placed]:
         """The batches of this epoch from the next on, each with images that have no labels behind it where there are such."""
-        batches = self.batches.epoch(self.state.epoch, start=done)
+        batches = self.batches.placed(self.state.epoch, start=done)
         if self.others is None:
             yield from batches
             return
         for labelled, other in zip(batches, self.others, strict=False):  # the others have no end
-            yield torch.cat([labelled[0], other[0]]), torch.cat([labelled[1], other[1]])
+            images, labels, views = (torch.cat(pair) for pair in zip(labelled, other, strict=True))
+            yield images, labels, views
 
     def _stopping(self, stop: Callable[[], bool]) -> bool:
         """True when any process was asked to stop: all of them leave after the same step."""
@@ -298,15 +299,15 @@ class Trainer:
         asked = torch.tensor(float(stop()), device=self.fabric.device)
         return bool(self.fabric.all_reduce(asked, reduce_op="sum"))
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
-        """One optimiser step on uint8 `images [B, 3, H, W]` and `labels [B, H, W]`; the loss and the rate."""
+    def step(self, images: Tensor, labels: Tensor, views: Tensor | None = None) -> tuple[float, float]:
+        """One optimiser step on a batch as the loader makes it; the loss and the rate."""
         lr = self.recipe.optimizer.lr * rate(self.recipe, self.state.step, len(self.batches))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         images, labels = self.fabric.to_device((images, labels))
         self.student.train()
         try:
-            loss = self.task.loss(self.module, self.student, images, labels, self.state.step)
+            loss = self.task.loss(self.module, self.student, images, labels, self.state.step, views)
         except ValueError as error:  # BatchNorm behind a global pooling cannot learn from one value
             raise EdgesegError(
                 f"{self.name} cannot learn from batches of {list(images.shape)}: {error}; make the batch larger"

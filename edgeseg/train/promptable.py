@@ -58,7 +58,9 @@ class PromptTask(Task):
         """Objects of one image pasted into another."""
         return Paste(recipe.prompts.paste) if recipe.prompts.paste else None
 
-    def loss(self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int) -> Tensor:
+    def loss(
+        self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int, views: Tensor | None = None
+    ) -> Tensor:
         """The mean over the rounds; each round is held to the same objects. On top, what the teacher has to say."""
         rng = np.random.default_rng((self.recipe.seed, step, self.fabric.global_rank))
         tutor = None

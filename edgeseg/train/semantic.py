@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from edgeseg.students import Semantic, Student, upsample
 from edgeseg.students.assisted import is_assisted
 from edgeseg.train.assisted import assisted_loss, label, measure_assisted, with_labels
 from edgeseg.train.maps import kept, staged, stages, widths
+from edgeseg.train.precomputed import Precomputed, is_embedded
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
 from edgeseg.train.teacher import Teacher
@@ -32,9 +34,13 @@ class SemanticTask(Task):
 
     def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
         super().__init__(data, recipe, fabric)
-        self.teacher: Teacher | None = None
+        self.teacher: Teacher | Precomputed | None = None
         if recipe.teaching is not None and recipe.teaching.teacher not in (EMA, ALONE):
-            self.teacher = Teacher(recipe.teaching, data.class_names, fabric.device)
+            if is_embedded(Path(recipe.teaching.teacher)):
+                names = data.split(recipe.split or data.fit).names
+                self.teacher = Precomputed(recipe.teaching, data.class_names, names, fabric.device)
+            else:
+                self.teacher = Teacher(recipe.teaching, data.class_names, fabric.device)
         self.weight: Tensor | None = None
         if recipe.class_weights != "none":
             self.weight = class_weights(data, recipe.split or data.fit).to(fabric.device)
@@ -47,10 +53,12 @@ class SemanticTask(Task):
             )
         if self.recipe.teaching.teacher == EMA:
             self.teacher = Teacher(self.recipe.teaching, self.data.class_names, self.fabric.device, average)
-        theirs = widths(self.teacher.network, self.theirs) if self.teacher else {}
+        theirs = widths(self.teacher.network, self.theirs) if isinstance(self.teacher, Teacher) else {}
         self._make_heads(student, widths(student, self.ours), theirs, len(self.data.class_names))
 
-    def loss(self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int) -> Tensor:
+    def loss(
+        self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int, views: Tensor | None = None
+    ) -> Tensor:
         """The recipe's loss of the main head and a share of that of the auxiliary heads, and what the teacher has to say."""
         if is_assisted(student):
             with self.fabric.autocast():
@@ -73,8 +81,15 @@ class SemanticTask(Task):
         theirs = None
         if self.teacher is not None:
             with self.fabric.autocast():
-                theirs = self.teacher.view(images, ours.logits.shape[-2:], self.theirs, labels, self.seed(step))
+                theirs = self._taught(images, labels, views, ours.logits.shape[-2:], self.seed(step))
         return total + self.taught(Lesson(ours, theirs, labels, images, again, student.multiple, self.seed(step)))
+
+    def _taught(self, images: Tensor, labels: Tensor, views: Tensor | None, size: Sequence[int], seed: int) -> View:
+        """What the teacher makes of the images, or made of them beforehand."""
+        if isinstance(self.teacher, Precomputed):
+            return View(self.teacher.logits(images, size, views).float(), {})
+        assert self.teacher is not None
+        return self.teacher.view(images, size, self.theirs, labels, seed)
 
     def _ask(self, module: Any, student: Student, images: Tensor) -> tuple[Sequence[Tensor], dict[Key, Tensor]]:
         """The student's heads for uint8 images, and the maps that the pieces of loss compare."""

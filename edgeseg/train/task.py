@@ -80,8 +80,10 @@ class Task(ABC):
         return None
 
     @abstractmethod
-    def loss(self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int) -> Tensor:
-        """The loss of uint8 `images [B, 3, H, W]` and `labels [B, H, W]`; random choices follow from the seed and `step`."""
+    def loss(
+        self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int, views: Tensor | None = None
+    ) -> Tensor:
+        """The loss of a batch as the loader makes it; random choices follow from the seed and `step`."""
 
     @abstractmethod
     def look(self, student: Student, images: Tensor, labels: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from edgeseg.students.promptable import best_mask, spread
 from edgeseg.train.assisted import with_labels
 from edgeseg.train.maps import kept, staged, stages
 from edgeseg.train.sources import digest, from_source, is_source
-from edgeseg.train.teaching import ALONE, EMA, Key, Teaching, View
+from edgeseg.train.teaching import Key, Teaching, View
 
 
 class Teacher:
@@ -105,10 +105,15 @@ class Teacher:
                     "the class map leaves out; name what of the data that is, or another teacher"
                 )
             self.dropped = []  # one look is enough, at every step it would cost time
-        if all(len(group) == 1 for group in self.groups):
-            return logits[:, [group[0] for group in self.groups]]
-        # several classes of the teacher are one of the data: their probabilities add up
-        return torch.stack([logits[:, group].logsumexp(1) for group in self.groups], 1)
+        return regroup(logits, self.groups)
+
+
+def regroup(logits: Tensor, found: Sequence[Sequence[int]]) -> Tensor:
+    """A teacher's logits `[B, K, h, w]` in the classes of the data, by what `groups` found."""
+    if all(len(group) == 1 for group in found):
+        return logits[:, [group[0] for group in found]]
+    # several classes of the teacher are one of the data: their probabilities add up
+    return torch.stack([logits[:, group].logsumexp(1) for group in found], 1)
 
 
 class PromptTeacher:
@@ -146,22 +151,13 @@ class PromptTeacher:
         return self.network.enlarge(low, features.size).float(), low
 
 
-def fingerprint(teaching: Teaching, class_names: Callable[[], Sequence[str]]) -> str:
-    """The SHA-256 of a teacher's weights; empty where it has none of its own."""
-    if teaching.teacher in (EMA, ALONE):
-        return ""
-    if is_source(teaching.teacher):
-        return digest(_outside(teaching, class_names()))
-    return read_card(Path(teaching.teacher)).sha256
-
-
 def opened(teaching: Teaching, class_names: Sequence[str] = ()) -> Student:
     """The network that teaches students of these classes.
 
     Raises:
         EdgesegError: it is of other weights than the recipe says.
     """
-    outside = _outside(teaching, class_names) if is_source(teaching.teacher) else None
+    outside = outside_of(teaching, class_names) if is_source(teaching.teacher) else None
     found = digest(outside) if outside is not None else read_card(Path(teaching.teacher)).sha256
     if found != teaching.sha256:
         raise EdgesegError(
@@ -170,7 +166,8 @@ def opened(teaching: Teaching, class_names: Sequence[str] = ()) -> Student:
     return outside if outside is not None else load_run(teaching.teacher, trust=teaching.trust)
 
 
-def _outside(teaching: Teaching, class_names: Sequence[str]) -> Student:
+def outside_of(teaching: Teaching, class_names: Sequence[str]) -> Student:
+    """The network of a teacher that is no run."""
     return from_source(teaching.teacher, class_names, teaching.class_names, teaching.weights, teaching.trust)
 
 

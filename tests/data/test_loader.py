@@ -59,7 +59,7 @@ def test_image_and_labels_move_together() -> None:
     image, labels = picture()
     view = replace(PLAIN, crop=(12, 16), flip=0.5).build()
     for seed in range(20):
-        moved, moved_labels = view(image, labels, seed)
+        moved, moved_labels, _ = view(image, labels, seed)
         np.testing.assert_array_equal(moved[..., 0], moved_labels)
 
 
@@ -70,14 +70,14 @@ def test_steps_are_drawn_independently() -> None:
     view = replace(PLAIN, crop=None, flip=0.5, blur=0.5).build()
     seen = set()
     for seed in range(40):
-        out, _ = view(image, image[..., 0], seed)
+        out, _, _ = view(image, image[..., 0], seed)
         seen.add((bool(out[0, 0, 0]), len(np.unique(out)) > 2))
     assert seen == {(mirrored, blurred) for mirrored in (False, True) for blurred in (False, True)}
 
 
 def test_small_images_are_padded() -> None:
     image, labels = picture((8, 10))
-    out, out_labels = replace(PLAIN, crop=(16, 20)).build()(image, labels, 0)
+    out, out_labels, _ = replace(PLAIN, crop=(16, 20)).build()(image, labels, 0)
     void = out_labels == 255
     assert void.sum() == 16 * 20 - 8 * 10
     assert (out[void] == MEAN_COLOUR).all()
@@ -116,6 +116,31 @@ def test_an_epoch_left_early_does_not_leak_into_the_next(made: Made) -> None:
     first = list(batches.epoch(0))
     next(batches.epoch(1))
     assert all(same(a, b) for a, b in zip(first, batches.epoch(0), strict=True))
+
+
+def test_places_go_on_from_any_step_too(made: Made) -> None:
+    batches = Batches(made(12), replace(ALL, whole=0.5), batch=4, seed=3, workers=0)
+    whole, rest = list(batches.placed(1)), list(batches.placed(1, start=2))
+    assert torch.equal(whole[2][2], rest[0][2])
+    assert sorted(int(view[0]) for _, _, views in whole for view in views) == list(range(12))
+    assert all(same(a[:2], b) for a, b in zip(whole, batches.epoch(1), strict=True))
+
+
+@pytest.mark.parametrize(
+    "augment", [ALL, replace(ALL, crop=(40, 50)), replace(ALL, whole=1.0), replace(ALL, crop=None)]
+)
+def test_a_place_says_what_of_the_image_a_view_shows(augment: Augment) -> None:
+    rows, columns = np.mgrid[0:90, 0:123].astype(np.uint8)
+    image = 2 * np.dstack([columns, rows, columns])
+    view = replace(augment, colour=0, blur=0).build()
+    for seed in range(30):
+        seen, labels, (a, b, c, d) = view(image, np.zeros((90, 123), np.uint8), seed)
+        x, y = np.meshgrid(a * (np.arange(labels.shape[1]) + 0.5) + b, c * (np.arange(labels.shape[0]) + 0.5) + d)
+        shown = (x > 0) & (x < 123) & (y > 0) & (y < 90)
+        np.testing.assert_array_equal(shown, labels == 0)  # the rest is padding
+        inner = (x > 2) & (x < 121) & (y > 2) & (y < 88)  # at the rim resizing repeats
+        off = np.abs(seen[..., :2] / 2 + 0.5 - np.stack([x, y], -1))[inner]
+        assert off.max(initial=0) < 0.4  # a level is half a pixel, and OpenCV's resizing is up to 0.75 of a level off
 
 
 def test_form_of_a_batch(made: Made) -> None:

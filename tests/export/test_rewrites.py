@@ -31,6 +31,14 @@ def test_nearest(size: tuple[int, int]) -> None:
     assert torch.equal(nearest_as_products(X, size), F.interpolate(X, size=size, mode="nearest"))
 
 
+@pytest.mark.parametrize("inner", [(1, 31), (23, 1), (1, 1)])
+def test_a_map_one_pixel_wide(inner: tuple[int, int]) -> None:
+    thin = X[..., : inner[0], : inner[1]]
+    assert torch.equal(nearest_as_products(thin, (60, 45)), F.interpolate(thin, size=(60, 45), mode="nearest"))
+    wanted = F.interpolate(thin, size=(60, 45), mode="bicubic", align_corners=False)
+    assert (bicubic_as_products(thin, (60, 45)) - wanted).abs().max() <= 5e-5  # as above
+
+
 def test_a_scale_is_a_size_too() -> None:
     assert torch.equal(nearest_as_products(X, None, (1.5, 1.7)), nearest_as_products(X, (34, 52)))
     assert torch.equal(bicubic_as_products(X, None, False, (2.0, 2.0)), bicubic_as_products(X, (46, 62)))

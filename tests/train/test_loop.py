@@ -125,8 +125,8 @@ def test_what_is_no_number_names_its_batch_and_leaves_the_last_good_state(
             trainer.notify = lambda event: None
             plain = trainer.task.loss
 
-            def loss(module: Any, student: Any, images: Any, labels: Any, step: int) -> Any:
-                value = plain(module, student, images, labels, step)
+            def loss(module: Any, student: Any, images: Any, labels: Any, step: int, views: Any = None) -> Any:
+                value = plain(module, student, images, labels, step, views)
                 if step < 3:
                     return value
                 return value * torch.nan if what == "loss" else value + (student.conv1[0].weight.sum() * 0).sqrt()

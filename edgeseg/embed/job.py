@@ -1,0 +1,148 @@
+"""What is to be embedded by whom, and the shards that it makes: the same plan in every process."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from edgeseg import schema
+from edgeseg.data import Data, Split, load_data
+from edgeseg.errors import EdgesegError
+from edgeseg.provenance import MadeBy, made_by, versions
+from edgeseg.runs import RunCard, read_card
+from edgeseg.schema import STRICT
+from edgeseg.tars import key_of
+
+SCHEMA = 1
+MANIFEST = "embeddings.json"
+ARRAY, NOTE = ".npy", ".json"
+"""What a key's two files end with."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """`embeddings.json`.
+
+    sha256: of the teacher's weights.
+    size:   (height, width) that images are fitted into, for a promptable teacher; null: images are taken as they are.
+    shards: name of each tar file, and how many images it holds.
+    """
+
+    __pydantic_config__ = STRICT
+    schema: int
+    kind: Literal["embeddings"]
+    edgeseg: MadeBy
+    tools: dict[str, str]
+    teacher: str
+    sha256: str
+    task: Literal["semantic", "promptable"]
+    class_names: list[str]
+    size: tuple[int, int] | None
+    data: str
+    split: str
+    images: int
+    shards: list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar file to make: the images `start` to `stop` of the split."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A teacher, a split of a data set, and the folder that the shards go to.
+
+    per_shard: images in a shard, where the data does not come in shards of its own.
+    trust:     import the module that the teacher's run names.
+    """
+
+    teacher: Path
+    data: str
+    split_name: str | None
+    out: Path
+    per_shard: int = 256
+    trust: bool = False
+
+    @cached_property
+    def card(self) -> RunCard:
+        """What the teacher's run says about itself."""
+        return read_card(self.teacher)
+
+    @cached_property
+    def source(self) -> Data:
+        """The data set."""
+        return load_data(self.data)
+
+    @cached_property
+    def split(self) -> Split:
+        """The images, named once each."""
+        split = self.source.split(self.split_name or self.source.fit)
+        if len(set(split.names)) < len(split):
+            twice = next(name for name in split.names if split.names.count(name) > 1)
+            raise EdgesegError(f"{self.data}: two images are called {twice}; rename one of them")
+        return split
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The keys of the images in the tar files."""
+        return [key_of(name) for name in self.split.names]
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """The shards to make: those that the data has, or equal ones."""
+        parts: list[tuple[str, int]] | None = getattr(self.split, "parts", None)
+        if parts is None:
+            total = len(self.split)
+            starts = range(0, total, self.per_shard)
+            parts = [(f"{n:05d}.tar", min(self.per_shard, total - at)) for n, at in enumerate(starts)]
+        made, at = [], 0
+        for name, count in parts:
+            made.append(Shard(name, at, at + count))
+            at += count
+        return made
+
+    def begin(self) -> None:
+        """Write `embeddings.json` if it is not there, and compare."""
+        if not (self.out / MANIFEST).exists():
+            schema.write(self.out / MANIFEST, self.manifest())
+        self.compare()
+
+    def compare(self) -> None:
+        """Nothing when the `embeddings.json` that is there is of this job.
+
+        Raises:
+            EdgesegError: the folder holds what another teacher made, or of other images.
+        """
+        before, now = (asdict(one) for one in (schema.read(Embeddings, self.out / MANIFEST), self.manifest()))
+        for key, value in now.items():
+            if key not in ("edgeseg", "tools") and before[key] != value:
+                raise EdgesegError(
+                    f"{self.out} was begun with another {key} ({before[key]!r:.60}, now {value!r:.60}); choose another --out"
+                )
+
+    def manifest(self) -> Embeddings:
+        """What `embeddings.json` says of this job."""
+        if self.card.task == "promptable" and self.card.size is None:
+            raise EdgesegError(f"{self.teacher} does not say at which size it was trained; save it with one")
+        return Embeddings(
+            schema=SCHEMA,
+            kind="embeddings",
+            edgeseg=made_by(),
+            tools=versions("torch", "numpy"),
+            teacher=self.card.name,
+            sha256=self.card.sha256,
+            task=self.card.task,
+            class_names=list(self.card.class_names),
+            size=self.card.size if self.card.task == "promptable" else None,
+            data=self.source.spec,
+            split=self.split_name or self.source.fit,
+            images=len(self.split),
+            shards=[(shard.name, shard.stop - shard.start) for shard in self.shards],
+        )

@@ -1,0 +1,136 @@
+"""One process's share of the work: images are read ahead by threads, the teacher looks at them, a thread writes behind."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby, islice
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from edgeseg.data.base import Image
+from edgeseg.data.loader import ahead
+from edgeseg.embed.job import ARRAY, NOTE, Job, Shard
+from edgeseg.errors import EdgesegError
+from edgeseg.files import aside
+from edgeseg.runs import load_run
+from edgeseg.segment import StudentSegmenter
+from edgeseg.students import Promptable, Semantic, Student
+from edgeseg.tars import Add, writing
+
+Half = NDArray[np.float16]
+
+
+class Frozen:
+    """A run in evaluation mode, and what it makes of images: arrays `[B, C, h, w]`."""
+
+    def __init__(self, student: Student, size: tuple[int, int] | None) -> None:
+        self.student = student.eval().requires_grad_(requires_grad=False)
+        self.size = size
+
+    @torch.inference_mode()
+    def __call__(self, images: list[Image]) -> Half:
+        """float16 arrays of images of one size.
+
+        Raises:
+            EdgesegError: a number that float16 has no room for.
+        """
+        if isinstance(self.student, Promptable):
+            assert self.size is not None
+            segmenter = StudentSegmenter(self.student, self.size)
+            made = torch.cat([segmenter.begin(image)[0].maps[0] for image in images])
+        else:
+            assert isinstance(self.student, Semantic)
+            made = self.student.low_logits(self.batch(images))
+        half: Half = made.half().cpu().numpy()
+        if not np.isfinite(half).all():
+            raise EdgesegError(
+                f"{self.student.name} makes numbers up to {float(made.abs().max()):.3g} here; float16 ends at 65504, or they are none"
+            )
+        return half
+
+    def batch(self, images: list[Image]) -> torch.Tensor:
+        """Images as a semantic teacher takes them: normalised, padded with the mean colour."""
+        device = next(self.student.parameters()).device
+        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device)
+        height, width = stacked.shape[-2:]
+        return F.pad(
+            self.student.normalise(stacked), (0, -width % self.student.multiple, 0, -height % self.student.multiple)
+        )
+
+    def seen(self, image: Image) -> tuple[int, int]:
+        """Height and width of what the array of an image covers, the padding included, in pixels of the image."""
+        height, width = image.shape[:2]
+        if self.size is not None:
+            scale = max(height / self.size[0], width / self.size[1])
+            return round(self.size[0] * scale), round(self.size[1] * scale)
+        return height + -height % self.student.multiple, width + -width % self.student.multiple
+
+
+def work(
+    job: Job,
+    rank: int = 0,
+    world: int = 1,
+    device: str = "cpu",
+    batch: int = 1,
+    workers: int = 2,
+    advance: Callable[[int], None] = lambda count: None,
+) -> int:
+    """Make every `world`-th shard from the `rank`-th on, but those that are there already; how many were made.
+
+    `advance` is told of images that are done. What a killed process left of a shard is removed when it is made anew.
+    """
+    job.begin()
+    mine = job.shards[rank::world]
+    todo = [shard for shard in mine if not (job.out / shard.name).exists()]
+    advance(sum(shard.stop - shard.start for shard in mine) - sum(shard.stop - shard.start for shard in todo))
+    if not todo:
+        return 0
+    teacher = Frozen(load_run(job.teacher, trust=job.trust).to(device), job.manifest().size)
+    make(job, teacher, todo, batch, workers, advance)
+    return len(todo)
+
+
+def make(
+    job: Job, teacher: Frozen, todo: list[Shard], batch: int, workers: int, advance: Callable[[int], None]
+) -> None:
+    """Make shards, one after the other; what is read ahead and written behind never waits for the end of one."""
+    images = ahead(job.split.image, [index for shard in todo for index in range(shard.start, shard.stop)], workers)
+    with ThreadPoolExecutor(1) as behind:
+        for shard in todo:
+            keys = iter(job.keys[shard.start : shard.stop])
+            for left in job.out.glob(f".{shard.name}.*.part"):
+                left.unlink(missing_ok=True)
+            with aside(job.out / shard.name) as part, writing(part) as add:
+                written: Future[None] = behind.submit(lambda: None)
+                for some in batches(islice(images, shard.stop - shard.start), batch):
+                    made = teacher(some)
+                    written.result()  # one batch is written behind the next, so that a slow disk holds the teacher back
+                    notes = [{"image": image.shape[:2], "seen": teacher.seen(image)} for image in some]
+                    written = behind.submit(put, add, list(islice(keys, len(some))), notes, made)
+                    advance(len(some))
+                written.result()
+
+
+def batches(images: Iterator[Image], most: int) -> Iterator[list[Image]]:
+    """Images that follow each other and are of one size, `most` at a time."""
+    for _, group in groupby(images, lambda image: image.shape):
+        while some := list(islice(group, most)):
+            yield some
+
+
+def put(add: Add, keys: list[str], notes: list[dict[str, Any]], made: Half) -> None:
+    """Write the two files of each image."""
+    for key, note, array in zip(keys, notes, made, strict=True):
+        stored = io.BytesIO()
+        np.lib.format.write_array(stored, array, allow_pickle=False)
+        add(key + ARRAY, stored.getvalue())
+        digest = hashlib.sha256(stored.getvalue()).hexdigest()
+        add(key + NOTE, json.dumps({**note, "sha256": digest}).encode("ascii"))

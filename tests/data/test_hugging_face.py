@@ -1,0 +1,95 @@
+"""`hf:` on folders that `datasets` wrote; nothing is downloaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from edgeseg.data import load_data
+from edgeseg.data.check import check
+from edgeseg.errors import EdgesegError, MissingTool
+
+installed = importlib.util.find_spec("datasets") is not None
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of datasets itself
+needs = pytest.mark.skipif(not installed, reason="needs the datasets extra: pip install 'edgeseg[datasets]'")
+
+
+def write(folder: Path, splits: dict[str, int], columns: tuple[str, str] = ("pixel_values", "label")) -> None:
+    """A data set of splits with so many images each; the masks have 0, 1, 2."""
+    import datasets
+
+    features = datasets.Features(dict.fromkeys(columns, datasets.Image()))
+
+    def table(count: int) -> Any:
+        photos = [Pillow.fromarray(np.full((8, 10, 3), n, np.uint8)) for n in range(count)]
+        masks = [Pillow.fromarray(np.resize(np.arange(3, dtype=np.uint8), (8, 10))) for _ in range(count)]
+        return datasets.Dataset.from_dict(dict(zip(columns, (photos, masks), strict=True)), features=features)
+
+    datasets.DatasetDict({name: table(count) for name, count in splits.items()}).save_to_disk(str(folder))
+
+
+@needs
+@pytest.mark.parametrize(
+    ("splits", "parts"),
+    [
+        ({"train": 20, "validation": 3, "test": 4}, ("train", "validation", "test")),
+        ({"train": 20, "validation": 3}, ("fit", "held", "validation")),
+        ({"train": 20}, ("fit", "held", "test")),
+    ],
+)
+def test_splits_of_a_folder(tmp_path: Path, splits: dict[str, int], parts: tuple[str, str, str]) -> None:
+    write(tmp_path, splits)
+    data = load_data(f"hf:{tmp_path}")
+    assert (data.fit, data.select, data.test) == parts
+    assert data.class_names == ("class_0", "class_1", "class_2")
+    assert check(data, list(data.splits)) == []
+    seen = [{int(data.split(name)[i][0][0, 0, 0]) for i in range(len(data.split(name)))} for name in parts]
+    if len(splits) == 1:
+        assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    split = pickle.loads(pickle.dumps(data.split(data.fit)))
+    image, labels = split[0]
+    assert image.shape == (8, 10, 3)
+    assert labels[0, :3].tolist() == [0, 1, 2]
+
+
+@needs
+def test_options_name_columns_and_void(tmp_path: Path) -> None:
+    write(tmp_path, {"train": 20, "test": 2}, ("left", "right"))
+    (tmp_path / "id2label.json").write_text(json.dumps({"0": "unlabelled", "1": "road", "2": "sky"}))
+    with pytest.raises(EdgesegError, match="image columns: left, right"):
+        load_data(f"hf:{tmp_path}")
+    data = load_data(f"hf:{tmp_path},image=left,labels=right,void=0")
+    assert data.class_names == ("road", "sky")
+    assert data.split("test")[0][1][0, :3].tolist() == [255, 0, 1]
+    with pytest.raises(EdgesegError, match="no option of hf named 'label'; did you mean labels"):
+        load_data(f"hf:{tmp_path},image=left,label=right")
+    with pytest.raises(EdgesegError, match="void is an id"):
+        load_data(f"hf:{tmp_path},image=left,labels=right,void=x")
+
+
+@needs
+def test_what_is_no_data_set_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "empty").mkdir()
+    for spec in (f"hf:{tmp_path / 'empty'}", f"hf:{tmp_path / 'none'}"):
+        with pytest.raises(EdgesegError, match="hf:") as error:
+            load_data(spec)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(installed, reason="datasets is installed")
+def test_without_the_library_the_line_that_installs_it_is_said() -> None:
+    with pytest.raises(MissingTool, match=r"pip install 'edgeseg\[datasets\]'"):
+        load_data("hf:user/name")
+
+
+def test_a_name_is_asked_for() -> None:
+    with pytest.raises(EdgesegError, match="hf:USER/NAME"):
+        load_data("hf:")
