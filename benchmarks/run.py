@@ -29,7 +29,7 @@ from edgeseg.errors import BudgetExceeded, EdgesegError
 from edgeseg.files import write_text
 from edgeseg.provenance import MadeBy, made_by, now, versions
 from edgeseg.registry import Registry
-from edgeseg.runtimes.devices import local
+from edgeseg.runtimes import agent
 from edgeseg.schema import STRICT
 
 NAMES: Registry[str] = Registry("benchmark")
@@ -45,6 +45,7 @@ for _name in (
     "prompts",
     "artifact_latency",
     "conversions",
+    "harness",
 ):
     NAMES.add(_name, f"benchmarks.{_name}")
 
@@ -78,7 +79,7 @@ def call(module: str) -> list[Finding]:
 def run(names: Sequence[str]) -> tuple[Report, int]:
     """The findings of the named benchmarks and the exit code; one that fails does not stop the others."""
     modules = {name: NAMES[name] for name in names}
-    begun, before = time.monotonic(), local.state().load_1min
+    begun, before = time.monotonic(), agent.state()["load_1min"]
     found: list[Finding] = []
     errors: list[EdgesegError] = []
     for name, module in modules.items():
@@ -92,8 +93,8 @@ def run(names: Sequence[str]) -> tuple[Report, int]:
         kind="benchmarks",
         created=now(),
         edgeseg=made_by(),
-        cpu=local.cpu_name(),
-        cores=local.cores(),
+        cpu=agent.cpu_name(),
+        cores=agent.cores(),
         load_before=before,
         seconds=round(time.monotonic() - begun, 1),
         tools=versions("torch", "onnxruntime", "numpy", "lightning-fabric"),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.artifact import MANIFEST, Artifact
-from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
     from edgeseg.ledger import Ledger
@@ -64,10 +64,10 @@ def bench(
     e2e: bool = False,
     image: NDArray[np.uint8] | None = None,
 ) -> Record:
-    """Measure an artifact, or a run in eager PyTorch, in a fresh process on this machine.
+    """Measure an artifact, or a run in eager PyTorch, in a fresh process, on this machine or on `ssh://user@host`.
 
     Raises:
-        MissingTool: another device than `local`.
+        MissingTool: the device, or the artifact's runtime there.
         EdgesegError: a protocol that does not exist.
         InvalidMeasurement: the measuring process died. A record that only may not be quoted is returned, and says so.
     """
@@ -75,13 +75,9 @@ def bench(
     from edgeseg.runtimes.measure import measure
     from edgeseg.runtimes.protocol import parse
 
-    if device != "local":
-        raise MissingTool(
-            f"no device {device!r}: this version measures on `local` only; run edgeseg on the device itself"
-        )
     with tempfile.TemporaryDirectory() as folder:
         file = None
         if image is not None:
             file = Path(folder) / "image.png"
             save_picture(file, image)
-        return measure(subject, protocol=parse(protocol), threads=threads, e2e=e2e, image=file)
+        return measure(subject, protocol=parse(protocol), threads=threads, e2e=e2e, image=file, device=device)

@@ -24,7 +24,7 @@ class Finding:
 
 def examine(self_test: bool, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
     """Every finding; with `self_test` a small student is exported to each target and its masks compared."""
-    checks = [*_runtimes(self_test), *_operators(), _device, _browser]
+    checks = [*_runtimes(self_test), *_operators(), _device, _ssh, _browser]
     found = []
     for index, check in enumerate(checks, 1):
         found.append(check())
@@ -110,10 +110,9 @@ def _operator(name: str) -> Finding:
 
 
 def _device() -> Finding:
-    from edgeseg.runtimes.devices import local
+    from edgeseg.runtimes.devices import open_device
 
-    state = local.state()
-    device = local.device(state, state)
+    device = open_device("local").probe()
     memory = f"{device.memory_bytes / 2**30:.0f} GiB"
     return Finding(
         "device",
@@ -122,6 +121,15 @@ def _device() -> Finding:
         None,
         f"{device.cpu or platform.machine()}, {device.cores} cores, {memory}, {device.system}",
     )
+
+
+def _ssh() -> Finding:
+    import shutil
+
+    path = shutil.which("ssh")
+    if path is None:
+        return Finding("device", "ssh", "missing", None, "for bench -d ssh://...: apt-get install openssh-client")
+    return Finding("device", "ssh", "ok", None, f"{path}; edgeseg devices probe asks the devices themselves")
 
 
 def _browser() -> Finding:

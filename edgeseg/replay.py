@@ -88,6 +88,7 @@ def replay_record(record: Record, progress: Progress | None = None) -> tuple[Rec
         e2e=record.e2e is not None,
         image=evidence if evidence.exists() else None,
         progress=progress,
+        device=record.device.address,
     )
     return again, compare_records(record, again)
 

@@ -4,6 +4,7 @@ A file is taken for what it says it is, wherever it lies:
     manifest.json                    an artifact
     *.json with kind "run"           a run
     *.json with kind "measurement"   a record
+    *.json with kind "failure"       a measurement that came to nothing: a problem
     *.json with kind "evaluation"    an evaluation
     *.json with kind "search"        what was tried before an artifact was put in place
 Other JSON is none of our business. What cannot be read is one line in `problems`, and the rest is still read.
@@ -26,7 +27,7 @@ from edgeseg.manifest import Manifest
 from edgeseg.metrics import AnyEvaluation, Evaluation, PromptEvaluation, unpack_confusions
 from edgeseg.quantize.findings import PICTURES, SUFFIX, Search
 from edgeseg.runs import RunCard, read_card
-from edgeseg.runtimes.record import Record, Samples
+from edgeseg.runtimes.record import Failure, Record, Samples
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ class Results:
         return next((run for run in self.runs if run.card.sha256 == artifact.manifest.source.sha256), None)
 
     def records_of(self, digest: str | None) -> list[Record]:
-        """The measurements of a model file, newest last."""
-        return sorted((r for r in self.records if digest and r.subject.sha256 == digest), key=lambda r: r.created)
+        """The measurements of a model file, newest last; of a camera's pace or of cold starts, they say nothing here."""
+        own = (r for r in self.records if digest and r.subject.sha256 == digest and r.protocol.back_to_back)
+        return sorted(own, key=lambda r: r.created)
 
     def evaluations_of(self, digest: str | None) -> list[AnyEvaluation]:
         """The evaluations of a model file that were measured, newest last."""
@@ -134,6 +136,9 @@ def _take(results: Results, path: Path) -> None:
         results.runs.append(StoredRun(relative, read_card(path.parent)))
     elif isinstance(document, dict) and document.get("kind") == "measurement":
         results.records.append(_record(document, str(path)))
+    elif isinstance(document, dict) and document.get("kind") == "failure":
+        failure = schema.parse(Failure, document, str(path))
+        results.problems.append(f"{failure.subject.path} could not be measured: {failure.detail}")
     elif isinstance(document, dict) and document.get("kind") == "evaluation":
         results.evaluations.append(_evaluation(document, str(path)))
     elif isinstance(document, dict) and document.get("kind") == "prompt_evaluation":

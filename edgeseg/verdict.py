@@ -457,6 +457,7 @@ def _peers(results: Results, record: Record) -> list[Record]:
         other.subject.sha256: other
         for other in sorted(results.records, key=lambda r: r.created)
         if usable(other)
+        and other.protocol.back_to_back
         and _place(other) == _place(record)
         and sorted(other.subject.input_shape) == sorted(record.subject.input_shape)  # NHWC or NCHW
     }

@@ -108,7 +108,7 @@ def _called(work: Work, way: str) -> str:
 
 def _measure(work: Work, way: str) -> tuple[list[float], int | None]:
     """Seconds of every run, and the extra memory of the first."""
-    from edgeseg.runtimes.worker import PeakMemory
+    from edgeseg.runtimes.agent import PeakMemory
 
     run = _open(work, way)
     memory = PeakMemory()

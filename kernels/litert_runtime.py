@@ -25,7 +25,7 @@ ALIGNED, BEYOND = 64, 128
 CPU = 1
 """The processor, in LiteRT's set of accelerators."""
 
-INLINING = "runtime_options_string", "enable_profiling = false"
+INLINING = "runtime_options_string"
 """Any options of this name make LiteRT put the bodies of composites in their nodes' place, for XNNPACK to take; without, it
 calls each body as a function, on one thread."""
 
@@ -66,13 +66,15 @@ class _Type(ctypes.Structure):
 class CompiledModel:
     """A file, compiled for the processor.
 
+    profile:         keep account of operators, which costs time.
     inputs, outputs: by name, the arrays that it reads and writes: fill, `run`, read. They outlive the model.
 
     Raises:
         EdgesegError: the file is damaged; `run`: it has an operator that there is no kernel for.
     """
 
-    def __init__(self, file: bytes, threads: int, customs: Sequence[Custom] = ()) -> None:
+    def __init__(self, file: bytes, threads: int, customs: Sequence[Custom] = (), profile: bool = False) -> None:
+        self._profile = profile
         self._made: list[tuple[str, c_void_p]] = []
         self._kept = _memory(file), customs  # LiteRT reads them for as long as the model lives
         try:
@@ -89,7 +91,8 @@ class CompiledModel:
     def _options(self, threads: int) -> c_void_p:
         options = self._make("Options", "Options")
         _call("SetOptionsHardwareAccelerators", options, c_int(CPU))
-        for about, text in (("xnnpack", f"num_threads = {threads}"), INLINING):
+        profiling = f"enable_profiling = {str(self._profile).lower()}"
+        for about, text in (("xnnpack", f"num_threads = {threads}"), (INLINING, profiling)):
             _call("AddOpaqueOptions", options, _opaque(about, text))
         for each in self._kept[1]:
             name, version, kernel = c_char_p(each.name.encode()), c_int(1), c_void_p(each.kernel)
@@ -123,6 +126,20 @@ class CompiledModel:
         """From `inputs` to `outputs`."""
         given, made = (c_size_t(len(self._in)), self._in), (c_size_t(len(self._out)), self._out)
         _call("RunCompiledModel", self._compiled, c_size_t(0), *given, *made)
+
+    def profiled(self, runs: int) -> str:
+        """What LiteRT writes of its operators in that many runs; for a model made with `profile`."""
+        profiler, summary = c_void_p(), c_void_p()
+        _call("CompiledModelGetProfiler", self._compiled, byref(profiler))
+        _call("StartProfiler", profiler)
+        for _ in range(runs):
+            self.run()
+        _call("StopProfiler", profiler)
+        _call("GetProfileSummary", profiler, self._compiled, byref(summary))
+        try:
+            return ctypes.string_at(summary.value or 0).decode("utf-8", "replace")
+        finally:
+            ctypes.CDLL(None).free(summary)  # the text is the caller's
 
     @property
     def delegated(self) -> bool:

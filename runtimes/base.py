@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from edgeseg.kernels.label_map.host import label_map_host
 from edgeseg.manifest import InputSpec, Manifest, OutputSpec
 from edgeseg.registry import Registry
 from edgeseg.runtimes import pixels
-from edgeseg.runtimes.record import Execution
+from edgeseg.runtimes.record import Execution, Operator
 
 if TYPE_CHECKING:
     from edgeseg.artifact import Artifact
@@ -33,6 +33,14 @@ class Graph(Protocol):
 
     def close(self) -> None:
         """Let go of the network."""
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """A graph or a session whose runtime says how long each operator takes."""
+
+    def operators(self, given: Any, runs: int) -> list[Operator]:
+        """The operators in the order of execution, means of `runs` runs on an input, after a first that does not count."""
 
 
 class Session(Protocol):
@@ -53,12 +61,25 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
+class Remotely:
+    """This end of a runtime that `agent.RUNTIMES` has on devices.
+
+    asked: what the agent has to know to open an artifact, from its manifest and a number of threads.
+    heard: what the agent's words on a run, its version and the number of threads mean.
+    """
+
+    asked: Callable[[Manifest, int], dict[str, Any]]
+    heard: Callable[[dict[str, Any], str, int], Execution]
+
+
+@dataclass(frozen=True)
 class Runtime:
     """A way to execute artifacts of the target of the same name.
 
     version:    what is installed; raises MissingTool with the install line when nothing is.
     open:       an artifact and a number of threads to a session.
     open_run:   likewise a run and an input size (height, width), for a runtime that needs no export.
+    remotely:   how it is used on a device, where the agent knows it.
     provenance: what a measurement in it is worth.
     """
 
@@ -66,6 +87,7 @@ class Runtime:
     version: Callable[[], str]
     open: Callable[[Artifact, int], Session]
     open_run: Callable[[Path, int, tuple[int, int]], Session] | None = None
+    remotely: Remotely | None = None
     provenance: Literal["measured", "simulated"] = "measured"
 
     @property
@@ -188,6 +210,10 @@ class ImageSession:
         """Read back from the runtime."""
         return self._graph.execution({self.input.name: np.ones(self._shape, self._dtype)})
 
+    def operators(self, given: Any, runs: int) -> list[Operator]:
+        """As the runtime tells them."""
+        return profiled(self._graph).operators({self.input.name: given}, runs)
+
     def close(self) -> None:
         """Let go of the model."""
         self._graph.close()
@@ -202,10 +228,7 @@ class PromptSession:
         self._encoder, self._decoder, self._maps = encoder, decoder, manifest.decoder.maps
         self._places = manifest.decoder.places
         self._shape, self._dtype = tuple(self.input.shape), np.dtype(self.input.dtype)
-        height, width = pixels.size(self.input)
-        # a click in the middle and one empty place, which is how a prompt without a box ends
-        self._points = np.array([[[width / 2, height / 2], [0, 0]]], np.float32)
-        self._labels = np.array([[1, -1]], np.float32)
+        self._points, self._labels = usual_prompt(self.input)
 
     def encode(self, image: NDArray[Any]) -> list[NDArray[Any]]:
         """The maps of one input."""
@@ -224,11 +247,8 @@ class PromptSession:
         if places is None:
             masks, quality = self._decoder.run(self._feeds(maps, points, labels))
             return masks, quality
-        count, used = labels.shape
-        if used > places:
-            raise EdgesegError(f"a prompt has {used} points, corners of a box included; this artifact takes {places}")
-        spots, signs = np.zeros((count, places, 2), np.float32), np.full((count, places), ABSENT, np.float32)
-        spots[:, :used], signs[:, :used] = points, labels
+        spots, signs = padded(points, labels, places)
+        count = len(labels)
         made = [self._decoder.run(self._feeds(maps, spots[[i]], signs[[i]])) for i in range(count)]
         masks, quality = (np.concatenate(each) for each in zip(*made, strict=True))
         if masks.ndim == 4 and self.output.shape[1:] == list(masks.shape[2:]):  # the file leaves that to us
@@ -246,12 +266,18 @@ class PromptSession:
         """The encoder's, with what differs in the decoder named after it."""
         image = np.ones(self._shape, self._dtype)
         first = self._encoder.execution({self.input.name: image})
-        second = self._decoder.execution(self._feeds(self.encode(image), self._points, self._labels))
-        settings = first.settings | {
-            f"decoder_{key}": value for key, value in second.settings.items() if first.settings.get(key) != value
-        }
-        placed = [Counter(each.placed) for each in (first, second) if each.placed is not None]
-        return replace(first, settings=settings, placed=dict(placed[0] + placed[1]) if len(placed) == 2 else None)
+        return of_both(first, self._decoder.execution(self._feeds(self.encode(image), self._points, self._labels)))
+
+    def operators(self, given: Any, runs: int) -> list[Operator]:
+        """The encoder's, then the decoder's on one click; the name of each says whose it is."""
+        prompt = self._points, self._labels
+        second = self._feeds(self.encode(given), *(padded(*prompt, self._places) if self._places else prompt))
+        halves = ("encoder", self._encoder, {self.input.name: given}), ("decoder", self._decoder, second)
+        return [
+            replace(each, name=f"{half} {each.name}")
+            for half, graph, feeds in halves
+            for each in profiled(graph).operators(feeds, runs)
+        ]
 
     def close(self) -> None:
         """Let go of both."""
@@ -262,6 +288,43 @@ class PromptSession:
         self, maps: Sequence[NDArray[Any]], points: NDArray[np.float32], labels: NDArray[np.float32]
     ) -> dict[str, NDArray[Any]]:
         return {**dict(zip(self._maps, maps, strict=True)), "points": points, "labels": labels}
+
+
+def usual_prompt(spec: InputSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What is measured: a click in the middle and one empty place, which is how a prompt without a box ends."""
+    height, width = pixels.size(spec)
+    return np.array([[[width / 2, height / 2], [0, 0]]], np.float32), np.array([[1, -1]], np.float32)
+
+
+def padded(
+    points: NDArray[np.float32], labels: NDArray[np.float32], places: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Prompts `[P, N, 2]` and `[P, N]` for a decoder that has so many places; the rest is not there."""
+    count, used = labels.shape
+    if used > places:
+        raise EdgesegError(f"a prompt has {used} points, corners of a box included; this artifact takes {places}")
+    spots, signs = np.zeros((count, places, 2), np.float32), np.full((count, places), ABSENT, np.float32)
+    spots[:, :used], signs[:, :used] = points, labels
+    return spots, signs
+
+
+def of_both(first: Execution, second: Execution) -> Execution:
+    """The encoder's execution, with what differs in the decoder named after it."""
+    settings = first.settings | {
+        f"decoder_{key}": value for key, value in second.settings.items() if first.settings.get(key) != value
+    }
+    placed = [Counter(each.placed) for each in (first, second) if each.placed is not None]
+    return replace(first, settings=settings, placed=dict(placed[0] + placed[1]) if len(placed) == 2 else None)
+
+
+def profiled(opened: object) -> Profiled:
+    """A graph or a session, if its runtime says how long operators take."""
+    if not isinstance(opened, Profiled):
+        raise EdgesegError(
+            f"the runtime of {type(opened).__name__} does not tell edgeseg how long each operator takes; "
+            "onnxruntime, openvino and litert do"
+        )
+    return opened
 
 
 def wrong_input(image: NDArray[Any], spec: InputSpec) -> EdgesegError:

@@ -21,12 +21,32 @@ import psutil
 import edgeseg
 from edgeseg import errors
 from edgeseg.errors import EdgesegError, InvalidMeasurement
+from edgeseg.runtimes.agent import NO_MEMORY
+from edgeseg.runtimes.record import Samples
 
 PATIENCE_S = 300.0
 """How long beyond its own time a worker may stay silent before it is taken for hung."""
 
 TICK_S = 0.25
 HINTS = {"SIGKILL": "; was the machine out of memory?", "SIGILL": "; the runtime was built for another processor"}
+OUTCOMES = {"SIGKILL": "killed", "SIGILL": "illegal_instruction"}
+
+
+class Died(InvalidMeasurement):
+    """A measuring process came to nothing: `outcome` as in `record.Failure`, `samples` those that had arrived."""
+
+    def __init__(self, line: str, outcome: str = "crashed", samples: Samples | None = None) -> None:
+        super().__init__(line)
+        self.outcome, self.samples = outcome, samples
+
+
+def ended(noun: str, code: int | None, by: str | None, words: str) -> Died:
+    """What to say of a process that ended with an exit code, or by a signal; `words` are its last."""
+    last = f": {words}" if words else ""
+    if by:
+        return Died(f"{noun} was ended by {by}{HINTS.get(by, '')}{last}", OUTCOMES.get(by, "crashed"))
+    starved = any(word in words.lower() for word in NO_MEMORY)
+    return Died(f"{noun} ended with exit code {code}{last}", "out_of_memory" if starved else "crashed")
 
 
 class Worker:
@@ -40,7 +60,7 @@ class Worker:
         patience_s: float = PATIENCE_S,
         module: str = "edgeseg.runtimes.worker",
         noun: str = "the measuring process",
-        death: type[EdgesegError] = InvalidMeasurement,
+        death: type[EdgesegError] = Died,
     ) -> None:
         self._patience_s, self._noun, self._kind = patience_s, noun, death
         top = str(Path(edgeseg.__file__).parent.parent)  # a checkout need not be installed
@@ -85,7 +105,8 @@ class Worker:
             except queue.Empty:
                 waited = time.monotonic() - begin
                 if waited > limit_s + self._patience_s:
-                    raise self._kind(f"{self._noun} has said nothing for {waited:.0f} s; it hangs") from None
+                    line = f"{self._noun} has said nothing for {waited:.0f} s; it hangs"
+                    raise (Died(line, "hang") if self._kind is Died else self._kind(line)) from None
                 if tick:
                     tick(waited)
                 continue
@@ -111,11 +132,9 @@ class Worker:
         code = self._process.wait()
         self._stderr.seek(0)
         words = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
-        last = f": {words[-1]}" if words else ""
-        if code < 0:
-            name = signal.Signals(-code).name
-            return self._kind(f"{self._noun} was ended by {name}{HINTS.get(name, '')}{last}")
-        return self._kind(f"{self._noun} ended with exit code {code}{last}")
+        by = signal.Signals(-code).name if code < 0 else None
+        died = ended(self._noun, code, by, words[-1] if words else "")
+        return died if self._kind is Died else self._kind(str(died))
 
     def close(self) -> None:
         """End the process and all it started, now."""

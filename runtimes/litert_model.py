@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from edgeseg.errors import EdgesegError, need
 from edgeseg.kernels.litert_plugin import customs, read, with_customs
 from edgeseg.kernels.litert_runtime import CompiledModel
-from edgeseg.runtimes.base import RUNTIMES, Opening, Runtime, listing, main_precision, sessions
-from edgeseg.runtimes.record import Execution
+from edgeseg.runtimes.base import RUNTIMES, Opening, Remotely, Runtime, listing, main_precision, sessions
+from edgeseg.runtimes.record import Execution, Operator
+from edgeseg.runtimes.tools.run_order import operators
 
 HEAVY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL")
 """Operators that carry the arithmetic."""
@@ -30,8 +32,8 @@ class LiteRtGraph:
             self._file = opening.file.read_bytes()
         except OSError as error:
             raise EdgesegError(f"cannot read {opening.file}: {error.strerror or error}") from error
-        ours = [] if self._plugin is None else customs(self._with_customs(), self._plugin, opening.threads)
-        self._model = CompiledModel(self._file, opening.threads, ours)
+        self._ours = [] if self._plugin is None else customs(self._with_customs(), self._plugin, opening.threads)
+        self._model = CompiledModel(self._file, opening.threads, self._ours)
         missing = [name for name in opening.outputs if name not in self._model.outputs]
         if missing:
             raise EdgesegError(f"{opening.file} has no output {', '.join(missing)}; export again")
@@ -55,6 +57,21 @@ class LiteRtGraph:
         settings |= self._opening.tiers(self._plugin)
         return Execution("litert", version(), self._opening.threads, main_precision(types), placed, settings)
 
+    def operators(self, given: Mapping[str, NDArray[Any]], runs: int) -> list[Operator]:
+        """From its profiler, in a model compiled once more; what XNNPACK took is told apart, `Delegate` by name."""
+        model = CompiledModel(self._file, self._opening.threads, self._ours, profile=True)
+        try:
+            for name, array in model.inputs.items():
+                np.copyto(array, given[name], casting="same_kind")
+            model.run()
+            text = model.profiled(runs)
+        finally:
+            model.close()
+        found = operators(text, table=0)
+        if not found:
+            raise EdgesegError(f"LiteRT {version()} gives no table of operators that edgeseg can read: {text[:80]!r}")
+        return found
+
     def close(self) -> None:
         """Let go of the model."""
         self._model.close()
@@ -76,6 +93,16 @@ def arithmetic(file: bytes) -> tuple[dict[str, int], int]:
     return types, len(graph.operators)
 
 
+def _heard(words: dict[str, Any], version: str, threads: int) -> Execution:
+    """What the interpreter on a device says: how much its delegates took it does not."""
+    operators = [(name, kind) for name, kind in words["operators"] if name != "DELEGATE"]
+    kinds = Counter(kind.upper() for name, kind in operators if name in HEAVY and kind)
+    types = {PRECISIONS.get(kind, kind): count for kind, count in kinds.items()}
+    delegates = len(words["operators"]) - len(operators)
+    settings = {"interface": "interpreter", "delegates": str(delegates), "arithmetic": listing(types)}
+    return Execution("litert", version, threads, main_precision(types), None, settings)
+
+
 def version() -> str:
     """The installed LiteRT."""
     need("ai_edge_litert")
@@ -84,4 +111,6 @@ def version() -> str:
     return installed("ai-edge-litert")
 
 
-RUNTIMES.add("litert", Runtime("litert", version, sessions(LiteRtGraph)))
+REMOTELY = Remotely(lambda manifest, threads: {}, _heard)
+
+RUNTIMES.add("litert", Runtime("litert", version, sessions(LiteRtGraph), remotely=REMOTELY))

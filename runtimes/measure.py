@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,16 +16,28 @@ from edgeseg import schema
 from edgeseg.errors import EdgesegError, InvalidMeasurement
 from edgeseg.provenance import made_by, now
 from edgeseg.runtimes import RUNTIMES, runtime_of, statistics
-from edgeseg.runtimes.devices import local
-from edgeseg.runtimes.launch import Worker
-from edgeseg.runtimes.record import SCHEMA, Device, Execution, Protocol, Record, Samples, Stage, Subject
-from edgeseg.runtimes.worker import PRECISE, STAGES, Marks, unpack
+from edgeseg.runtimes import record as records
+from edgeseg.runtimes.devices import Device, described, open_device
+from edgeseg.runtimes.devices.base import Measuring
+from edgeseg.runtimes.launch import Died
+from edgeseg.runtimes.record import (
+    SCHEMA,
+    ColdStart,
+    Execution,
+    Failure,
+    Protocol,
+    Record,
+    Samples,
+    Sensors,
+    Stage,
+    Subject,
+)
+from edgeseg.runtimes.telemetry import Here, Place, take, validity
+from edgeseg.runtimes.telemetry.watch import Watch
+from edgeseg.runtimes.worker import PRECISE, STAGES, Marks, busy_s, pack, unpack
 
 if TYPE_CHECKING:
     from edgeseg.artifact import Artifact
-
-THROTTLED = 0.95
-"""The last steady stretch must keep this share of the first one's throughput."""
 
 CONTENDED = 0.25
 """Cores that other programs may use beyond those the measurement leaves free."""
@@ -44,7 +58,7 @@ class Job:
     size: tuple[int, int] | None
     provenance: Literal["measured", "simulated"]
 
-    def open(self, worker: Worker, threads: int, image: Path | None = None, e2e: bool = False) -> dict[str, Any]:
+    def open(self, worker: Measuring, threads: int, image: Path | None = None, e2e: bool = False) -> dict[str, Any]:
         """Have the worker open the subject: `load_ms` and `first_ms`."""
         picture = str(image.resolve()) if image else None
         folder = str(self.folder.resolve())
@@ -116,32 +130,145 @@ def measure(
     image: Path | None = None,
     size: tuple[int, int] | None = None,
     progress: Progress | None = None,
+    device: str = "local",
+    place: Place | None = None,
 ) -> Record:
     """Measure an artifact or a run in a fresh process. A record that must not be quoted says why; it is returned all the same.
 
-    image: a JPEG or PNG to feed; a fixed pattern otherwise.
-    e2e:   afterwards time the whole way as well, from the bytes of the image to a label map of its size.
+    device: where, by name or address; nothing of it stays open.
+    image:  a JPEG or PNG to feed; a fixed pattern otherwise.
+    e2e:    afterwards time the whole way as well, from the bytes of the image to a label map of its size.
+    place:  where this machine's sensors are; tests have others.
 
     Raises:
-        InvalidMeasurement: the measuring process died, or there are too few samples for any figure.
-        EdgesegError: what is wrong with the subject or the image.
+        Failed: the measuring process came to nothing. InvalidMeasurement: there are too few samples for any figure.
+        MissingTool: the device, or a runtime there. EdgesegError: what is wrong with the subject or the image.
     """
+    if e2e and not protocol.back_to_back:
+        raise EdgesegError(
+            f"{protocol.name} times the model alone; ask for the whole way (e2e) in a protocol of its own"
+        )
     task = job(subject, size)
-    before = local.state()
-    with closing(Worker()) as worker:
-        opened = task.open(worker, threads, image, e2e)
-        rounds = 2 if e2e else 1
-        model = _timed(worker, "measure", protocol, progress, 0, rounds)
-        whole = _timed(worker, "end_to_end", protocol, progress, 1, rounds) if e2e else None
-        told = worker.ask("execution")
-    device = local.device(before, local.state())
+    with closing(open_device(device)) as where:
+        if where.kind != "local" and protocol.kind not in ("single", "sustained"):
+            raise EdgesegError(f"{protocol.name} is measured on local only; on {device} take quick or sustained:10m")
+        if protocol.kind == "cold-start":
+            return cold_start(task, where, protocol, threads, image, place or Here(), progress)
+        sensors = place or (Here() if where.kind == "local" else None)
+        return _measured(task, where, protocol, threads, e2e, image, sensors, progress)
+
+
+def _measured(
+    task: Job,
+    where: Device,
+    protocol: Protocol,
+    threads: int,
+    e2e: bool,
+    image: Path | None,
+    place: Place | None,
+    progress: Progress | None,
+) -> Record:
+    before, watch = where.state(), Watch(place) if place else None
+    try:
+        with watch or nullcontext(), closing(where.spawn()) as worker:
+            opened = task.open(worker, threads, image, e2e)
+            rounds = 2 if e2e else 1
+            model = _timed(worker, "measure", protocol, progress, 0, rounds)
+            whole = _timed(worker, "end_to_end", protocol, progress, 1, rounds) if e2e else None
+            told = worker.ask("execution")
+        device = described(where, before, where.state())
+    except Died as died:
+        raise Failed(_failure(task, described(where, before, before), protocol, threads, died)) from died
     record = _record(task, protocol, device, opened, model, schema.parse(Execution, told["execution"], "the worker"))
-    record = replace(record, reasons=reasons(record, model), **(_whole(whole) if whole else {}))
-    return replace(record, valid=not record.reasons)
+    record = replace(record, **_asked(record, model), **(_whole(whole) if whole else {}))
+    said = watch.says(unpack(model["steady"])[:, 0]) if watch else {}
+    return _judged(replace(record, **said), reasons(record, model))
+
+
+def _judged(record: Record, why: list[str]) -> Record:
+    """The record with all that speaks against it."""
+    why = why + (validity.reasons(record.sensors.before, record.sensors.after) if record.sensors else [])
+    return replace(record, reasons=why, valid=not why)
+
+
+def _asked(record: Record, model: dict[str, Any]) -> dict[str, Any]:
+    """What the protocol asks beyond a latency."""
+    if record.protocol.kind == "sustained":
+        return {"sustained": statistics.sustained(record.segments)}
+    if record.protocol.fps is not None:
+        return {"camera": statistics.camera(*_series(unpack(model["arrivals"])), record.protocol.fps)}
+    return {}
+
+
+def cold_start(
+    task: Job,
+    where: Device,
+    protocol: Protocol,
+    threads: int,
+    image: Path | None,
+    place: Place,
+    progress: Progress | None,
+) -> Record:
+    """The first frame of fresh processes, one after the other: a sample is loading and first inference together."""
+    before, sensors, count = where.state(), take(place), protocol.min_count
+    starts, loads, firsts, readies = (np.empty(count, np.int64) for _ in range(4))
+    begin, busy, own = time.perf_counter_ns(), busy_s(), _own_s()
+    told: dict[str, Any] = {}
+    for turn in range(count):
+        starts[turn] = time.perf_counter_ns()
+        with closing(where.spawn()) as worker:
+            opened = task.open(worker, threads, image)
+            readies[turn] = time.perf_counter_ns() - starts[turn]
+            if turn == count - 1:
+                told = opened | worker.ask("execution")
+        loads[turn], firsts[turn] = (round(1e6 * opened[name]) for name in ("load_ms", "first_ms"))
+        if progress:
+            progress((turn + 1) / count)
+    wall_s = (time.perf_counter_ns() - begin) / 1e9
+    others = max(0.0, ((busy_s() - busy) - (_own_s() - own)) / wall_s)
+    load_ms, first_ms, ready_ms = (float(np.median(each)) / 1e6 for each in (loads, firsts, readies))
+    each_ms = [(each / 1e6).tolist() for each in (loads, firsts, readies)]
+    found = ColdStart(count, load_ms, first_ms, ready_ms, *each_ms)
+    nothing = pack(np.empty((0, 2), np.int64))
+    model = {"steady": pack(np.stack([starts, starts + loads + firsts], 1)), "warmup": nothing, **told}
+    execution = schema.parse(Execution, told["execution"], "the worker")
+    opened = {"load_ms": load_ms, "first_ms": first_ms}
+    record = _record(task, protocol, described(where, before, where.state()), opened, model, execution)
+    said = Sensors(sensors, after := take(place), validity.notes(sensors, after))
+    return _judged(replace(record, cold_start=found, sensors=said), reasons(record, {"others_cores": others}))
+
+
+def _own_s() -> float:
+    """Processor time of this process and of all that it started and that have ended, in s."""
+    return sum(os.times()[:4])
+
+
+class Failed(InvalidMeasurement):
+    """A measurement came to nothing; `failure` is the document to keep of it."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+
+
+def _failure(task: Job, device: records.Device, protocol: Protocol, threads: int, died: Died) -> Failure:
+    return Failure(
+        schema=SCHEMA,
+        kind="failure",
+        created=now(),
+        edgeseg=made_by(),
+        subject=task.subject,
+        device=device,
+        threads=threads,
+        protocol=protocol,
+        outcome=died.outcome,
+        detail=str(died),
+        samples=died.samples,
+    )
 
 
 def _timed(
-    worker: Worker, what: str, protocol: Protocol, progress: Progress | None, done: int, rounds: int
+    worker: Measuring, what: str, protocol: Protocol, progress: Progress | None, done: int, rounds: int
 ) -> dict[str, Any]:
     """The worker's answer to a timed request; `done` of `rounds` like it came before."""
     usual_s = protocol.warmup_s + protocol.min_s
@@ -163,7 +290,12 @@ def _series(marks: Marks, column: int | None = None) -> tuple[Marks, Marks]:
 
 
 def _record(
-    task: Job, protocol: Protocol, device: Device, opened: dict[str, Any], model: dict[str, Any], execution: Execution
+    task: Job,
+    protocol: Protocol,
+    device: records.Device,
+    opened: dict[str, Any],
+    model: dict[str, Any],
+    execution: Execution,
 ) -> Record:
     starts, durations = _series(unpack(model["steady"]))
     if len(starts) < statistics.FEWEST:
@@ -214,13 +346,13 @@ def _stage(name: str, starts: Marks, durations: Marks) -> Stage:
 def reasons(record: Record, model: dict[str, Any]) -> list[str]:
     """Why the record must not be quoted, one line each; none when it may be. A figure that is NaN is a reason.
 
-    model: the worker's answer: `others_cores`, `unchanged`, `nonfinite`.
+    model: the worker's answer: `others_cores`, and but for a cold start `unchanged`, `nonfinite`; `doubts` of its own where it has any.
     """
     protocol, latency, noise = record.protocol, record.latency, record.noise
     width = (latency.p50_high_ms - latency.p50_low_ms) / latency.p50_ms
-    kept = record.segments[-1].fps / record.segments[0].fps
+    kept = statistics.sustained(record.segments).kept
     spare = max(0, record.device.cores - record.execution.threads)
-    others, unchanged = model["others_cores"], model["unchanged"]
+    others = model["others_cores"]
     rules = [
         (latency.count >= protocol.min_count, f"{latency.count} samples, {protocol.name} needs {protocol.min_count}"),
         (latency.wall_s >= protocol.min_s, f"{latency.wall_s:.1f} s, {protocol.name} needs {protocol.min_s:g} s"),
@@ -228,7 +360,7 @@ def reasons(record: Record, model: dict[str, Any]) -> list[str]:
             width <= PRECISE,
             f"noisy: the 95 % interval of the median is {width:.0%} wide, at most {PRECISE:.0%} is allowed",
         ),
-        (kept >= THROTTLED, f"throttled: throughput fell to {kept:.0%} of what it was at first"),
+        (kept >= statistics.THROTTLED, f"throttled: throughput fell to {kept:.0%} of what it was at first"),
         (
             others <= spare + CONTENDED,
             f"host busy: other programs used {others:.1f} of {record.device.cores} cores, {spare} were to spare",
@@ -239,7 +371,14 @@ def reasons(record: Record, model: dict[str, Any]) -> list[str]:
             abs(noise.gap) <= np.log1p(statistics.EQUIVALENT),
             f"noisy: two halves of the same work differ by {np.expm1(abs(noise.gap)):.1%}",
         ),
-        (model["nonfinite"] == 0, f"the output has {model['nonfinite']} values that are NaN or infinite"),
-        (unchanged >= UNCHANGED, f"the same input gave other labels in {1 - unchanged:.1%} of the pixels at the end"),
     ]
-    return [text for holds, text in rules if not holds]
+    if protocol.kind != "cold-start":  # there the output is looked at once only
+        unchanged = model["unchanged"]
+        rules += [
+            (model["nonfinite"] == 0, f"the output has {model['nonfinite']} values that are NaN or infinite"),
+            (
+                unchanged >= UNCHANGED,
+                f"the same input gave other labels in {1 - unchanged:.1%} of the pixels at the end",
+            ),
+        ]
+    return [*(text for holds, text in rules if not holds), *model.get("doubts", [])]

@@ -20,8 +20,8 @@ from edgeseg.files import sha256
 from edgeseg.manifest import SCHEMA as MANIFEST_SCHEMA
 from edgeseg.manifest import FileEntry, InputSpec, Manifest, OutputSpec, Precision, Source, StudentCard
 from edgeseg.provenance import made_by, now
-from edgeseg.runtimes.base import RUNTIMES, Runtime, wrong_input
-from edgeseg.runtimes.record import Execution
+from edgeseg.runtimes.base import RUNTIMES, Remotely, Runtime, wrong_input
+from edgeseg.runtimes.record import Execution, Operator
 from edgeseg.schema import STRICT
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Null:
     steps: tuple[tuple[int, int], ...] = ((1, 1_000_000),)
     sleep: bool = False
     prints: bool = False
-    fault: Literal["segv", "kill", "exit", "raise", "hang", "nan", "flip"] | None = None
+    fault: Literal["segv", "kill", "ill", "exit", "raise", "hang", "nan", "flip"] | None = None
     fault_at: int = 1
     executes: str = "fp32"
     name: Literal["null"] = "null"
@@ -88,6 +88,10 @@ class NullSession:
                 pass
         return self._result
 
+    def operators(self, given: Any, runs: int) -> list[Operator]:
+        """The time of a call is one operator."""
+        return [Operator("null", "Null", "null", self._options.executes, self._ns / 1e6, runs, self._result.nbytes)]
+
     def close(self) -> None:
         """There is nothing to let go of."""
 
@@ -99,6 +103,7 @@ def _raise(_: NDArray[Any]) -> None:
 FAULTS: dict[str, Callable[[NDArray[Any]], object]] = {
     "segv": lambda _: os.kill(os.getpid(), signal.SIGSEGV),
     "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "ill": lambda _: os.kill(os.getpid(), signal.SIGILL),
     "exit": lambda _: (sys.stderr.write("the null runtime gives up\n"), sys.stderr.flush(), os._exit(3)),
     "raise": _raise,
     "hang": lambda _: time.sleep(3600),
@@ -143,4 +148,13 @@ def version() -> str:
     return "1"
 
 
-RUNTIMES.add("null", Runtime("null", version, NullSession, provenance="simulated"))
+def _asked(manifest: Manifest, threads: int) -> dict[str, Any]:
+    options = schema.parse(Null, manifest.target, "the manifest")
+    return {"options": schema.dump(options), "shape": manifest.output.shape, "dtype": manifest.output.dtype}
+
+
+def _heard(words: dict[str, Any], version: str, threads: int) -> Execution:
+    return Execution("null", version, threads, words["executes"], None, {"calls": str(words["calls"])})
+
+
+RUNTIMES.add("null", Runtime("null", version, NullSession, remotely=Remotely(_asked, _heard), provenance="simulated"))

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError, need
 from edgeseg.kernels.build import LIBRARIES, Flags, Library
-from edgeseg.runtimes.base import HEAVY, RUNTIMES, Opening, Runtime, listing, main_precision, sessions
-from edgeseg.runtimes.record import Execution
+from edgeseg.manifest import Manifest
+from edgeseg.runtimes.base import HEAVY, RUNTIMES, Opening, Remotely, Runtime, listing, main_precision, sessions
+from edgeseg.runtimes.record import Execution, Operator
 
 HINTS = {"fp16": "f16", "bf16": "bf16"}
 """Precision asked -> INFERENCE_PRECISION_HINT. Everything else is f32: left alone, some processors silently take bf16."""
@@ -33,23 +35,22 @@ class OpenVinoGraph:
     """
 
     def __init__(self, opening: Opening) -> None:
-        options = {
-            "INFERENCE_PRECISION_HINT": HINTS.get(opening.precision, "f32"),
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": opening.threads,
-            "NUM_STREAMS": 1,
-        }
         self._opening, self._plugin = opening, opening.plugin("openvino")
+        self._model = self._compiled()
+        self._request = self._model.create_infer_request()
+        self._outputs = [self._model.output(name) for name in opening.outputs]
+
+    def _compiled(self, **more: object) -> Any:
+        opening = self._opening
+        options = _options(opening.precision, opening.threads)
         try:
             model = core().read_model(opening.file)
             if self._plugin is not None:
                 put_plugins(model, self._plugin)
-            self._model = core().compile_model(model, "CPU", options)
+            return core().compile_model(model, "CPU", options | more)
         except RuntimeError as error:
             why = str(error).strip().splitlines()[-1]
             raise EdgesegError(f"OpenVINO {version()} cannot open {opening.file}: {why}; export again") from error
-        self._request = self._model.create_infer_request()
-        self._outputs = [self._model.output(name) for name in opening.outputs]
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs for one set of inputs."""
@@ -61,26 +62,67 @@ class OpenVinoGraph:
     def execution(self, feeds: Mapping[str, NDArray[Any]]) -> Execution:
         """Read back from the compiled model: its properties, and the precision of each operator it will execute."""
         operators = [op.get_rt_info() for op in self._model.get_runtime_model().get_ordered_ops()]
-        types = Counter(
-            PRECISIONS.get(kind, kind)
-            for operator in operators
-            if str(operator["layerType"].astype(str)).lower() in HEAVY
-            for kind in [str(operator["runtimePrecision"].astype(str))]
-        )
-        settings = (
-            {name.lower(): _word(self._model.get_property(name)) for name in READ_BACK}
-            | {"arithmetic": listing(types)}
-            | self._opening.tiers(self._plugin)
-        )
-        precision = main_precision(types) or settings["inference_precision_hint"]
-        devices = self._model.get_property("EXECUTION_DEVICES")
-        placed = {devices[0]: len(operators)} if len(devices) == 1 else None
+        kinds = ("layerType", "runtimePrecision")
+        words = {
+            "operators": [[str(operator[kind].astype(str)) for kind in kinds] for operator in operators],
+            "properties": {name: _word(self._model.get_property(name)) for name in READ_BACK},
+            "devices": self._model.get_property("EXECUTION_DEVICES"),
+        }
         threads = int(self._model.get_property("INFERENCE_NUM_THREADS"))
-        return Execution("openvino", version(), threads, precision, placed, settings)
+        execution = _heard(words, version(), threads)
+        return replace(execution, settings=execution.settings | self._opening.tiers(self._plugin))
+
+    def operators(self, given: Mapping[str, NDArray[Any]], runs: int) -> list[Operator]:
+        """From its counters, in a model compiled once more; they are means since it was, so the first run is taken out."""
+        model = self._compiled(PERF_COUNT=True)
+        request, first = model.create_infer_request(), {}
+        for run in range(runs + 1):
+            request.infer(dict(given))
+            if run == 0:
+                first = {name: us for name, us, _ in _counted(model)}
+        return [
+            _operator(op, (us * (runs + 1) - first.get(name, us)) / runs / 1000, runs)
+            for name, us, op in _counted(model)
+        ]
 
     def close(self) -> None:
         """Let go of the model."""
         del self._outputs, self._request, self._model  # an output holds on to its model
+
+
+def _options(precision: str, threads: int) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": HINTS.get(precision, "f32"),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+
+
+def _heard(words: dict[str, Any], version: str, threads: int) -> Execution:
+    """What a compiled model says of itself: the kinds and precisions of its operators, its properties, its devices."""
+    types = Counter(PRECISIONS.get(kind, kind) for layer, kind in words["operators"] if layer.lower() in HEAVY)
+    properties = {name.lower(): PRECISIONS.get(value, value) for name, value in words["properties"].items()}
+    precision = main_precision(types) or properties["inference_precision_hint"]
+    devices = words["devices"]
+    placed = {devices[0]: len(words["operators"])} if len(devices) == 1 else None
+    return Execution("openvino", version, threads, precision, placed, properties | {"arithmetic": listing(types)})
+
+
+def _counted(model: Any) -> list[tuple[str, int, Any]]:
+    """Name, mean time in us, and the operator itself, of those that were executed."""
+    told = [
+        (op, str(op.get_rt_info()["execTimeMcs"].astype(str))) for op in model.get_runtime_model().get_ordered_ops()
+    ]
+    return [(op.friendly_name, int(us), op) for op, us in told if us.isdigit()]
+
+
+def _operator(op: Any, ms: float, runs: int) -> Operator:
+    """An operator of the compiled model; its time is in whole us, so that a small one may come out as 0."""
+    info = op.get_rt_info()
+    kind, precision = (str(info[name].astype(str)) for name in ("layerType", "runtimePrecision"))
+    size = sum(int(np.prod(each.shape)) * each.element_type.size for each in op.outputs())
+    return Operator(op.friendly_name, kind, "CPU", PRECISIONS.get(precision, precision), max(0.0, ms), runs, size)
 
 
 READ_BACK = (
@@ -97,10 +139,7 @@ READ_BACK = (
 
 def _word(value: Any) -> str:
     """A property in a word: the name of an enum or of an element type, else the value."""
-    if hasattr(value, "to_dtype"):
-        name = str(value.get_type_name())
-        return PRECISIONS.get(name, name)
-    return str(getattr(value, "name", value))
+    return str(value.get_type_name() if hasattr(value, "to_dtype") else getattr(value, "name", value))
 
 
 def openvino() -> ModuleType:
@@ -189,4 +228,8 @@ def version() -> str:
     return str(openvino().__version__).split("-")[0]
 
 
-RUNTIMES.add("openvino", Runtime("openvino", version, sessions(OpenVinoGraph)))
+def _asked(manifest: Manifest, threads: int) -> dict[str, Any]:
+    return {"options": _options(manifest.precision.asked, threads), "read_back": READ_BACK}
+
+
+RUNTIMES.add("openvino", Runtime("openvino", version, sessions(OpenVinoGraph), remotely=Remotely(_asked, _heard)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import Registry
@@ -19,18 +20,55 @@ for _protocol in (
     PROTOCOLS.add(_protocol.name, _protocol)
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
+LEAST = 10
+"""Processes of a cold start: no figure is given of fewer samples."""
 
 
 def parse(text: str) -> Protocol:
-    """The protocol of that name, or `sustained:10m` for any time in s, m or h.
+    """The protocol of that name, `sustained:10m`, `camera:30` (frames a second; `camera:30:5m`) or `cold-start:20` (processes).
 
     Raises:
         EdgesegError: there is none; the message has the near names.
     """
-    if not text.startswith("sustained"):
-        return PROTOCOLS[text]
-    found = re.fullmatch(r"sustained:(\d+)([smh])", text)
-    if found is None or not int(found[1]):
+    name, _, rest = text.partition(":")
+    return FAMILIES[name](text, rest) if name in FAMILIES else PROTOCOLS[text]
+
+
+def _sustained(text: str, rest: str) -> Protocol:
+    seconds = _seconds(rest)
+    if seconds is None:
         raise EdgesegError(f"{text!r} is no time; write sustained:10m, sustained:90s or sustained:1h")
-    seconds = int(found[1]) * UNITS[found[2]]
+    return replace(_lasting(text, seconds), kind="sustained")
+
+
+def _camera(text: str, rest: str) -> Protocol:
+    """A minute unless told."""
+    rate, _, time = rest.partition(":")
+    seconds = _seconds(time or "60s")
+    if not re.fullmatch(r"\d+(\.\d+)?", rate) or not 0 < float(rate) <= 1000 or seconds is None:
+        raise EdgesegError(f"{text!r} is no camera; write camera:30 (frames a second) or camera:30:5m")
+    return replace(_lasting(text, seconds), kind="camera", fps=float(rate))
+
+
+def _cold_start(text: str, rest: str) -> Protocol:
+    """Twenty processes unless told."""
+    if not (rest or "20").isdigit() or int(rest or 20) < LEAST:
+        raise EdgesegError(
+            f"{text!r} is no number of processes, {LEAST} are the least; write cold-start or cold-start:20"
+        )
+    count = int(rest or 20)
+    return Protocol(text, min_s=0, min_count=count, max_s=60.0 * count, warmup_count=0, warmup_s=0, kind="cold-start")
+
+
+def _lasting(text: str, seconds: int) -> Protocol:
     return Protocol(text, min_s=seconds, min_count=64, max_s=1.1 * seconds + 10, warmup_count=3, warmup_s=0.5)
+
+
+def _seconds(text: str) -> int | None:
+    """`10m` as 600; null for anything else, and for no time at all."""
+    found = re.fullmatch(r"(\d+)([smh])", text)
+    return int(found[1]) * UNITS[found[2]] or None if found else None
+
+
+FAMILIES = {"sustained": _sustained, "camera": _camera, "cold-start": _cold_start}
+"""Protocols with a number in their name."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.provenance import MadeBy
+from edgeseg.runtimes.telemetry.reading import Reading
 from edgeseg.schema import STRICT
 
 SCHEMA = 1
@@ -64,18 +65,19 @@ class Subject:
 
 @dataclass(frozen=True)
 class DeviceState:
-    """The device as it was before or after; null where the system does not say."""
+    """The device as it was before or after; null where the system does not say. `clusters_mhz`: the clock of each group of cores."""
 
     __pydantic_config__ = STRICT
     load_1min: float | None
     cpu_mhz: float | None
     temperature_c: float | None
     governor: str | None
+    clusters_mhz: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where it ran."""
+    """Where it ran: `address` is how it was reached, `model` the board's name in its device tree, `boot_id` its boot."""
 
     __pydantic_config__ = STRICT
     name: str
@@ -86,6 +88,9 @@ class Device:
     system: str
     before: DeviceState
     after: DeviceState
+    address: str = "local"
+    model: str | None = None
+    boot_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,30 @@ class Execution:
 
 
 @dataclass(frozen=True)
+class Operator:
+    """One operator of a network as it was executed, fused ones as one: mean time in a frame, in ms.
+
+    where: the unit that ran it, in the runtime's own words. calls: those that the mean is of. bytes: of its outputs; null
+    where the runtime does not say.
+    """
+
+    __pydantic_config__ = STRICT
+    name: str
+    kind: str
+    where: str
+    precision: str | None
+    ms: float
+    calls: int
+    bytes: int | None
+
+
+@dataclass(frozen=True)
 class Protocol:
-    """When to stop: not before `min_s` seconds and `min_count` samples, never after `max_s` seconds."""
+    """When to stop: not before `min_s` seconds and `min_count` samples, never after `max_s` seconds.
+
+    kind: `single` takes frames one after the other; `sustained` too, and asks whether it goes on like that; `camera` takes
+          them as they come, `fps` a second; `cold-start` takes the first frame of `min_count` fresh processes.
+    """
 
     __pydantic_config__ = STRICT
     name: str
@@ -112,6 +139,17 @@ class Protocol:
     max_s: float
     warmup_count: int
     warmup_s: float
+    kind: Literal["single", "sustained", "camera", "cold-start"] = "single"
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "camera") != (self.fps is not None):
+            raise ValueError(f"a camera has fps and nothing else has; got {self.kind} with {self.fps}")
+
+    @property
+    def back_to_back(self) -> bool:
+        """Whether its samples say what a frame takes on a device that does nothing else: what a verdict is about."""
+        return self.kind in ("single", "sustained")
 
 
 @dataclass(frozen=True)
@@ -147,6 +185,66 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Sustained:
+    """Whether the device keeps up. `fps`: frames over wall time of the last steady stretch, which began at `since_s`.
+
+    kept: its share of the first stretch's; `changes_s`: where one stretch ends and the next begins.
+    """
+
+    __pydantic_config__ = STRICT
+    finding: Literal["steady", "throttled"]
+    fps: float
+    kept: float
+    since_s: float
+    changes_s: list[float]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Frames of a camera that waits for nobody: when the model is free it takes the newest, and what it missed is dropped.
+
+    ages: (arrival, age) of each frame taken; its age is the time from its arrival to its result, waiting included.
+    """
+
+    __pydantic_config__ = STRICT
+    fps: float
+    frames: int
+    dropped: int
+    age_p50_ms: float
+    age_p90_ms: float | None
+    age_p90_upper_ms: float | None
+    age_max_ms: float
+    ages: Samples
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """Fresh processes, one after the other, medians of them. The file system's cache is warm, as after any first start.
+
+    ready_ms: from starting the process to its first result, Python and the import of the runtime included.
+    """
+
+    __pydantic_config__ = STRICT
+    processes: int
+    load_ms: float
+    first_ms: float
+    ready_ms: float
+    loads_ms: list[float]
+    firsts_ms: list[float]
+    readies_ms: list[float]
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """What the device's sensors said before and after; `notes`: what they leave open."""
+
+    __pydantic_config__ = STRICT
+    before: Reading
+    after: Reading
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class Stage:
     """A step of the end-to-end path (`decode`, `resize`, `infer`, `labels`), every sample kept."""
 
@@ -169,7 +267,10 @@ class Noise:
 
 @dataclass(frozen=True)
 class Record:
-    """One measurement. `reasons` says why it is not `valid`; `provenance` says whether it may enter a table at all."""
+    """One measurement. `reasons` says why it is not `valid`; `provenance` says whether it may enter a table at all.
+
+    energy_mj: of a frame, above what the device takes idle, as `energy_source` measured it; null where nothing does.
+    """
 
     __pydantic_config__ = STRICT
     schema: int
@@ -195,6 +296,34 @@ class Record:
     valid: bool
     reasons: list[str]
     provenance: Literal["measured", "simulated", "claimed"]
+    sustained: Sustained | None = None
+    camera: Camera | None = None
+    cold_start: ColdStart | None = None
+    sensors: Sensors | None = None
+    energy_source: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A measurement that came to nothing, which is a result too: of this subject, on this device.
+
+    outcome: `crashed` (see `detail`), `killed`, `illegal_instruction`, `out_of_memory`, `unsupported_operator`, `hang`,
+             `lost` (the device went away), `garbled` (what came was not what was sent) or `error`.
+    samples: those that had arrived.
+    """
+
+    __pydantic_config__ = STRICT
+    schema: int
+    kind: Literal["failure"]
+    created: str
+    edgeseg: MadeBy
+    subject: Subject
+    device: Device
+    threads: int
+    protocol: Protocol
+    outcome: str
+    detail: str
+    samples: Samples | None
 
 
 def read(path: Path) -> Record:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import InvalidMeasurement
-from edgeseg.runtimes.record import Latency, Noise, Segment
+from edgeseg.runtimes.record import Camera, Latency, Noise, Samples, Segment, Sustained
 
 BLOCK_NS = 250_000_000
 """Wall time of a block: longer than most interruptions by other programs."""
@@ -27,6 +27,9 @@ EQUIVALENT = 0.02
 
 STEADY = 0.05
 """Two stretches of a series whose levels differ by less than 5 % are one stretch."""
+
+THROTTLED = 0.95
+"""The last steady stretch must keep this share of the first one's throughput."""
 
 Nanoseconds = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -166,6 +169,34 @@ def segments(starts: Nanoseconds, durations: Nanoseconds) -> list[Segment]:
         _segment(starts, durations, int(edges[first]), int(edges[last]) if last < len(edges) else n)
         for first, last in pairwise(cuts)
     ]
+
+
+def sustained(segments: list[Segment]) -> Sustained:
+    """What the stretches of a series say of how it goes on: throttled when the last is slower than the first by 5 %."""
+    kept = segments[-1].fps / segments[0].fps
+    return Sustained(
+        finding="steady" if kept >= THROTTLED else "throttled",
+        fps=segments[-1].fps,
+        kept=kept,
+        since_s=segments[-1].start_s,
+        changes_s=[segment.start_s for segment in segments[1:]],
+    )
+
+
+def camera(arrivals: Nanoseconds, ages: Nanoseconds, fps: float) -> Camera:
+    """What became of the frames of a camera, from the arrivals and ages of those that were taken."""
+    check(arrivals, ages)
+    frames = round(float(arrivals[-1] - arrivals[0]) * fps / 1e9) + 1
+    return Camera(
+        fps=fps,
+        frames=frames,
+        dropped=frames - len(arrivals),
+        age_p50_ms=float(np.median(ages)) / 1e6,
+        age_p90_ms=_ms(quantile(ages, 0.9)),
+        age_p90_upper_ms=_ms(percentile_upper(ages, 0.9)),
+        age_max_ms=float(ages.max()) / 1e6,
+        ages=Samples.pack(arrivals, ages),
+    )
 
 
 def _split(rates: Floats, offset: int) -> list[int]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import gc
-import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ from numpy.typing import NDArray
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import RUNTIMES, open_artifact, pixels, runtime_of, statistics
-from edgeseg.runtimes.base import Session
+from edgeseg.runtimes.agent import PeakMemory, Step, loop
+from edgeseg.runtimes.base import Session, profiled
 from edgeseg.runtimes.record import Protocol
 from edgeseg.runtimes.serve import Servant
 
@@ -32,28 +31,11 @@ PRECISE = 0.10
 STAGES = ("decode", "resize", "infer", "labels")
 """Steps of the end-to-end path. `resize` includes the normalisation where it is not baked in."""
 
+WAKE_NS = 500_000
+"""A sleep may end this much late."""
+
 Marks = NDArray[np.int64]
 """`[samples, steps + 1]`: the start of a sample, then the end of each of its steps, in ns."""
-
-Step = Callable[[Any], Any]
-
-
-def loop(steps: Sequence[Step], given: Any, marks: Marks, first: int, enough: int, until: int, stop: int) -> int:
-    """Time samples into `marks` from row `first` on; returns the row after the last.
-
-    It ends when row `enough` is filled and the clock has passed `until` ns, or when it has passed `stop`, or with `marks`.
-    """
-    clock = time.perf_counter_ns
-    columns = list(enumerate(steps, 1))
-    for row in range(first, len(marks)):
-        value = given
-        marks[row, 0] = now = clock()
-        for column, step in columns:
-            value = step(value)
-            marks[row, column] = now = clock()
-        if (now >= until and row + 1 >= enough) or now >= stop:
-            return row + 1
-    return len(marks)
 
 
 def warm_up(steps: Sequence[Step], given: Any, protocol: Protocol) -> Marks:
@@ -73,12 +55,39 @@ def collect(steps: Sequence[Step], given: Any, protocol: Protocol) -> tuple[Mark
     while True:
         count = loop(steps, given, marks, count, skip + protocol.min_count, until, stop)
         skip = statistics.settled_after(marks[:count, -1] - marks[:count, 0])
-        if clock() >= stop or count == len(marks) or _enough(marks[skip:count], protocol):
+        if clock() >= stop or count == len(marks) or enough(marks[skip:count], protocol):
             return marks[:count].copy(), skip
         until = max(int(marks[skip, 0]) + _ns(protocol.min_s), clock() + _ns(protocol.min_s / 4))
 
 
-def _enough(marks: Marks, protocol: Protocol) -> bool:
+def open_loop(run: Step, given: Any, protocol: Protocol) -> Marks:
+    """Frames as a camera gives them, `[frames taken, 3]`: arrival, start, end. The newest is taken, older ones are dropped.
+
+    While it waits for a frame the processor rests, as it does behind a camera, until half a ms before.
+    """
+    assert protocol.fps is not None
+    clock, period = time.perf_counter_ns, 1e9 / protocol.fps
+    marks = np.empty((CAPACITY, 3), np.int64)
+    begin, row, frame = clock(), 0, 0
+    while row < len(marks):
+        now = clock()
+        frame = max(frame, int((now - begin) / period))
+        arrival = begin + round(frame * period)
+        if arrival - now > WAKE_NS:
+            time.sleep((arrival - now - WAKE_NS) / 1e9)
+        while (start := clock()) < arrival:
+            pass
+        run(given)
+        marks[row] = arrival, start, clock()
+        passed = marks[row, 2] - marks[0, 1]
+        row, frame = row + 1, frame + 1
+        if (passed >= _ns(protocol.min_s) and row >= protocol.min_count) or passed >= _ns(protocol.max_s):
+            break
+    return marks[:row].copy()
+
+
+def enough(marks: Marks, protocol: Protocol) -> bool:
+    """Whether steady samples are as many and as long as the protocol wants, and their median is known well enough."""
     starts, durations = marks[:, 0], marks[:, -1] - marks[:, 0]
     if len(marks) < protocol.min_count or statistics.wall_ns(starts, durations) < _ns(protocol.min_s):
         return False
@@ -117,7 +126,12 @@ class Bench(Servant):
         first_ns = time.perf_counter_ns() - begin
         self.memory.note()
         self.labels = pixels.labels(output).copy()
-        return {"load_ms": load_ns / 1e6, "first_ms": first_ns / 1e6}
+        return {
+            "load_ms": load_ns / 1e6,
+            "first_ms": first_ns / 1e6,
+            "peak_memory_bytes": self.memory.peak,
+            "model_memory_bytes": self.memory.growth,
+        }
 
     def _photo(self, image: str | None, threads: int, e2e: bool) -> NDArray[np.uint8] | None:
         """The decoded photo; null where a pattern of the model's own size will do."""
@@ -156,14 +170,20 @@ class Bench(Servant):
         self.memory.forget()
         warmup = warm_up(steps, given, rules)
         self.memory.note()
-        busy, own, begin = _busy_s(), time.process_time(), time.perf_counter()
-        marks, skip = collect(steps, given, rules)
-        others_s = (_busy_s() - busy) - (time.process_time() - own)
+        busy, own, begin = busy_s(), time.process_time(), time.perf_counter()
+        arrivals = None
+        if rules.kind == "camera":
+            taken = open_loop(steps[0], given, rules)
+            marks, skip, arrivals = taken[:, 1:], 0, pack(taken[:, ::2])
+        else:
+            marks, skip = collect(steps, given, rules)
+        others_s = (busy_s() - busy) - (time.process_time() - own)
         wall_s = time.perf_counter() - begin
         gc.enable()
         return {
             "warmup": pack(np.concatenate([warmup, marks[:skip]])),
             "steady": pack(marks[skip:]),
+            "arrivals": arrivals,
             "others_cores": max(0.0, others_s / wall_s),
             "peak_memory_bytes": self.memory.peak,
             "model_memory_bytes": self.memory.growth,
@@ -178,45 +198,13 @@ class Bench(Servant):
         gc.enable()
         return {"median_ns": float(np.median(marks[:done, 1] - marks[:done, 0]))}
 
+    def operators(self, runs: int) -> dict[str, Any]:
+        """What the runtime says of each operator."""
+        return {"operators": [schema.dump(each) for each in profiled(self.session).operators(self.given, runs)]}
+
     def execution(self) -> dict[str, Any]:
         """How the runtime ran it; asked last, since some runtimes open the model again to tell."""
         return {"execution": schema.dump(self.session.execution)}
-
-
-class PeakMemory:
-    """Most memory this process had resident, in bytes, over the moments that are the model's; null where nobody says.
-
-    Linux: VmHWM, which can be set back; ru_maxrss cannot, and starts with that of the process that started this one.
-    """
-
-    def __init__(self) -> None:
-        self.forget()
-        self.before = self.peak = self._now()
-
-    @property
-    def growth(self) -> int | None:
-        """The peak above what was there before."""
-        return None if self.peak is None or self.before is None else self.peak - self.before
-
-    def note(self) -> None:
-        """Count the peak since the last `forget`."""
-        self.peak = max(filter(None, (self.peak, self._now())), default=None)
-
-    def forget(self) -> None:
-        """Do not count what came before: not the model, but preparing its input."""
-        with suppress(OSError):  # not Linux, or /proc is read-only: the peak then includes the preparation
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-    def _now(self) -> int | None:
-        status = Path("/proc/self/status")
-        if status.exists():
-            lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines())
-            return int(lines["VmHWM"].split()[0]) * 1024
-        if sys.platform == "darwin":
-            import resource
-
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return None
 
 
 def _opener(path: Path, threads: int, size: list[int] | None) -> Callable[[], Session]:
@@ -241,7 +229,7 @@ def _bytes(path: Path) -> bytes:
         raise EdgesegError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _busy_s() -> float:
+def busy_s() -> float:
     """Processor time the whole machine has spent on anything since it started, all cores, in s."""
     import psutil
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,17 +16,18 @@ from benchmarks import (
     artifact_latency,
     distill_step,
     embed_rate,
+    harness,
     loader,
     measuring_overhead,
     prompts,
     run,
     startup,
     train_step,
-)  # fmt: skip
+)
 from benchmarks.ratio import Finding, burst, finding, in_turns
 from benchmarks.train_step import Work
 from edgeseg import schema
-from edgeseg.errors import EdgesegError, InvalidMeasurement, ParityFailed
+from edgeseg.errors import EdgesegError, InvalidMeasurement, MissingTool, ParityFailed
 from edgeseg.runtimes.record import Protocol
 from edgeseg.train.teaching import PIECES
 
@@ -159,6 +161,36 @@ def test_prompts_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_artifact_latency() -> None:
     found = artifact_latency.findings(["ddrnet23_slim"], size=(64, 64), threads=[1], rounds=1, pairs=2, calls=1)
     sane(found, names=2)
+
+
+def test_harness_is_both_ways_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "contest", lambda name, pairs, folder: [0.01, 0.02, 0.02, 0.03][:pairs])
+    found = harness.findings(["benchmark_app"], pairs=4)
+    sane(found, names=2)
+    assert [one.value for one in found] == pytest.approx([math.exp(0.02), math.exp(-0.02)])
+
+
+def test_harness_refuses_another_precision_and_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness._check("x", "fp32", 1)
+    for precision, threads in (("bf16", 1), ("fp32", 2), (None, 1), ("fp32", None)):
+        with pytest.raises(InvalidMeasurement, match="asked: fp32 on 1"):
+            harness._check("x", precision, threads)
+
+    def absent(*_: object) -> list[float]:
+        raise MissingTool("it is not there")
+
+    monkeypatch.setattr(harness, "contest", absent)
+    with pytest.raises(EdgesegError, match="none of benchmark_app is installed"):
+        harness.findings(["benchmark_app"])
+
+
+@pytest.mark.wide
+@pytest.mark.slow
+def test_harness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "SECONDS", 1)
+    monkeypatch.setattr(harness, "SIZE", (64, 64))
+    monkeypatch.setattr(harness, "PROTOCOL", replace(harness.PROTOCOL, min_s=0.5))
+    sane(harness.findings(["benchmark_app"], pairs=2), names=2)
 
 
 def test_label_maps_that_differ_have_no_speed() -> None:

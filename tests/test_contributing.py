@@ -29,6 +29,12 @@ ADDITIONS = {
         *("coreml_model", "executorch_method", "litert_model", "ncnn_net", "null"),
         *("onnxruntime_session", "openvino_model", "tensorrt_engine", "torch_eager"),
     ],
+    "runtimes/devices": ["local", "ssh"],
+    "runtimes/telemetry": ["android", "ina", "jetson", "linux", "powermetrics", "rapl", "raspberry", "tegrastats"],
+    "runtimes/tools": [
+        *("benchmark_app", "benchncnn", "executor_runner", "litert_benchmark"),
+        *("perf_test", "tflite_benchmark", "trtexec"),
+    ],
 }
 # a module that a second addition is built on, and where it says so
 SHARED = {
@@ -39,6 +45,7 @@ SHARED = {
     "ncnn_net": {"export/ncnn_files.py"},  # how a file says what its inputs are
     "onnxruntime_session": {"runtimes/tensorrt_engine.py"},  # what stands in for TensorRT
     "tensorrt_engine": {"export/tensorrt_build.py", "edgeseg/cli/build.py"},
+    "raspberry": {"runtimes/telemetry/validity.py"},  # what its bits mean
     "coreml_model": {"export/coreml_package.py"},  # the compute units that there are
     "openvino_model": {
         "export/openvino_ir.py",

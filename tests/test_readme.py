@@ -28,6 +28,9 @@ SMALLER = {
     "--clicks 20": "--clicks 2",
     "--click 120,80 --box 20,10,200,160": "--click 50,30 --box 20,10,90,60",
     "--protocol quick": "--protocol smoke",
+    "-d pi": "-d local",
+    "sustained:10m": "sustained:1s",
+    "camera:30": "camera:30:1s",
     "--count 50": "--count 4",
     "--out out/cam --max-drop 0.5": "--out out/cam --max-drop 100 --images 4 --trials 3",
     "openvino --calib": "openvino --images 4 --calib",
@@ -56,6 +59,7 @@ def test_the_commands_run_in_order(
     import cv2
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
     monkeypatch.setattr("edgeseg.quantize.search.PAIRS", 2)  # how fast anything is here is not what this is about
     monkeypatch.setattr("edgeseg.quantize.search.BURST_S", 0.02)
     image, _ = tiny_data.split("test")[0]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TEACHER = typer.Option(
     metavar="RUN|SHARDS|SOURCE:WHAT|ema|none",
-    help="The run that teaches; transformers:FOLDER, smp:FOLDER, package.module:factory; ema: the student's own averaged weights.",
+    help="The run that teaches, or what edgeseg embed made of it; transformers:FOLDER, smp:FOLDER, package.module:factory; ema: the student's own averaged weights.",
 )
 Losses = Annotated[
     str,
@@ -103,7 +103,7 @@ def stated(
     """The teaching that the options of a command describe."""
     from edgeseg import schema
     from edgeseg.data import load_data
-    from edgeseg.train.precomputed import fingerprint
+    from edgeseg.train.teacher import fingerprint
     from edgeseg.train.teaching import Teaching
 
     document = {

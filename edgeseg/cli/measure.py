@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, progress, table, talk
-from edgeseg.errors import EdgesegError, InvalidMeasurement, MissingTool
+from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, plain, progress, table, talk
+from edgeseg.errors import EdgesegError, InvalidMeasurement
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,49 +20,98 @@ if TYPE_CHECKING:
 @app.command()
 def bench(
     subject: Annotated[Path, typer.Argument(metavar="ARTIFACT|RUN")],
-    device: Annotated[str, typer.Option("-d", "--device", help="local")] = "local",
+    device: Annotated[
+        str,
+        typer.Option("-d", "--device", help="local, ssh://user@host[:port], or a name from `edgeseg devices list`."),
+    ] = "local",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the runtime.")] = 1,
-    protocol: Annotated[str, typer.Option(help="quick, mlperf-mobile, or smoke (no figure to quote)")] = "quick",
+    protocol: Annotated[
+        str,
+        typer.Option(help="quick, mlperf-mobile, sustained:10m, camera:30, cold-start, or smoke (no figure to quote)"),
+    ] = "quick",
     e2e: Annotated[bool, typer.Option("--e2e", help="Time decode, resize, infer and labels apart as well.")] = False,
     image: Annotated[
         Path | None, typer.Option(help="A JPEG or PNG to feed; the artifact's first evidence image by default.")
     ] = None,
     size: Size = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The record; SUBJECT/records/... by default.")] = None,
+    tool: Annotated[
+        str | None,
+        typer.Option(help="The runtime's own benchmark instead, e.g. benchmark_app: its figures, no record."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure an artifact, or a run in eager PyTorch, in a fresh process; every sample is kept.
 
+    Over ssh an artifact is measured by an agent that is sent along; the device needs Python 3.8, NumPy and the runtime.
+
     Example: edgeseg bench out/cam/openvino --threads 2 --protocol quick --e2e
     """
     from edgeseg import schema
+    from edgeseg.provenance import now
     from edgeseg.runtimes import record as records
-    from edgeseg.runtimes.measure import measure
+    from edgeseg.runtimes.measure import Failed, measure
     from edgeseg.runtimes.protocol import parse
 
-    if device != "local":
-        raise MissingTool(
-            f"no device {device!r}: this version measures on `local` only; run edgeseg on the device itself"
-        )
-    is_artifact(subject)
+    if is_artifact(subject) and tool:
+        if device != "local":
+            raise EdgesegError(f"{tool} is run on local only; leave -d {device} out, or --tool")
+        with_tool(tool, subject, threads, as_json)
+        return
+    if tool:
+        raise EdgesegError(f"{subject} is a run; export it, {tool} runs what was exported")
     evidence = subject / "evidence" / "01-image.jpg"
     picture = image or (evidence if evidence.exists() else None)
-    with progress(f"measuring {subject}", unit=False) as bar:
-        result = measure(
-            subject,
-            protocol=parse(protocol),
-            threads=threads,
-            e2e=e2e,
-            image=picture,
-            size=parse_size(size),
-            progress=lambda share: bar(share, 1.0),
-        )
-    stamp = result.created.replace(":", "").replace("+0000", "")
-    path = out or subject / "records" / f"{device}-t{threads}-{protocol}-{stamp}.json"
+    place = re.sub(r"[^\w.@-]+", "-", device)
+    begun = now().replace(":", "").replace("+0000", "")
+    path = out or subject / "records" / f"{place}-t{threads}-{protocol.replace(':', '-')}-{begun}.json"
+    try:
+        with progress(f"measuring {subject}", unit=False) as bar:
+            result = measure(
+                subject,
+                protocol=parse(protocol),
+                threads=threads,
+                e2e=e2e,
+                image=picture,
+                size=parse_size(size),
+                progress=lambda share: bar(share, 1.0),
+                device=device,
+            )
+    except Failed as failed:
+        raise InvalidMeasurement(f"{failed}; kept in {schema.write(path, failed.failure)}") from failed
     records.write(path, result)
     emit(schema.dump(result), as_json, record_table(result), str(path))
     if not result.valid:
         raise InvalidMeasurement(f"not to be quoted: {'; '.join(result.reasons)}")
+
+
+def with_tool(name: str, subject: Path, threads: int, as_json: bool) -> None:
+    """What a runtime's own benchmark says of an artifact."""
+    from edgeseg import schema
+    from edgeseg.artifact import Artifact
+    from edgeseg.runtimes.base import HOST
+    from edgeseg.runtimes.tools.here import measure_with
+
+    artifact = Artifact.open(subject)
+    with progress(f"{name} measures {subject}", unit=False):
+        found = measure_with(name, artifact, threads)
+    figures = found.figures
+    shares = "".join(f", p{share} {value:.3f}" for share, value in figures.percentiles_ms.items())
+    rows: list[tuple[str, object]] = [
+        (
+            "figures",
+            "computed here, from its samples" if found.source == "samples" else "its own, rounded as it rounds",
+        ),
+        ("covers", found.covers),
+        ("p50", None if figures.p50_ms is None else f"{figures.p50_ms:.3f} ms{shares}"),
+        ("mean", None if figures.mean_ms is None else f"{figures.mean_ms:.3f} ms of {figures.count or 'unknown'} runs"),
+        ("threads, precision", f"{found.threads or 'unknown'}, {found.precision or 'as the file has it'}"),
+        *(("warning", plain(line)) for line in found.warnings),
+        *(("not understood", plain(line)) for line in found.unread),
+    ]
+    if any(tier != HOST for tier in artifact.manifest.op_tiers.values()):
+        rows.append(("note", "the tool has no operators of edgeseg: what stands for them in the file ran"))
+    emit(schema.dump(found), as_json, table(f"{subject}, {name} {found.version or ''}", ["", ""], rows))
 
 
 def record_table(record: Record) -> Table:
@@ -82,10 +132,32 @@ def record_table(record: Record) -> Table:
             f"{100 * record.noise.gap:+.2f} % ({100 * record.noise.low:+.2f} to {100 * record.noise.high:+.2f})",
         ),
     ]
+    rows += _asked(record)
     if record.e2e is not None:
         rows.append(("end to end", f"p50 {record.e2e.p50_ms:.3f} ms, {record.e2e.sustained_fps:.2f} FPS"))
         rows += [(f"  {stage.name}", f"p50 {stage.p50_ms:.3f} ms") for stage in record.stages or []]
     return table(f"{record.subject.path} on {record.device.name}, {record.protocol.name}", ["", ""], rows)
+
+
+def _asked(record: Record) -> list[tuple[str, object]]:
+    """What the protocol and the device's sensors say beyond a latency."""
+    rows: list[tuple[str, object]] = []
+    if (held := record.sustained) is not None:
+        how = f"{held.fps:.2f} FPS since {held.since_s:.0f} s, {held.kept:.0%} of the first stretch"
+        rows.append((held.finding, f"{how}, {len(held.changes_s)} changes"))
+    if (seen := record.camera) is not None:
+        rows.append(("camera", f"{seen.fps:g} FPS, {seen.dropped} of {seen.frames} frames dropped"))
+        rows.append(
+            ("age of a frame", f"p50 {seen.age_p50_ms:.3f} ms, p90 {_p90(seen.age_p90_ms, seen.age_p90_upper_ms)}")
+        )
+    if (cold := record.cold_start) is not None:
+        times = (
+            f"load {cold.load_ms:.1f} ms, first {cold.first_ms:.1f} ms, from the start of Python {cold.ready_ms:.0f} ms"
+        )
+        rows.append(("cold start", f"{times}; medians of {cold.processes} processes"))
+    if record.energy_mj is not None:
+        rows.append(("energy of a frame", f"{record.energy_mj:.2f} mJ above idle ({record.energy_source})"))
+    return rows + [("note", line) for line in (record.sensors.notes if record.sensors else [])]
 
 
 def _p90(value: float | None, upper: float | None) -> str:

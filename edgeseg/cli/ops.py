@@ -77,7 +77,7 @@ def bench(
     from edgeseg.files import write_text
     from edgeseg.kernels.bench import Timing
     from edgeseg.kernels.bench import bench as measure
-    from edgeseg.runtimes.devices.local import cpu_name
+    from edgeseg.runtimes.agent import cpu_name
 
     with talk.status("timing") as status:
         found = list(measure(names or (), threads, growth, status.update))

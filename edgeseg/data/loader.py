@@ -81,11 +81,11 @@ class Batches:
         """The images of the batch of a step, counted over all epochs."""
         return [self._maker.split.names[index] for index in self._maker.chosen(*divmod(step, self._length))]
 
-    def forever(self, step: int) -> Iterator[Placed]:
+    def forever(self, step: int) -> Iterator[Batch]:
         """The batches from a step on, counted over all epochs, without an end."""
         number, start = divmod(step, self._length)
         while True:
-            yield from self.placed(number, start)
+            yield from self.epoch(number, start)
             number, start = number + 1, 0
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:

@@ -8,8 +8,8 @@ bottom to a size that it takes; that of a promptable one is the first of the map
 fitted into the size of the run. Nothing is pickled. A shard is either whole or not there.
 """
 
-from edgeseg.embed.job import Embeddings, Job, Shard
+from edgeseg.embed.job import Embeddings, Job, Shard, teacher_of
 from edgeseg.embed.reading import Embedded, problems
 from edgeseg.embed.work import work
 
-__all__ = ["Embedded", "Embeddings", "Job", "Shard", "problems", "work"]
+__all__ = ["Embedded", "Embeddings", "Job", "Shard", "problems", "teacher_of", "work"]

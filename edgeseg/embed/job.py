@@ -46,6 +46,12 @@ class Embeddings:
     shards: list[tuple[str, int]]
 
 
+def teacher_of(folder: Path) -> Embeddings | None:
+    """Who made what a folder holds; null where it holds no embeddings."""
+    manifest = folder / MANIFEST
+    return schema.read(Embeddings, manifest) if manifest.exists() else None
+
+
 @dataclass(frozen=True)
 class Shard:
     """A tar file to make: the images `start` to `stop` of the split."""

@@ -130,7 +130,7 @@ class Trainer:
             mixing=mixing,
         )
 
-    def _without_labels(self) -> Iterator[Placed] | None:
+    def _without_labels(self) -> Iterator[tuple[Tensor, Tensor]] | None:
         """Batches of images that only a teacher says something about, from the step on that training is at."""
         teaching = self.recipe.teaching
         if teaching is None or teaching.unlabelled is None:
@@ -140,7 +140,7 @@ class Trainer:
             refuse(teaching.unlabelled, split.problems())
         batches = self._batches(split, teaching.unlabelled_batch or self.recipe.batch, None)
 
-        def from_here() -> Iterator[Placed]:
+        def from_here() -> Iterator[tuple[Tensor, Tensor]]:
             yield from batches.forever(self.state.step)  # asked for the first batch, it knows where a resumed run is
 
         return from_here()
@@ -254,8 +254,8 @@ class Trainer:
         steps = len(self.batches)
         done = self.state.step - self.state.epoch * steps
         started, before = time.monotonic(), self.state.seconds
-        for index, batch in enumerate(self._fed(done), done + 1):
-            self.state.loss, lr = self.step(*batch)
+        for index, (images, labels, views) in enumerate(self._fed(done), done + 1):
+            self.state.loss, lr = self.step(images, labels, views)
             self.state.seconds = before + time.monotonic() - started
             self.notify(
                 Event(self.state.epoch + 1, self.recipe.epochs, index, steps, self.state.loss, lr, self.state.last_miou)
@@ -288,9 +288,8 @@ class Trainer:
         if self.others is None:
             yield from batches
             return
-        for labelled, other in zip(batches, self.others, strict=False):  # the others have no end
-            images, labels, views = (torch.cat(pair) for pair in zip(labelled, other, strict=True))
-            yield images, labels, views
+        for (images, labels, views), other in zip(batches, self.others, strict=False):  # the others have no end
+            yield torch.cat([images, other[0]]), torch.cat([labels, other[1]]), views
 
     def _stopping(self, stop: Callable[[], bool]) -> bool:
         """True when any process was asked to stop: all of them leave after the same step."""

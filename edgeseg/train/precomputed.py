@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeseg import schema
-from edgeseg.embed import Embedded, Embeddings
-from edgeseg.embed.job import MANIFEST
+from edgeseg.embed import Embedded
 from edgeseg.errors import EdgesegError
-from edgeseg.runs import read_card
-from edgeseg.train.sources import digest, is_source
-from edgeseg.train.teacher import groups, outside_of, regroup
-from edgeseg.train.teaching import ALONE, EMA, Teaching
-
-
-def is_embedded(folder: Path) -> bool:
-    """Whether a folder holds what a teacher made of images, and not the teacher."""
-    return (folder / MANIFEST).exists()
-
-
-def weights_of(folder: Path) -> str:
-    """The SHA-256 of a teacher's weights: of a run, or of the one that made the shards in the folder."""
-    return schema.read(Embeddings, folder / MANIFEST).sha256 if is_embedded(folder) else read_card(folder).sha256
-
-
-def fingerprint(teaching: Teaching, class_names: Callable[[], Sequence[str]]) -> str:
-    """The SHA-256 of a teacher's weights; empty where it has none of its own."""
-    if teaching.teacher in (EMA, ALONE):
-        return ""
-    if is_source(teaching.teacher):
-        return digest(outside_of(teaching, class_names()))
-    return weights_of(Path(teaching.teacher))
+from edgeseg.train.teacher import groups, regroup
+from edgeseg.train.teaching import Teaching
 
 
 class Precomputed:
@@ -46,7 +23,7 @@ class Precomputed:
 
     Raises:
         EdgesegError: it was promptable, or had other weights than the recipe says, or does not know a class of the data, or
-            never saw one of the images; or maps are asked for, or images that have no labels, of which it wrote nothing down.
+            never saw one of the images.
     """
 
     def __init__(
@@ -54,14 +31,6 @@ class Precomputed:
     ) -> None:
         self.embedded, self.names, self.device = Embedded(Path(teaching.teacher)), names, device
         manifest = self.embedded.manifest
-        if asking := [piece.type for piece in teaching.losses if piece.keys()[1]]:
-            raise EdgesegError(
-                f"{teaching.teacher} holds logits alone; {', '.join(asking)} needs a teacher that looks along"
-            )
-        if teaching.unlabelled is not None:
-            raise EdgesegError(
-                f"{teaching.teacher} holds the labelled images alone; --unlabelled needs a teacher that looks along"
-            )
         if manifest.sha256 != teaching.sha256:
             raise EdgesegError(
                 f"{teaching.teacher} is of another teacher than the recipe says; name the right one, or start anew"

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from edgeseg.data.base import Data, Image, Labels, Split
+from edgeseg.embed import teacher_of
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate import measure_split
 from edgeseg.metrics import VOID, Score
@@ -20,11 +21,11 @@ from edgeseg.students import Semantic, Student, upsample
 from edgeseg.students.assisted import is_assisted
 from edgeseg.train.assisted import assisted_loss, label, measure_assisted, with_labels
 from edgeseg.train.maps import kept, staged, stages, widths
-from edgeseg.train.precomputed import Precomputed, is_embedded
+from edgeseg.train.precomputed import Precomputed
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
 from edgeseg.train.teacher import Teacher
-from edgeseg.train.teaching import ALONE, EMA, Key, Lesson, View
+from edgeseg.train.teaching import ALONE, EMA, Key, Lesson, Teaching, View
 
 
 class SemanticTask(Task):
@@ -36,14 +37,19 @@ class SemanticTask(Task):
         super().__init__(data, recipe, fabric)
         self.teacher: Teacher | Precomputed | None = None
         if recipe.teaching is not None and recipe.teaching.teacher not in (EMA, ALONE):
-            if is_embedded(Path(recipe.teaching.teacher)):
-                names = data.split(recipe.split or data.fit).names
-                self.teacher = Precomputed(recipe.teaching, data.class_names, names, fabric.device)
-            else:
-                self.teacher = Teacher(recipe.teaching, data.class_names, fabric.device)
+            self.teacher = self._teacher(recipe.teaching)
         self.weight: Tensor | None = None
         if recipe.class_weights != "none":
             self.weight = class_weights(data, recipe.split or data.fit).to(fabric.device)
+
+    def _teacher(self, teaching: Teaching) -> Teacher | Precomputed:
+        if teacher_of(Path(teaching.teacher)) is None:
+            return Teacher(teaching, self.data.class_names, self.fabric.device)
+        if self.theirs or teaching.unlabelled is not None:
+            what = "maps of the teacher" if self.theirs else "what it makes of images without labels"
+            raise EdgesegError(f"{teaching.teacher} has a teacher's logits, not {what}; name the run that made them")
+        names = self.data.split(self.recipe.split or self.data.fit).names
+        return Precomputed(teaching, self.data.class_names, names, self.fabric.device)
 
     def _meet(self, student: Student, average: Student) -> None:
         assert self.recipe.teaching is not None
@@ -81,15 +87,12 @@ class SemanticTask(Task):
         theirs = None
         if self.teacher is not None:
             with self.fabric.autocast():
-                theirs = self._taught(images, labels, views, ours.logits.shape[-2:], self.seed(step))
+                size = ours.logits.shape[-2:]
+                if isinstance(self.teacher, Precomputed):
+                    theirs = View(self.teacher.logits(images, size, views), {})
+                else:
+                    theirs = self.teacher.view(images, size, self.theirs, labels, self.seed(step))
         return total + self.taught(Lesson(ours, theirs, labels, images, again, student.multiple, self.seed(step)))
-
-    def _taught(self, images: Tensor, labels: Tensor, views: Tensor | None, size: Sequence[int], seed: int) -> View:
-        """What the teacher makes of the images, or made of them beforehand."""
-        if isinstance(self.teacher, Precomputed):
-            return View(self.teacher.logits(images, size, views).float(), {})
-        assert self.teacher is not None
-        return self.teacher.view(images, size, self.theirs, labels, seed)
 
     def _ask(self, module: Any, student: Student, images: Tensor) -> tuple[Sequence[Tensor], dict[Key, Tensor]]:
         """The student's heads for uint8 images, and the maps that the pieces of loss compare."""

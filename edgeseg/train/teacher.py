@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeseg.embed import teacher_of
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID
 from edgeseg.runs import load_run, read_card
@@ -18,7 +19,7 @@ from edgeseg.students.promptable import best_mask, spread
 from edgeseg.train.assisted import with_labels
 from edgeseg.train.maps import kept, staged, stages
 from edgeseg.train.sources import digest, from_source, is_source
-from edgeseg.train.teaching import Key, Teaching, View
+from edgeseg.train.teaching import ALONE, EMA, Key, Teaching, View
 
 
 class Teacher:
@@ -151,13 +152,23 @@ class PromptTeacher:
         return self.network.enlarge(low, features.size).float(), low
 
 
+def fingerprint(teaching: Teaching, class_names: Callable[[], Sequence[str]]) -> str:
+    """The SHA-256 of a teacher's weights; empty where it has none of its own."""
+    if teaching.teacher in (EMA, ALONE):
+        return ""
+    if is_source(teaching.teacher):
+        return digest(_outside(teaching, class_names()))
+    embedded = teacher_of(Path(teaching.teacher))
+    return embedded.sha256 if embedded else read_card(Path(teaching.teacher)).sha256
+
+
 def opened(teaching: Teaching, class_names: Sequence[str] = ()) -> Student:
     """The network that teaches students of these classes.
 
     Raises:
         EdgesegError: it is of other weights than the recipe says.
     """
-    outside = outside_of(teaching, class_names) if is_source(teaching.teacher) else None
+    outside = _outside(teaching, class_names) if is_source(teaching.teacher) else None
     found = digest(outside) if outside is not None else read_card(Path(teaching.teacher)).sha256
     if found != teaching.sha256:
         raise EdgesegError(
@@ -166,8 +177,7 @@ def opened(teaching: Teaching, class_names: Sequence[str] = ()) -> Student:
     return outside if outside is not None else load_run(teaching.teacher, trust=teaching.trust)
 
 
-def outside_of(teaching: Teaching, class_names: Sequence[str]) -> Student:
-    """The network of a teacher that is no run."""
+def _outside(teaching: Teaching, class_names: Sequence[str]) -> Student:
     return from_source(teaching.teacher, class_names, teaching.class_names, teaching.weights, teaching.trust)
 
 

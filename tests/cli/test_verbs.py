@@ -59,7 +59,7 @@ def folder(tmp_path: Path, tiny_run: Path, tiny_artifacts: dict[str, Artifact]) 
 
 
 def test_the_contract_s_verbs_are_there() -> None:
-    wanted = "doctor models info train distill embed tune eval export quantize verify build bench compare predict report verdict replay card push quickstart"
+    wanted = "doctor models info train distill embed tune eval export quantize verify build bench profile compare predict report verdict replay card push quickstart"
     assert sorted(VERBS) == sorted(wanted.split())
 
 
@@ -147,6 +147,29 @@ def test_bench_stores_its_record_and_compare_reads_it(document: Callable[..., An
     assert compared["verdict"] in {"faster", "slower", "equivalent", "inconclusive"}
     again = document("replay", records[0])
     assert again["record"]["subject"] == again["record"]["subject"] | {"target": "onnxruntime"}
+
+
+def test_profile_says_where_the_time_goes(say: Say, document: Callable[..., Any], folder: Path) -> None:
+    found = document("profile", folder / "openvino", "--runs", "2")
+    assert found["kind"] == "profile" and found["kinds"][0]["ms"] > 0
+    code, out, _ = say("profile", folder / "onnxruntime", "--runs", "2", "--top", "3")
+    assert code == 0 and "the 3 dearest of" in out
+    code, _, err = say("profile", folder / "run")
+    assert code == 1 and "export it" in err
+
+
+def test_bench_with_the_runtime_s_own_tool(say: Say, document: Callable[..., Any], folder: Path) -> None:
+    found = document("bench", folder / "openvino", "--tool", "benchmark_app")
+    assert (found["source"], found["precision"], found["unread"]) == ("tool", "fp32", [])
+    assert found["figures"]["p50_ms"] > 0
+    assert not (folder / "openvino" / "records").exists()  # it is no record
+    for words, line in (
+        (("onnxruntime", "benchmark_app"), "onnxruntime_perf_test"),
+        (("openvino", "benchmark_ap"), "did you mean benchmark_app"),
+        (("run", "benchmark_app"), "export it"),
+    ):
+        code, _, err = say("bench", folder / words[0], "--tool", words[1])
+        assert code == 1 and line in err
 
 
 def test_a_simulated_record_never_ships(say: Say, document: Callable[..., Any], tmp_path: Path) -> None:

@@ -29,13 +29,10 @@ from edgeseg.pictures import save_picture
 from edgeseg.runs import load_run, read_card, save
 from edgeseg.tars import members, split_key, writing
 from edgeseg.train.loop import Trainer
-from edgeseg.train.precomputed import Precomputed, weights_of
+from edgeseg.train.precomputed import Precomputed
 from edgeseg.train.recipe import read_recipe
 from edgeseg.train.teacher import Teacher
 from edgeseg.train.teaching import Teaching
-from edgeseg.train.teaching.align import Align
-from edgeseg.train.teaching.granularity import Mgd
-from edgeseg.train.teaching.logits import Kd
 from tests.conftest import TINY
 
 
@@ -283,7 +280,7 @@ def test_splits_of_tar_files_are_their_names(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def teaching(shards: Path) -> Teaching:
-    return Teaching(str(shards), weights_of(shards))
+    return Teaching(str(shards), Embedded(shards).manifest.sha256)
 
 
 def test_the_whole_image_is_taught_as_by_the_teacher_itself(
@@ -308,14 +305,6 @@ def test_the_whole_image_is_taught_as_by_the_teacher_itself(
     views[0, 1] = 63
     with pytest.raises(EdgesegError, match="train-00003 is 63x96, but was 64x96 when the teacher saw it"):
         stored.logits(images, (8, 12), views)
-
-
-def test_what_was_not_written_down_cannot_teach(teaching: Teaching, tiny_data: Data) -> None:
-    names = tiny_data.split("train").names
-    with pytest.raises(EdgesegError, match="holds logits alone; align, mgd needs a teacher that looks along"):
-        Precomputed(replace(teaching, losses=(Align(), Kd(), Mgd())), tiny_data.class_names, names)
-    with pytest.raises(EdgesegError, match="holds the labelled images alone; --unlabelled needs a teacher"):
-        Precomputed(replace(teaching, unlabelled="photos"), tiny_data.class_names, names)
 
 
 def taught(data: Data, out: Path, teaching: Teaching, *changes: str) -> Trainer:
@@ -408,7 +397,7 @@ def test_a_promptable_teacher_s_map(tmp_path: Path, tiny_data: Data) -> None:
     assert (look.array.shape, look.image, look.seen) == ((256, 4, 4), (64, 96), (96, 96))
     assert embedded.manifest.size == (64, 64)
     with pytest.raises(EdgesegError, match="made by a promptable teacher"):
-        Precomputed(Teaching(str(one.out), weights_of(one.out)), tiny_data.class_names, [])
+        Precomputed(Teaching(str(one.out), embedded.manifest.sha256), tiny_data.class_names, [])
     save(asked, tmp_path / "sizeless")
     with pytest.raises(EdgesegError, match="does not say at which size"):
         work(Job(tmp_path / "sizeless", one.data, None, tmp_path / "none"))

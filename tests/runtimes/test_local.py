@@ -1,35 +1,99 @@
-"""This machine, and machines made of files."""
+"""This machine, machines made of files, and addresses of others."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from edgeseg.runtimes.devices import local
+import pytest
+
+from edgeseg.cli import main
+from edgeseg.errors import EdgesegError
+from edgeseg.runtimes import agent
+from edgeseg.runtimes.devices import DEVICES, described, open_device
+from edgeseg.runtimes.devices.ssh import target
+
+BOARD = {
+    "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1800000\n",
+    "devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance\n",
+    "devices/system/cpu/cpufreq/policy0/scaling_cur_freq": "1800000\n",
+    "devices/system/cpu/cpufreq/policy4/scaling_cur_freq": "2400000\n",
+    "class/thermal/thermal_zone0/temp": "61234\n",
+    "class/thermal/thermal_zone1/temp": "-274000\n",
+    "firmware/devicetree/base/model": "Raspberry Pi 5 Model B\0",
+}
+CPUINFO = "processor\t: 0\nCPU part\t: 0xd05\n\nprocessor\t: 1\nCPU part\t: 0xd0b\nModel : Raspberry Pi 5\n"
 
 
-def test_a_board_with_sensors_is_read(tmp_path: Path) -> None:
-    files = {
-        "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "2400000\n",
-        "devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance\n",
-        "class/thermal/thermal_zone0/temp": "61234\n",
-        "class/thermal/thermal_zone1/temp": "-274000\n",
-        "firmware/devicetree/base/model": "Raspberry Pi 5 Model B\0",
-    }
-    for name, text in files.items():
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    """What a board of two kinds of cores has in /sys."""
+    for name, text in BOARD.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    state = local.state(tmp_path)
-    assert (state.cpu_mhz, state.temperature_c, state.governor) == (2400, 61.234, "performance")
-    assert local.cpu_name(tmp_path / "no cpuinfo", tmp_path) == "Raspberry Pi 5 Model B"
+    return tmp_path
+
+
+def test_a_board_with_sensors_is_read(board: Path) -> None:
+    state = agent.state(board)
+    assert (state["cpu_mhz"], state["temperature_c"], state["governor"]) == (1800, 61.234, "performance")
+    assert state["clusters_mhz"] == [1800, 2400]
+    assert agent.facts(board)["model"] == "Raspberry Pi 5 Model B"
+    assert agent.cpu_name(board / "no cpuinfo", board) == "Raspberry Pi 5 Model B"
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        (CPUINFO, "Cortex-A55, Cortex-A76"),
+        ("CPU part : 0xfff\n", "Arm part 0xfff"),
+        ("model name : Some Processor\n", "Some Processor"),
+    ],
+)
+def test_a_processor_has_a_name(tmp_path: Path, said: str, name: str) -> None:
+    (tmp_path / "cpuinfo").write_text(said)
+    assert agent.cpu_name(tmp_path / "cpuinfo", tmp_path) == name
 
 
 def test_what_a_machine_does_not_say_is_null(tmp_path: Path) -> None:
-    state = local.state(tmp_path)
-    assert (state.cpu_mhz, state.temperature_c, state.governor) == (None, None, None)
+    state = agent.state(tmp_path)
+    assert (state["cpu_mhz"], state["temperature_c"], state["governor"]) == (None, None, None)
 
 
 def test_this_machine_has_a_name_cores_and_memory() -> None:
-    state = local.state()
-    device = local.device(state, state)
-    assert device.kind == "local" and device.name and device.system
+    here = open_device("local")
+    state = here.state()
+    device = described(here, state, state)
+    assert device.kind == device.address == "local" and device.name and device.system
     assert device.cores >= 1 and device.memory_bytes > 1 << 28
+    assert here.probe().runtimes["numpy"]
+    assert here.command(["uname", "-m"]) == ["uname", "-m"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ssh://",
+        "ssh://user:secret@host",
+        "ssh://host/path",
+        "ssh://host:port",
+        "ssh://-oProxyCommand=x",
+        "ssh://a b",
+        "ssh://a;b",
+        "http://host",
+    ],
+)
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(EdgesegError, match=r"address of a device|no host has"):
+        target(url)
+
+
+def test_addresses_as_words() -> None:
+    assert target("ssh://pi@raspberrypi.local") == ["--", "pi@raspberrypi.local"]
+    assert target("ssh://board:2222/") == ["-p", "2222", "--", "board"]
+    assert set(DEVICES) >= {"local", "ssh"}
+
+
+@pytest.mark.parametrize("name", ["local", "ssh://host"])
+def test_a_name_is_no_address(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["devices", "add", name, "ssh://host"]) == 1
+    assert "is an address" in capfd.readouterr().err

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from edgeseg.runtimes import statistics
 from edgeseg.runtimes.launch import Worker
 from edgeseg.runtimes.measure import measure, reasons
 from edgeseg.runtimes.null import Null, null_artifact
+from edgeseg.runtimes.protocol import parse
 from edgeseg.runtimes.record import Noise, Protocol, Record, Segment
-from edgeseg.runtimes.worker import STAGES
+from edgeseg.runtimes.telemetry import Here
+from edgeseg.runtimes.worker import STAGES, open_loop
 
 MS = 1_000_000
 TINY = Protocol("tiny", min_s=0.3, min_count=20, max_s=0.6, warmup_count=3, warmup_s=0.05)
@@ -66,6 +70,7 @@ def test_a_record_is_complete_and_comes_back_from_its_file(tmp_path: Path) -> No
     assert found.peak_memory_bytes is None or found.peak_memory_bytes > 10_000_000
     assert found.stages is None and found.e2e is None
     assert shares[-1] == 1 and shares == sorted(shares)
+    assert (found.sustained, found.camera, found.cold_start) == (None, None, None)
     assert records.read(records.write(tmp_path / "record.json", found)) == found
 
 
@@ -90,10 +95,128 @@ def test_a_model_too_slow_for_any_figure_is_refused(tmp_path: Path) -> None:
 
 
 def test_throttling_is_found(tmp_path: Path) -> None:
-    protocol = replace(TINY, min_s=0.8, max_s=0.8)
+    protocol = replace(TINY, min_s=0.8, max_s=0.8, kind="sustained")
     found = measure(null(tmp_path, (300, MS), (1, 2 * MS)), protocol=protocol, threads=1)
     assert len(found.segments) >= 2
     assert any(reason.startswith("throttled") for reason in found.reasons)
+    assert found.sustained is not None and found.sustained.finding == "throttled"
+    assert found.sustained.fps == found.segments[-1].fps
+    assert found.sustained.changes_s == [segment.start_s for segment in found.segments[1:]]
+
+
+class Time:
+    """A clock that stands still but for sleeping and working."""
+
+    def __init__(self) -> None:
+        self.ns = 5 * MS
+
+    def perf_counter_ns(self) -> int:
+        self.ns += 1000  # asking takes a us
+        return self.ns
+
+    def sleep(self, seconds: float) -> None:
+        self.ns += int(seconds * 1e9)
+
+
+def test_a_camera_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    time, works = Time(), iter([4, 4, 25, 4, 18, 4, 4])
+    monkeypatch.setattr("edgeseg.runtimes.worker.time", time)
+    protocol = replace(TINY, min_s=0, min_count=7, max_s=10, kind="camera", fps=100)
+    marks = open_loop(lambda _: time.sleep(next(works) / 1000), None, protocol)
+    arrivals = marks[:, 0] - marks[0, 0]
+    assert (arrivals / MS).tolist() == [0, 10, 20, 40, 50, 60, 70]  # the frame of 30 ms was dropped: 40 is newer
+    ages = (marks[:, 2] - marks[:, 0]) / MS
+    assert ages == pytest.approx([4, 4, 25, 9, 18, 12, 6], abs=0.1)  # from arrival, waiting included
+
+
+def test_a_model_that_is_too_slow_for_its_camera_drops_frames(tmp_path: Path) -> None:
+    protocol = replace(TINY, min_s=0.6, max_s=5, kind="camera", fps=100.0)
+    found = measure(null(tmp_path, (1, 25 * MS)), protocol=protocol, threads=1).camera
+    assert found is not None
+    arrivals, ages = found.ages.unpack()
+    assert found.frames == len(arrivals) + found.dropped
+    assert found.dropped >= found.frames / 2  # two of three are dropped while it works
+    assert ages.min() >= 25 * MS
+    assert np.all(arrivals / (10 * MS) == pytest.approx(np.round(arrivals / (10 * MS)), abs=1e-6))
+
+
+def test_a_fast_model_keeps_the_pace_of_its_camera(tmp_path: Path) -> None:
+    protocol = replace(TINY, min_s=0.6, max_s=5, kind="camera", fps=50.0)
+    found = measure(null(tmp_path), protocol=protocol, threads=1)
+    assert found.camera is not None and found.latency.sustained_fps <= 55
+    assert found.camera.dropped <= found.camera.frames / 4  # none, where nothing else runs
+    _, durations = found.samples.unpack()
+    assert np.all(found.camera.ages.unpack()[1] >= durations)
+
+
+@pytest.mark.slow
+def test_cold_starts_are_processes_of_their_own(tmp_path: Path) -> None:
+    protocol = Protocol("cold-start:10", 0, 10, 600, 0, 0, kind="cold-start")
+    shares: list[float] = []
+    found = measure(null(tmp_path, (1, 40 * MS), (1, 2 * MS)), protocol=protocol, threads=1, progress=shares.append)
+    cold = found.cold_start
+    assert cold is not None and cold.processes == found.latency.count == len(shares) == 10
+    assert min(cold.firsts_ms) >= 40  # the first call of each, every time
+    assert all(
+        ready > load + first for ready, load, first in zip(cold.readies_ms, cold.loads_ms, cold.firsts_ms, strict=True)
+    )
+    assert (found.load_ms, found.first_ms) == (cold.load_ms, cold.first_ms)
+    assert found.latency.p50_ms == pytest.approx(np.median(np.add(cold.loads_ms, cold.firsts_ms)), rel=1e-3)
+    assert found.execution.settings["calls"] == "1" and found.latency.p90_ms is None
+    assert records.read(records.write(tmp_path / "record.json", found)) == found
+
+
+@pytest.mark.parametrize("kind", ["camera:30", "cold-start"])
+def test_the_whole_way_is_for_frames_one_after_the_other(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(EdgesegError, match="the model alone"):
+        measure(null(tmp_path), protocol=parse(kind), threads=1, e2e=True)
+
+
+def test_only_a_camera_has_a_rate() -> None:
+    for kind, fps in (("camera", None), ("single", 30.0)):
+        with pytest.raises(ValueError, match="a camera has fps"):
+            replace(TINY, kind=kind, fps=fps)  # type: ignore[arg-type]
+
+
+class Board:
+    """A place that takes 2 W idle and 5 W while a process of ours measures, which throttles it once."""
+
+    throttled = False
+
+    def _busy(self) -> bool:
+        busy = bool(psutil.Process().children())
+        self.throttled |= busy
+        return busy
+
+    def files(self, pattern: str) -> dict[str, str]:
+        chip = "/sys/class/hwmon/hwmon1/"
+        mw = "5000" if self._busy() else "2000"
+        tree = {
+            chip + "name": "ina3221",
+            chip + "in1_label": "VDD_IN",
+            chip + "in1_input": "1000",
+            chip + "curr1_input": mw,
+        }
+        return {path: text for path, text in tree.items() if fnmatch(path, pattern)}
+
+    def run(self, words: Sequence[str]) -> str | None:
+        answers = {"get_throttled": "throttled=0x40000" if self._busy() or self.throttled else "throttled=0x0"}
+        return answers.get(words[-1]) if words[0] == "vcgencmd" else None
+
+
+def test_energy_and_throttling_come_from_the_device_s_sensors(tmp_path: Path) -> None:
+    found = measure(null(tmp_path), protocol=replace(TINY, min_s=2, max_s=2), threads=1, place=Board())
+    assert found.energy_source == "power VDD_IN"
+    assert found.energy_mj == pytest.approx(3000 / found.latency.sustained_fps, rel=0.25)
+    assert found.sensors is not None and found.sensors.before.flags == {"throttled": 0}
+    assert "the firmware held the board back: throttled" in found.reasons and not found.valid
+    assert records.read(records.write(tmp_path / "record.json", found)) == found
+
+
+def test_without_sensors_there_is_no_energy(tmp_path: Path) -> None:
+    found = measure(null(tmp_path), protocol=TINY, threads=1, place=Here(tmp_path))
+    assert (found.energy_mj, found.energy_source) == (None, None)
+    assert found.sensors is not None and found.sensors.notes == []
 
 
 def test_what_a_runtime_prints_is_no_answer(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

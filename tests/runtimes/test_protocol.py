@@ -30,8 +30,30 @@ def test_sustained_takes_a_time(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "fps", "seconds"), [("camera:30", 30, 60), ("camera:12.5:5m", 12.5, 300), ("camera:60:10s", 60, 10)]
+)
+def test_a_camera_takes_a_rate_and_a_time(text: str, fps: float, seconds: float) -> None:
+    found = parse(text)
+    assert (found.name, found.kind, found.fps, found.min_s) == (text, "camera", fps, seconds)
+    assert not found.back_to_back
+
+
+@pytest.mark.parametrize(("text", "count"), [("cold-start", 20), ("cold-start:10", 10)])
+def test_a_cold_start_takes_a_number_of_processes(text: str, count: int) -> None:
+    assert (parse(text).kind, parse(text).min_count) == ("cold-start", count)
+
+
+@pytest.mark.parametrize(
     ("text", "hint"),
-    [("quik", "did you mean quick"), ("sustained", "sustained:10m"), ("sustained:0s", "sustained:10m")],
+    [
+        ("quik", "did you mean quick"),
+        *((text, "sustained:10m") for text in ("sustained", "sustained:0s", "sustained:1.5m", "sustained:10")),
+        *(
+            (text, "camera:30")
+            for text in ("camera", "camera:0", "camera:x", "camera:30:0s", "camera:nan", "camera:1e9")
+        ),
+        *((text, "cold-start:20") for text in ("cold-start:9", "cold-start:x", "cold-start:-20")),
+    ],
 )
 def test_a_wrong_name_is_answered_with_the_right_ones(text: str, hint: str) -> None:
     with pytest.raises(EdgesegError, match=hint):

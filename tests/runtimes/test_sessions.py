@@ -18,11 +18,14 @@ from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.files import sha256
 from edgeseg.manifest import FileEntry, InputSpec, Manifest, OutputSpec, Precision, Source, StudentCard
+from edgeseg.pictures import save_picture
 from edgeseg.provenance import MadeBy
 from edgeseg.runtimes import RUNTIMES, Session, open_artifact, pixels
+from edgeseg.runtimes.devices import DEVICES, trust
 from edgeseg.runtimes.measure import measure
 from edgeseg.runtimes.record import Protocol
 from edgeseg.runtimes.torch_eager import TorchSession
+from tests.runtimes.here import here
 
 TINY = Protocol("tiny", min_s=0.2, min_count=20, max_s=10.0, warmup_count=3, warmup_s=0.05)
 HEIGHT, WIDTH, CLASSES = 24, 40, 4
@@ -216,6 +219,36 @@ def test_a_run_is_measured_in_eager_torch(tmp_path: Path) -> None:
 def test_the_torch_runtime_takes_no_artifact(tmp_path: Path) -> None:
     with pytest.raises(EdgesegError, match="runs a run"):
         open_artifact(artifact(tmp_path, "torch"), threads=1)
+
+
+@TARGETS
+def test_the_agent_of_a_device_runs_it_as_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    monkeypatch.setitem(DEVICES._entries, "here", lambda address, entry: here(tmp_path))
+    made = artifact(tmp_path, target, baked=target == "openvino")
+    there = measure(made, protocol=TINY, threads=1, device="here://")
+    local = measure(made, protocol=TINY, threads=1)
+    assert there.execution == local.execution
+    assert not [reason for reason in there.reasons if "masks" in reason]
+
+
+def test_without_the_runtime_here_a_device_is_held_to_the_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, picture = artifact(tmp_path, "onnxruntime", baked=True), pixels.pattern(HEIGHT, WIDTH)
+    given = pixels.prepare(picture, made.manifest.input)
+    drawn = pixels.labels(open_artifact(made, threads=1).run(given))
+    image = tmp_path / "evidence" / "01-image.jpg"
+    save_picture(image, picture)
+    save_picture(image.with_name("01-artifact.png"), drawn)
+
+    def missing(*_: object, **__: object) -> None:
+        raise MissingTool("the runtime is not installed")
+
+    monkeypatch.setattr(trust, "open_artifact", missing)
+    assert trust.doubt(made, given, image, drawn) is None
+    assert "wrong masks: 0.00% of" in str(trust.doubt(made, given, image, (drawn + 1) % CLASSES))
+    assert "wrong masks: [1, 1] labels" in str(trust.doubt(made, given, image, drawn[:1, :1]))
+    assert "nothing to compare its masks with" in str(trust.doubt(made, given, None, drawn))
 
 
 @pytest.mark.parametrize("name", list(RUNTIMES))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from edgeseg.errors import InvalidMeasurement
+from edgeseg.files import read_json
 from edgeseg.runtimes import statistics
+from edgeseg.runtimes.record import Segment
 from edgeseg.runtimes.statistics import Nanoseconds
 
 MS = 1_000_000
@@ -28,8 +32,10 @@ def test_early_stopping_is_refused_below_the_least_number_of_samples(p: float, l
     assert statistics.percentile_upper(np.arange(least), p) == least - 1
 
 
-def test_early_stopping_discards_what_loadgen_discards() -> None:
-    assert statistics.percentile_upper(np.arange(2095), 0.9) == 2095 - 177
+def test_early_stopping_takes_the_sample_that_loadgen_takes() -> None:
+    runs = read_json(Path(__file__).parent.parent / "golden" / "loadgen.json")["runs"]
+    assert len(runs) > 60
+    assert [[n, p, statistics.percentile_upper(np.arange(n), p)] for n, p, _ in runs] == runs
 
 
 def test_early_stopping_bound_holds_in_99_of_100_series() -> None:
@@ -107,6 +113,27 @@ def test_throttling_in_duty_cycles_is_found_though_no_sample_is_slower() -> None
     found = statistics.segments(*series(2000, seed=0, pauses=pauses))
     assert [segment.fps for segment in found] == pytest.approx([99, 55, 71], rel=0.03)
     assert [segment.start_s for segment in found] == pytest.approx([0, 9.1, 19.9], abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("rates", "finding", "kept"),
+    [([99.0], "steady", 1), ([99.0, 55.0, 97.0], "steady", 0.98), ([99.0, 71.0], "throttled", 0.717)],
+)
+def test_whether_it_goes_on_like_that(rates: list[float], finding: str, kept: float) -> None:
+    found = statistics.sustained([Segment(10.0 * at, 10.0 * at + 10, fps) for at, fps in enumerate(rates)])
+    assert (found.finding, found.fps) == (finding, rates[-1])
+    assert found.kept == pytest.approx(kept, abs=1e-3)
+    assert found.changes_s == [10.0 * at for at in range(1, len(rates))]
+    assert found.since_s == 10.0 * (len(rates) - 1)
+
+
+def test_frames_that_a_camera_lost() -> None:
+    taken = np.array([0, 1, 2, 5, 6, 9, 10, 11, 12, 13])
+    found = statistics.camera(taken * 40 * MS, np.full(10, 30 * MS), fps=25)
+    assert (found.frames, found.dropped, found.age_p50_ms, found.age_max_ms) == (14, 4, 30, 30)
+    assert found.age_p90_ms is None and found.age_p90_upper_ms is None  # too few frames
+    arrivals, ages = found.ages.unpack()
+    assert arrivals.tolist() == (taken * 40 * MS).tolist() and ages.tolist() == [30 * MS] * 10
 
 
 def test_a_slow_model_is_segmented_by_samples_not_by_rounding() -> None:

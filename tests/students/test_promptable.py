@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edgeseg.runtimes import PromptSession
 from edgeseg.segment import ArtifactSegmenter, StudentSegmenter
 from edgeseg.students.promptable import best_mask
 from edgeseg.students.saliency import salient_point
+from tests.runtimes.here import here, opened
 from tests.students.test_registry import settled
 
 NAMES = ["rwkv_sam_tiny", "squeeze_sam"]
@@ -135,7 +137,7 @@ def test_without_a_prompt_the_eye_catcher_is_cut_out(student: Any) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.slow
-def test_a_checked_artifact_answers_as_its_student(name: str, tmp_path: Path) -> None:
+def test_a_checked_artifact_answers_as_its_student(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = settled(name)
     artifact = es.export_model(student, OnnxRuntime(), tmp_path / "out", SIZE, ("pre",))
     assert artifact.manifest.ledger is not None
@@ -159,6 +161,10 @@ def test_a_checked_artifact_answers_as_its_student(name: str, tmp_path: Path) ->
     assert isinstance(session, PromptSession)
     assert session.run(np.zeros((1, *SIZE, 3), np.uint8)).shape == (1, 1, *SIZE)
     assert session.execution.precision == "fp32"
+    with closing(here(tmp_path)) as device:
+        bench = opened(device, tmp_path / "out")
+        assert bench.doubts == []  # a device draws the same
+        assert bench.ask("execution")["execution"]["settings"]["decoder_arithmetic"]
 
 
 @torch.inference_mode()

@@ -1,0 +1,111 @@
+"""`edgeseg devices list|probe|add`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeseg.cli.app import Json, app, emit, table, talk
+from edgeseg.errors import EdgesegError
+
+if TYPE_CHECKING:
+    from edgeseg.runtimes.devices import Facts
+    from edgeseg.runtimes.record import DeviceState
+
+devices = typer.Typer(help="Devices to measure on: name them, see what they are.", no_args_is_help=True)
+app.add_typer(devices, name="devices")
+
+
+@devices.command("list")
+def names(as_json: Json = False) -> None:
+    """The devices that have a name. None of them is contacted.
+
+    Example: edgeseg devices list
+    """
+    from edgeseg.runtimes.devices import Entry, book
+
+    known = {"local": Entry("local"), **book.read().devices}
+    rows = [[name, entry.url, "" if entry.url == "local" else entry.python] for name, entry in known.items()]
+    emit(
+        {name: asdict(entry) for name, entry in known.items()},
+        as_json,
+        table("", ["name", "address", "Python there"], rows),
+    )
+
+
+@devices.command("probe")
+def probe(
+    wanted: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DEVICE]...", help="Names or addresses; all that have a name by default."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask devices what they are: board, processor, memory, clocks, temperature, and the runtimes that their Python has.
+
+    Example: edgeseg devices probe local
+    """
+    from edgeseg.runtimes.devices import book
+
+    found, errors = {}, []
+    for name in wanted or ["local", *book.read().devices]:
+        try:
+            with talk.status(f"asking {name}"):
+                found[name] = _asked(name)
+        except EdgesegError as error:
+            errors.append(error)
+    document = {name: {**asdict(facts), "state": asdict(state)} for name, (facts, state) in found.items()}
+    emit(document, as_json, *(table(name, ["", ""], _rows(*said)) for name, said in found.items()))
+    if errors:
+        raise type(errors[0])("; ".join(map(str, errors)))
+
+
+@devices.command("add")
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    url: Annotated[str, typer.Argument(metavar="ssh://USER@HOST[:PORT]")],
+    python: Annotated[str, typer.Option(help="The Python there that has numpy and a runtime.")] = "python3",
+    folder: Annotated[str | None, typer.Option(help="Where files are kept there; ~/.cache/edgeseg by default.")] = None,
+    ssh_config: Annotated[Path | None, typer.Option(help="Read instead of ~/.ssh/config.")] = None,
+    probing: Annotated[bool, typer.Option("--probe/--no-probe", help="Keep it only if it answers.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Give a device a name, which `bench -d NAME` takes. A name that is there gets the new address.
+
+    Example: edgeseg devices add pi ssh://pi@raspberrypi.local --python /home/pi/venv/bin/python
+    """
+    from edgeseg.runtimes.devices import DEVICES, Entry, book, make
+
+    if "://" in name or name in DEVICES:
+        raise EdgesegError(f"{name!r} is an address, not a name for one; write edgeseg devices add NAME {url}")
+    entry = Entry(url, python, folder, str(ssh_config.resolve()) if ssh_config else None)
+    with closing(make(name, entry)) as device:
+        if probing:
+            device.probe()
+    path = book.add(name, entry)
+    emit(asdict(entry), as_json, f"{name} is {url}, kept in {path}")
+
+
+def _asked(name: str) -> tuple[Facts, DeviceState]:
+    from edgeseg.runtimes.devices import open_device
+
+    with closing(open_device(name)) as device:
+        return device.probe(), device.state()
+
+
+def _rows(facts: Facts, state: DeviceState) -> list[tuple[str, object]]:
+    clocks = ", ".join(f"{mhz:.0f}" for mhz in state.clusters_mhz)
+    degrees = None if state.temperature_c is None else f"{state.temperature_c:.1f} °C"
+    return [
+        ("board", facts.model),
+        ("processor", f"{facts.cpu}, {facts.cores} cores, {facts.memory_bytes / 2**30:.1f} GiB"),
+        ("system", f"{facts.system}, called {facts.name}"),
+        ("load, clocks", f"{state.load_1min}, {clocks or 'unknown'} MHz, governor {state.governor or 'unknown'}"),
+        ("temperature", degrees),
+        ("Python", f"{facts.python}, {facts.executable}"),
+        ("runtimes", ", ".join(f"{name} {version}" for name, version in facts.runtimes.items()) or "none"),
+    ]

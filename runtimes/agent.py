@@ -1,0 +1,962 @@
+"""What runs on a device: one file for Python 3.8 or newer with NumPy and a runtime, sent over the connection and never installed.
+
+Requests are JSON lines on stdin, answers and events JSON lines on stdout; `devices/channel.py` has the other end. There are
+two processes. The keeper answers about the device, takes files, holds the lock and ends everything when the other end is
+gone: at the end of stdin, or after `SILENCE_S` without a word. The measurer has the runtime and nothing else to do; the
+keeper carries its lines, so that it may crash, hang or print what it likes, and says how it ended.
+"""
+
+from __future__ import annotations
+
+import base64
+import gc
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, NoReturn, Protocol, Sequence  # noqa: UP035  Python 3.8 evaluates
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Marks = NDArray[np.int64]
+
+PROTOCOL = 1
+"""The other end refuses another number."""
+
+SILENCE_S = 10
+"""Without a word for so long the other end is taken for gone."""
+
+CHUNK_NS = 250_000_000
+"""How often samples are sent on: what was measured until a crash is not lost."""
+
+BLOCK = 8 << 20
+"""Bytes that are written or read before the other end hears of it: a large file on a slow card takes its time."""
+
+ROOM = 16 << 20
+"""Bytes that stay free on the device."""
+
+SYS = Path("/sys")
+
+Step = Callable[[Any], Any]
+Message = Dict[str, Any]  # noqa: UP006  as above
+
+
+# -- timing: the measuring process of this machine uses these too ------------------------------------------------------
+
+
+def loop(steps: Sequence[Step], given: Any, marks: Marks, first: int, enough: int, until: int, stop: int) -> int:
+    """Time samples into `marks` from row `first` on; returns the row after the last.
+
+    It ends when row `enough` is filled and the clock has passed `until` ns, or when it has passed `stop`, or with `marks`.
+    """
+    clock = time.perf_counter_ns
+    columns = list(enumerate(steps, 1))
+    for row in range(first, len(marks)):
+        value = given
+        marks[row, 0] = now = clock()
+        for column, step in columns:
+            value = step(value)
+            marks[row, column] = now = clock()
+        if (now >= until and row + 1 >= enough) or now >= stop:
+            return row + 1
+    return len(marks)
+
+
+class PeakMemory:
+    """Most memory this process had resident, in bytes, over the moments that are the model's; null where nobody says.
+
+    Linux: VmHWM, which can be set back; ru_maxrss cannot, and starts with that of the process that started this one.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+        self.before = self.peak = self._now()
+
+    @property
+    def growth(self) -> int | None:
+        """The peak above what was there before."""
+        return None if self.peak is None or self.before is None else self.peak - self.before
+
+    def note(self) -> None:
+        """Count the peak since the last `forget`."""
+        self.peak = max(filter(None, (self.peak, self._now())), default=None)
+
+    def forget(self) -> None:
+        """Do not count what came before: not the model, but preparing its input."""
+        with suppress(OSError):  # not Linux, or /proc is read-only: the peak then includes the preparation
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    def _now(self) -> int | None:
+        status = Path("/proc/self/status")
+        if status.exists():
+            lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines())
+            return int(lines["VmHWM"].split()[0]) * 1024
+        if sys.platform == "darwin":
+            import resource
+
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return None
+
+
+# -- the device --------------------------------------------------------------------------------------------------------
+
+
+def facts(sys_: Path = SYS) -> Message:
+    """What this machine is and which runtimes it has, from its own words; null where it does not say."""
+    return {
+        "name": platform.node() or "unknown",
+        "model": board(sys_),
+        "cpu": cpu_name(sys_=sys_),
+        "cores": cores(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "boot_id": text(Path("/proc/sys/kernel/random/boot_id")),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "runtimes": {name: version for name in DISTRIBUTIONS for version in [installed(name)] if version},
+    }
+
+
+def state(sys_: Path = SYS) -> Message:
+    """Load, clocks, temperature and governor now; null where the system does not say."""
+    clock_khz = number(sys_ / "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+    clusters = [number(path) for path in sorted(sys_.glob("devices/system/cpu/cpufreq/policy*/scaling_cur_freq"))]
+    zones = [number(path) for path in sorted(sys_.glob("class/thermal/thermal_zone*/temp"))]
+    degrees = [zone / 1000 for zone in zones if zone is not None and zone > 0]  # a dead sensor reads 0 or less
+    return {
+        "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "cpu_mhz": clock_khz / 1000 if clock_khz else None,
+        "temperature_c": max(degrees, default=None),
+        "governor": text(sys_ / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "clusters_mhz": [khz / 1000 for khz in clusters if khz],
+    }
+
+
+def cores() -> int:
+    """Logical cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def board(sys_: Path = SYS) -> str | None:
+    """The board's name in its device tree, e.g. `Raspberry Pi 5 Model B Rev 1.0`."""
+    return (text(sys_ / "firmware/devicetree/base/model") or "").rstrip("\0") or None
+
+
+ARM_PARTS = {
+    "0xd03": "Cortex-A53",
+    "0xd04": "Cortex-A35",
+    "0xd05": "Cortex-A55",
+    "0xd07": "Cortex-A57",
+    "0xd08": "Cortex-A72",
+    "0xd09": "Cortex-A73",
+    "0xd0a": "Cortex-A75",
+    "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse-N1",
+    "0xd41": "Cortex-A78",
+    "0xd42": "Cortex-A78AE",
+    "0xd44": "Cortex-X1",
+    "0xd46": "Cortex-A510",
+    "0xd47": "Cortex-A710",
+    "0xd4d": "Cortex-A715",
+    "0xd4e": "Cortex-X3",
+}
+"""Arm's part numbers, which are all that /proc/cpuinfo says there."""
+
+
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo"), sys_: Path = SYS) -> str | None:
+    """The processor: `model name` on x86, Arm's parts (`Cortex-A55, Cortex-A76`), else the board's name."""
+    parts = set()
+    for line in (text(cpuinfo) or "").splitlines():
+        key, _, value = (word.strip() for word in line.partition(":"))
+        if key == "model name" and value:
+            return value
+        if key == "CPU part":
+            parts.add(ARM_PARTS.get(value, f"Arm part {value}"))
+    return ", ".join(sorted(parts)) or board(sys_) or platform.processor() or None
+
+
+def text(path: Path) -> str | None:
+    """What a file says; null for no such sensor, or one that may not be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or None
+    except OSError:
+        return None
+
+
+def number(path: Path) -> float | None:
+    """The number in a file, or null."""
+    found = text(path)
+    return float(found) if found is not None and found.lstrip("-").isdigit() else None
+
+
+def busy_s() -> float | None:
+    """Processor time that the whole machine has spent on anything since it started, all cores, in s."""
+    words = (text(Path("/proc/stat")) or "").split(maxsplit=9)
+    if words[:1] != ["cpu"]:
+        return None
+    user, nice, system, _, _, irq, softirq, steal = (int(word) for word in words[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+# -- runtimes ----------------------------------------------------------------------------------------------------------
+
+
+class Trouble(Exception):
+    """What the other end is told instead of an answer: a kind that it knows, and a line."""
+
+    def __init__(self, kind: str, line: str) -> None:
+        super().__init__(line)
+        self.kind = kind
+
+
+DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", ["onnxruntime", "onnxruntime-gpu"]),
+    "litert": ("ai_edge_litert", ["ai-edge-litert"]),
+    "tflite-runtime": ("tflite_runtime", ["tflite-runtime"]),
+    "openvino": ("openvino", ["openvino"]),
+    "numpy": ("numpy", ["numpy"]),
+}
+"""What to look for: the module, and what may bring it."""
+
+
+def installed(name: str) -> str | None:
+    """The version of a runtime that is installed, without importing it."""
+    module, packages = DISTRIBUTIONS[name]
+    if importlib.util.find_spec(module) is None:
+        return None
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return "unknown"
+
+
+def need(module: str, package: str) -> Any:
+    """Import a runtime, or say that it is not there."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise  # it is there, but broken: show why
+        raise Trouble("missing", package) from error
+
+
+class Net(Protocol):
+    """A network file in a runtime, made from its name and what was `asked`, which imports the runtime."""
+
+    version: str
+
+    def load(self) -> None:
+        """Open the file."""
+
+    def run(self, feeds: Message) -> list[Any]:
+        """The outputs for one set of inputs."""
+
+    def words(self, feeds: Message) -> Message:
+        """What the runtime says of how it runs; may run once more."""
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU, with the options that edgeseg takes for it everywhere."""
+
+    def __init__(self, file: str, asked: Message) -> None:
+        self._file, self._threads, self._outputs = file, asked["threads"], asked["outputs"]
+        self._ort = need("onnxruntime", "onnxruntime")
+        self.version = str(self._ort.__version__)
+
+    def load(self) -> None:
+        """Open the file."""
+        self._session = self._open(self._options())
+
+    def _options(self) -> Any:
+        ort = self._ort
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        return options
+
+    def _open(self, options: Any) -> Any:
+        return self._ort.InferenceSession(self._file, options, providers=["CPUExecutionProvider"])
+
+    def run(self, feeds: Message) -> list[Any]:
+        """The outputs for one set of inputs."""
+        outputs: list[Any] = self._session.run(self._outputs, feeds)
+        return outputs
+
+    def words(self, feeds: Message) -> Message:
+        """What the runtime wrote about each kernel of one more run."""
+        with tempfile.TemporaryDirectory() as folder:
+            options = self._options()
+            options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
+            session = self._open(options)
+            session.run(None, feeds)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        nodes = [event["args"] for event in events if event.get("cat") == "Node" and "provider" in event["args"]]
+        kept = ("provider", "op_name", "input_type_shape")
+        return {
+            "nodes": [{key: node[key] for key in kept} for node in nodes],
+            "providers": self._session.get_providers(),
+        }
+
+
+class LiteRt:
+    """LiteRT's interpreter on the CPU, or that of tflite-runtime."""
+
+    def __init__(self, file: str, asked: Message) -> None:
+        self._file, self._threads, self._names = file, asked["threads"], asked["outputs"]
+        try:
+            self._kind = need("ai_edge_litert.interpreter", "ai-edge-litert").Interpreter
+            self.version = importlib.metadata.version("ai-edge-litert")
+        except Trouble:
+            if installed("tflite-runtime") is None:
+                raise
+            self._kind = need("tflite_runtime.interpreter", "tflite-runtime").Interpreter
+            self.version = f"tflite-runtime {importlib.metadata.version('tflite-runtime')}"
+
+    def load(self) -> None:
+        """Open the file."""
+        self._model = self._kind(model_path=self._file, num_threads=self._threads)
+        self._model.allocate_tensors()
+        signature = next(iter(self._model._get_full_signature_list().values()))
+        self._inputs, outputs = signature["inputs"], signature["outputs"]
+        self._outputs = [outputs[name] for name in self._names]
+
+    def run(self, feeds: Message) -> list[Any]:
+        """The outputs for one set of inputs."""
+        for name, value in feeds.items():
+            self._model.set_tensor(self._inputs[name], value)
+        self._model.invoke()
+        return [self._model.get_tensor(index) for index in self._outputs]
+
+    def words(self, feeds: Message) -> Message:
+        """Operators and the element types of their first outputs, delegates among them."""
+        types = {tensor["index"]: tensor["dtype"].__name__ for tensor in self._model.get_tensor_details()}
+        nodes = self._model._get_ops_details()
+        return {"operators": [[node["op_name"], types.get(next(iter(node["outputs"]), -1))] for node in nodes]}
+
+
+class OpenVino:
+    """OpenVINO on the CPU."""
+
+    def __init__(self, file: str, asked: Message) -> None:
+        self._file, self._asked = file, asked
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # or importing it reports to its makers
+        self._ov = need("openvino", "openvino")
+        self.version = str(self._ov.__version__).partition("-")[0]
+
+    def load(self) -> None:
+        """Open the file."""
+        core, options = self._ov.Core(), self._asked["options"]
+        self._model = core.compile_model(core.read_model(self._file), "CPU", options)
+        self._request = self._model.create_infer_request()
+        self._outputs = [self._model.output(name) for name in self._asked["outputs"]]
+
+    def run(self, feeds: Message) -> list[Any]:
+        """The outputs for one set of inputs."""
+        made = self._request.infer(feeds, share_inputs=True, share_outputs=False)
+        return [made[output] for output in self._outputs]
+
+    def words(self, feeds: Message) -> Message:
+        """The kind and precision of each operator that it executes, and the properties that were asked for."""
+        nodes = [node.get_rt_info() for node in self._model.get_runtime_model().get_ordered_ops()]
+        said = [[str(node[key].astype(str)) for key in ("layerType", "runtimePrecision")] for node in nodes]
+        properties = {name: self._word(self._model.get_property(name)) for name in self._asked["read_back"]}
+        return {"operators": said, "properties": properties, "devices": self._model.get_property("EXECUTION_DEVICES")}
+
+    @staticmethod
+    def _word(value: Any) -> str:
+        return str(value.get_type_name() if hasattr(value, "to_dtype") else getattr(value, "name", value))
+
+
+class Null:
+    """No model, only time that passes as told, and faults as told: `runtimes/null.py` says what the options mean."""
+
+    version = "1"
+
+    def __init__(self, file: str, asked: Message) -> None:
+        self._options, self._calls = asked["options"], 0
+        self._shape, self._dtype = asked["shape"], asked["dtype"]
+
+    def load(self) -> None:
+        """There is nothing to open but the numbers it gives."""
+        self._result = need("numpy", "numpy").full(self._shape, 0.5, self._dtype)
+        self._steps = [list(step) for step in self._options["steps"]]
+
+    def run(self, feeds: Message) -> list[Any]:
+        """Constant numbers, after the time of this call has passed."""
+        begin = time.perf_counter_ns()
+        self._calls += 1
+        if self._options["prints"]:
+            os.write(1, b"null runtime: a line that is no event\n")
+        if self._options["fault"] and self._calls >= self._options["fault_at"]:
+            self._go_wrong(self._options["fault"])
+        if len(self._steps) > 1 and self._steps[0][0] == 0:
+            self._steps.pop(0)
+        self._steps[0][0] -= 1
+        ns = self._steps[0][1]
+        if self._options["sleep"]:
+            time.sleep(ns / 1e9)
+        else:
+            while time.perf_counter_ns() - begin < ns:
+                pass
+        return [self._result]
+
+    def _go_wrong(self, fault: str) -> None:
+        signals = {"segv": signal.SIGSEGV, "kill": signal.SIGKILL, "ill": signal.SIGILL}
+        if fault in signals:
+            os.kill(os.getpid(), signals[fault])
+        elif fault == "exit":
+            os.write(2, b"the null runtime gives up\n")
+            os._exit(3)
+        elif fault == "raise":
+            raise RuntimeError("the null runtime was told to raise")
+        elif fault == "hang":
+            time.sleep(3600)
+        elif fault == "nan":
+            self._result.fill(float("nan"))
+        elif fault == "flip":
+            self._result[:, -1].fill(1)
+
+    def words(self, feeds: Message) -> Message:
+        """The number of calls, and what it claims."""
+        return {"calls": self._calls, "executes": self._options["executes"]}
+
+
+RUNTIMES: dict[str, Callable[[str, Message], Net]] = {
+    "onnxruntime": OnnxRuntime,
+    "litert": LiteRt,
+    "openvino": OpenVino,
+    "null": Null,
+}
+
+
+class Prompted:
+    """An encoder and a decoder with one prompt, run one after the other as `runtimes/base.py` does."""
+
+    def __init__(self, encoder: Net, decoder: Net, maps: Sequence[str], prompt: dict[str, Any]) -> None:
+        np = need("numpy", "numpy")
+        self._encoder, self._decoder, self._maps, self.version = encoder, decoder, maps, encoder.version
+        self._prompt = {name: np.asarray(values, np.float32) for name, values in prompt.items()}
+
+    def load(self) -> None:
+        """Open both files."""
+        self._encoder.load()
+        self._decoder.load()
+
+    def run(self, feeds: Message) -> list[Any]:
+        """The best mask."""
+        masks, quality = self._decoder.run(self._feeds(feeds))
+        return [masks if masks.ndim == 3 else masks[:, [int(quality[0].argmax())]]]
+
+    def words(self, feeds: Message) -> Message:
+        """What the runtime says of each."""
+        return {"encoder": self._encoder.words(feeds), "decoder": self._decoder.words(self._feeds(feeds))}
+
+    def _feeds(self, feeds: Message) -> Message:
+        made = self._encoder.run(feeds)
+        return {**{name: made[index] for index, name in enumerate(self._maps)}, **self._prompt}
+
+
+UNSUPPORTED = (
+    "not_implemented",
+    "no op registered",
+    "is not a registered",
+    "unresolved custom op",
+    "didn't find op",
+    "unsupported operation",
+    "not supported opset",
+)
+"""What runtimes say of an operator that they do not have."""
+
+NO_MEMORY = (
+    "bad_alloc",
+    "cannot allocate memory",
+    "failed to allocate",
+    "failed to map segment",
+    "memory allocation",
+    "out of memory",
+)
+
+
+def trouble(error: BaseException) -> Trouble:
+    """What a runtime raised, as an outcome."""
+    if isinstance(error, Trouble):
+        return error
+    line = " ".join(str(error).split()) or type(error).__name__
+    small = line.lower()
+    if isinstance(error, MemoryError) or any(word in small for word in NO_MEMORY):
+        return Trouble("out_of_memory", line)
+    if any(word in small for word in UNSUPPORTED):
+        return Trouble("unsupported_operator", line)
+    return Trouble("error", f"{type(error).__name__}: {line}")
+
+
+# -- the measurer ------------------------------------------------------------------------------------------------------
+
+
+class Lines:
+    """The lines that arrive at a file descriptor, unbuffered, so that waiting for more can be told from having more."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self._kept = descriptor, b""
+
+    def ready(self) -> bool:
+        """Whether something has arrived."""
+        return b"\n" in self._kept or bool(select.select([self.descriptor], [], [], 0)[0])
+
+    def fill(self) -> bool:
+        """Take what has arrived, or wait for it; false at the end."""
+        data = os.read(self.descriptor, 1 << 16)
+        self._kept += data
+        return bool(data)
+
+    def next(self) -> bytes | None:
+        """A whole line, or null while there is none."""
+        line, end, rest = self._kept.partition(b"\n")
+        if not end:
+            return None
+        self._kept = rest
+        return line
+
+    def take(self, most: int) -> bytes:
+        """What has arrived that is no line, at most so many bytes."""
+        taken, self._kept = self._kept[:most], self._kept[most:]
+        return taken
+
+
+def say(descriptor: int, message: Message) -> None:
+    """Write a message, all of it."""
+    put(descriptor, json.dumps(message).encode())
+
+
+def put(descriptor: int, line: bytes) -> None:
+    """Write a line, all of it."""
+    data = line + b"\n"
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+class Measurer:
+    """One network and what it is fed."""
+
+    def __init__(self, requests: int, answers: int) -> None:
+        self._requests, self._answers = Lines(requests), answers
+
+    def serve(self) -> None:
+        """Answer until there are no more requests."""
+        while True:
+            line = self._requests.next()
+            if line is None:
+                if not self._requests.fill():
+                    return
+                continue
+            request = json.loads(line)
+            try:
+                answer = getattr(self, request.pop("do"))(**request)
+            except Exception as error:  # noqa: BLE001  whatever a runtime raises is an outcome
+                found = trouble(error)
+                answer = {"event": "error", "kind": found.kind, "line": str(found)}
+            say(self._answers, answer)
+
+    def open(
+        self,
+        runtime: str,
+        file: str,
+        image: str,
+        name: str,
+        layout: str,
+        asked: Message,
+        decoder: Message | None = None,
+    ) -> Message:
+        """Open the network and run it once; what it draws is part of the answer. `load_ms` is without any import."""
+        np = need("numpy", "numpy")
+        self._net, self._layout = RUNTIMES[runtime](file, asked), layout
+        if decoder:
+            second = RUNTIMES[runtime](decoder["file"], {**asked, "outputs": decoder["outputs"]})
+            self._net = Prompted(self._net, second, asked["outputs"], decoder["prompt"])
+        feeds = {name: np.load(image)}
+        self.memory = PeakMemory()
+        begin = time.perf_counter_ns()
+        self._net.load()
+        load_ns = time.perf_counter_ns() - begin
+        self.memory.note()
+        self.memory.forget()
+        begin = time.perf_counter_ns()
+        output = self._net.run(feeds)[0]
+        first_ns = time.perf_counter_ns() - begin
+        self.memory.note()
+        self._feeds, self._labels = feeds, self._label(output).copy()
+        drawn = base64.b64encode(zlib.compress(self._labels.tobytes())).decode()
+        return {
+            "event": "opened",
+            "version": self._net.version,
+            "load_ms": load_ns / 1e6,
+            "first_ms": first_ns / 1e6,
+            "labels": {"shape": list(self._labels.shape), "data": drawn},
+        }
+
+    def _label(self, output: Any) -> Any:
+        """The label map `[H, W]` of an output, as `runtimes/pixels.py` has it."""
+        if output.ndim == 3:
+            return output[0].astype("uint8")
+        planes = output[0].transpose(2, 0, 1) if self._layout == "NHWC" else output[0]
+        return (planes[0] > 0 if len(planes) == 1 else planes.argmax(axis=0)).astype("uint8")
+
+    def measure(self, warmup_count: int, warmup_s: float, max_s: float) -> Message:
+        """Time the network: the warm-up, then chunk after chunk until the other end has enough, or `max_s` have passed."""
+        np = need("numpy", "numpy")
+        clock = time.perf_counter_ns
+        marks = np.empty((1 << 20, 2), np.int64)
+        gc.collect()
+        gc.disable()
+        self.memory.forget()
+        begin = clock()
+        until, stop = begin + int(warmup_s * 1e9), begin + int(max_s * 1e9)
+        self._send("warmup", marks[: loop([self._run], self._feeds, marks, 0, warmup_count, until, stop)])
+        self.memory.note()
+        busy, own, begin = busy_s(), time.process_time(), clock()
+        count, crc, stop = 0, 0, begin + int(max_s * 1e9)
+        while True:
+            rows = loop([self._run], self._feeds, marks, 0, 1, clock() + CHUNK_NS, stop)
+            crc, count = self._send("chunk", marks[:rows], crc), count + rows
+            if clock() >= stop or self._told():
+                break
+        wall_s, own, after = (clock() - begin) / 1e9, time.process_time() - own, busy_s()
+        gc.enable()
+        last = self._run(self._feeds)
+        return {
+            "event": "done",
+            "count": count,
+            "crc": crc,
+            "others_cores": None if busy is None or after is None else max(0.0, (after - busy - own) / wall_s),
+            "peak_memory_bytes": self.memory.peak,
+            "model_memory_bytes": self.memory.growth,
+            "unchanged": float(np.mean(self._label(last) == self._labels)),
+            "nonfinite": int(last.size - np.count_nonzero(np.isfinite(last))),
+        }
+
+    def _run(self, feeds: Message) -> Any:
+        return self._net.run(feeds)[0]
+
+    def _send(self, event: str, marks: Marks, crc: int = 0) -> int:
+        data = marks.astype("<i8").tobytes()
+        say(self._answers, {"event": event, "data": base64.b64encode(data).decode()})
+        return zlib.crc32(data, crc)
+
+    def _told(self) -> bool:
+        """Whether the other end has enough, or is gone."""
+        if not self._requests.ready():
+            return False
+        return not self._requests.fill() or self._requests.next() is not None
+
+    def execution(self) -> Message:
+        """The runtime's own words on how it ran; asked last, since some open the model again to tell."""
+        return {"event": "execution", "words": self._net.words(self._feeds)}
+
+
+# -- the keeper --------------------------------------------------------------------------------------------------------
+
+
+class Keeper:
+    """What the other end talks to, for as long as it is there."""
+
+    def __init__(self) -> None:
+        self._stdin, self._lock, self._folder = Lines(0), -1, Path()
+        self._child: Child | None = None
+
+    def serve(self) -> NoReturn:
+        """Answer until the other end is gone, then end everything."""
+        with suppress(OSError):  # the leader of a session already is one
+            os.setpgid(0, 0)
+        signal.signal(signal.SIGALRM, lambda *_: self._leave())
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        try:
+            say(1, {"event": "hello", "protocol": PROTOCOL, "pid": os.getpid(), "facts": facts(), "state": state()})
+            while True:
+                signal.alarm(SILENCE_S)  # from the last word on, and whatever this is waiting in
+                if not self._wait():
+                    break
+        except BrokenPipeError:
+            pass
+        self._leave()
+
+    def _wait(self) -> bool:
+        """Handle what arrives first; false at the end of stdin."""
+        while True:
+            child = self._child
+            ready = select.select([0, *([child.output.descriptor, child.words] if child else [])], [], [])[0]
+            if child and child.words in ready:
+                child.listen()
+            if child and child.output.descriptor in ready:
+                self._carry(child)
+            if 0 in ready:
+                if not self._stdin.fill():
+                    return False
+                while True:
+                    line = self._stdin.next()
+                    if line is None:
+                        return True
+                    self._answer(line)
+
+    def _carry(self, child: Child) -> None:
+        """The measurer's whole lines, and how it ended if it did."""
+        more = child.output.fill()
+        while True:
+            line = child.output.next()
+            if line is None:
+                break
+            put(1, line)
+        if not more:
+            self._child = None
+            say(1, {"event": "exit", **child.end()})
+
+    def _answer(self, line: bytes) -> None:
+        request = json.loads(line)
+        do = request.get("do")
+        if do == "ping":
+            if self._lock >= 0:
+                os.utime(self._lock)
+            return say(1, {"event": "pong"})
+        if do in ("open", "measure", "enough", "execution"):
+            if self._child:
+                self._child.tell(line)
+            return None
+        del request["do"]
+        try:
+            return say(1, getattr(self, f"do_{do}")(**request))
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            return say(1, {"event": "error", "kind": "device", "line": f"{where}{error.strerror or error}"})
+
+    def do_state(self) -> Message:
+        """Load, clocks, temperature."""
+        return {"event": "state", "state": state()}
+
+    def do_lock(self, folder: str, lock: str, who: str, end: bool) -> Message:
+        """Have the device for oneself, or hear who has it; `end` ends that one, for it shows no sign of life."""
+        import fcntl  # not on Windows, where the rest of this file is imported too
+
+        self._folder = Path(folder).expanduser()
+        (self._folder / "files").mkdir(parents=True, exist_ok=True)
+        self._lock = open_lock(Path(lock).expanduser())
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return self._busy(end)
+        for part in self._folder.glob("files/*.part"):  # of one that was cut off
+            part.unlink()
+        about = {"pid": os.getpid(), "group": os.getpgrp() == os.getpid(), "who": who, "since": time.time()}
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, json.dumps(about).encode(), 0)
+        return {"event": "locked"}
+
+    def _busy(self, end: bool) -> Message:
+        data, silent_s = os.pread(self._lock, 4096, 0), time.time() - os.fstat(self._lock).st_mtime
+        os.close(self._lock)
+        self._lock = -1
+        holder: Message = {}
+        with suppress(ValueError):  # it is about to write who it is
+            holder = json.loads(data)
+        if end and holder.get("group") and is_agent(holder["pid"]):
+            with suppress(ProcessLookupError):
+                os.killpg(holder["pid"], signal.SIGKILL)
+        return {"event": "busy", "who": holder.get("who", "somebody"), "silent_s": silent_s}
+
+    def do_unlock(self) -> Message:
+        """Let others have the device."""
+        self._end()
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
+        return {"event": "unlocked"}
+
+    def do_stock(self, files: dict[str, int]) -> Message:
+        """Which of the files, by their SHA-256, are not there whole; room is made for them among those long unused."""
+        store = self._folder / "files"
+        missing = [sha for sha in files if not self._whole(store / sha, sha)]
+        wanted = sum(files[sha] for sha in missing) + ROOM
+        old = sorted(
+            (path for path in store.iterdir() if path.name not in files), key=lambda path: path.stat().st_mtime
+        )
+        while missing and self._free(store) < wanted and old:
+            old.pop(0).unlink()
+        return {"event": "stock", "missing": missing, "wanted": wanted, "free": self._free(store), "folder": str(store)}
+
+    @staticmethod
+    def _free(folder: Path) -> int:
+        disk = os.statvfs(folder)
+        return disk.f_bavail * disk.f_frsize
+
+    @staticmethod
+    def _whole(path: Path, sha: str) -> bool:
+        """Whether a file is what its name says; one that is not is removed."""
+        if not path.exists():
+            return False
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(BLOCK), b""):
+                digest.update(block)
+                alive()
+        if digest.hexdigest() != sha:
+            path.unlink()
+            return False
+        os.utime(path)
+        return True
+
+    def do_store(self, sha: str, count: int) -> Message:
+        """Take a file of `count` bytes, which follow the line."""
+        path = self._folder / "files" / sha
+        part = path.with_suffix(".part")
+        try:
+            with part.open("wb") as file:
+                synced = count
+                while count:
+                    data = self._stdin.take(count)
+                    if not data and not self._stdin.fill():
+                        self._leave()
+                    count -= len(data)
+                    file.write(data)
+                    if synced - count >= BLOCK or not count:
+                        file.flush()
+                        os.fsync(file.fileno())
+                        alive()
+                        synced = count
+        except OSError:
+            while count:  # what follows is still the file, not requests
+                if not self._stdin.fill():
+                    self._leave()
+                count -= len(self._stdin.take(count))
+            raise
+        part.rename(path)
+        if not self._whole(path, sha):
+            return {"event": "error", "kind": "device", "line": f"{sha[:12]} arrived damaged; is the disk all right?"}
+        return {"event": "stored"}
+
+    def do_start(self, files: dict[str, str]) -> Message:
+        """A fresh measurer in a folder that has these files by their names."""
+        place = self._folder / "open"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        for name, sha in files.items():
+            target = place / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(self._folder / "files" / sha, target)
+            except OSError:  # a file system without links
+                shutil.copyfile(self._folder / "files" / sha, target)
+        self._child = Child(place)
+        return {"event": "started", "pid": self._child.pid}
+
+    def _end(self) -> None:
+        if self._child:
+            self._child.end(kill=True)
+            shutil.rmtree(self._folder / "open", ignore_errors=True)
+        self._child = None
+
+    def _leave(self) -> NoReturn:
+        self._end()
+        os._exit(0)
+
+
+def alive() -> None:
+    """Say so in the middle of something long, which is no reason to leave either."""
+    signal.alarm(SILENCE_S)
+    say(1, {"event": "pong"})
+
+
+def open_lock(path: Path) -> int:
+    """The lock file, which all users of a device share."""
+    try:  # a file of somebody else's in a folder like /tmp may be opened, but not with O_CREAT
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        os.fchmod(descriptor, 0o666)
+        return descriptor
+
+
+def is_agent(pid: int) -> bool:
+    """Whether a process is one of these: what a lock file says need not be true."""
+    return "agent.py" in (text(Path(f"/proc/{pid}/cmdline")) or "")
+
+
+class Child:
+    """The measurer, seen from the keeper."""
+
+    def __init__(self, place: Path) -> None:
+        requests, self._requests = os.pipe()
+        answers, writing = os.pipe()
+        self.output, self._tail = Lines(answers), b""
+        self.words, printing = os.pipe()
+        keeper = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                _die_with(keeper)
+                for number, descriptor in enumerate((requests, printing, printing)):
+                    os.dup2(descriptor, number)  # what a runtime prints is not the other end's business
+                for descriptor in (self._requests, answers, self.words):
+                    os.close(descriptor)  # or the end of the requests would never be seen
+                os.chdir(place)
+                Measurer(0, writing).serve()
+            except BaseException as error:  # noqa: BLE001  a fork must not come back
+                os.write(2, f"{type(error).__name__}: {error}\n".encode())
+                os._exit(1)
+            os._exit(0)
+        for descriptor in (requests, writing, printing):
+            os.close(descriptor)
+
+    def tell(self, line: bytes) -> None:
+        """Hand on a request."""
+        with suppress(BrokenPipeError):  # it has just ended, which is told soon
+            os.write(self._requests, line + b"\n")
+
+    def listen(self) -> None:
+        """Keep the end of what it printed."""
+        self._tail = (self._tail + os.read(self.words, 1 << 16))[-4096:]
+
+    def end(self, kill: bool = False) -> Message:
+        """Wait until it has ended: its exit code, or the signal, and its last words."""
+        if kill:
+            os.kill(self.pid, signal.SIGKILL)
+        status = os.waitpid(self.pid, 0)[1]
+        while select.select([self.words], [], [], 0)[0]:
+            before = self._tail
+            self.listen()
+            if self._tail == before:
+                break
+        for descriptor in (self._requests, self.output.descriptor, self.words):
+            os.close(descriptor)
+        said = self._tail.decode("utf-8", "replace").strip().splitlines()
+        by = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else None
+        return {"code": None if by else os.WEXITSTATUS(status), "signal": by, "words": said[-1] if said else ""}
+
+
+def _die_with(keeper: int) -> None:
+    """On Linux, a keeper that is killed takes the measurer with it, in the middle of an operator too."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != keeper:
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    Keeper().serve()

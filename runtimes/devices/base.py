@@ -1,0 +1,100 @@
+"""What a device is: something that can be asked what it is, given files, and told to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from edgeseg.registry import Registry
+from edgeseg.runtimes import record
+from edgeseg.runtimes.record import DeviceState
+from edgeseg.schema import STRICT
+
+if TYPE_CHECKING:
+    from edgeseg.runtimes.devices.book import Entry
+
+Tick = Callable[[float], None]
+"""Called a few times per second with the seconds that were waited."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Who a device is, in its own words; `runtimes` are those that its Python `executable` has, with their versions, and numpy."""
+
+    __pydantic_config__ = STRICT
+    name: str
+    model: str | None
+    cpu: str | None
+    cores: int
+    memory_bytes: int
+    system: str
+    boot_id: str | None
+    python: str
+    executable: str
+    runtimes: dict[str, str]
+
+
+class Measuring(Protocol):
+    """A fresh process on a device that measures: what `launch.Worker` is, wherever it runs."""
+
+    def ask(self, do: str, limit_s: float = 0.0, tick: Tick | None = None, **request: Any) -> dict[str, Any]:
+        """The answer of `worker.Bench` to `open`, `measure`, `end_to_end`, `burst` or `execution`.
+
+        Raises:
+            Died: the process came to nothing. EdgesegError: what it raised.
+        """
+
+    def close(self) -> None:
+        """End the process and all it started."""
+
+
+class Device(Protocol):
+    """A place to measure. `kind` is the first part of its address, `address` how the user names it."""
+
+    kind: ClassVar[str]
+    address: str
+
+    def probe(self) -> Facts:
+        """Who it is."""
+
+    def state(self) -> DeviceState:
+        """Load, clocks, temperature and governor now."""
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        """The command line of this machine that runs `words` there: for whoever reads sensors, before or while it measures."""
+
+    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """Bring files there by their SHA-256: where each is then, proven to be what it should be."""
+
+    def spawn(self) -> Measuring:
+        """A fresh measuring process; its `open` pushes what it needs."""
+
+    def recover(self) -> None:
+        """Reach it again after it was lost, or raise MissingTool; what an earlier process left there is over then."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+DEVICES: Registry[Callable[[str, Entry], Device]] = Registry("kind of device")
+"""Kind -> what makes a device from the address and the entry behind it; each file of this folder that is one adds itself."""
+
+
+def described(device: Device, before: DeviceState, after: DeviceState) -> record.Device:
+    """A device as a record has it."""
+    facts = device.probe()
+    return record.Device(
+        name=facts.name,
+        kind=device.kind,
+        cpu=facts.cpu,
+        cores=facts.cores,
+        memory_bytes=facts.memory_bytes,
+        system=facts.system,
+        before=before,
+        after=after,
+        address=device.address,
+        model=facts.model,
+        boot_id=facts.boot_id,
+    )

@@ -1,0 +1,349 @@
+"""A device that is reached by running a command on it: the agent does the rest. `ssh.py` says how such a command runs there."""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import io
+import platform
+import tempfile
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeseg import schema
+from edgeseg.artifact import Artifact
+from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.files import sha256
+from edgeseg.manifest import Manifest
+from edgeseg.runtimes import agent, pixels, runtime_of, statistics
+from edgeseg.runtimes.base import GRAPH, of_both, padded, usual_prompt
+from edgeseg.runtimes.devices.base import Facts, Tick
+from edgeseg.runtimes.devices.book import Entry
+from edgeseg.runtimes.devices.channel import LOADER, PATIENCE_S, Channel
+from edgeseg.runtimes.devices.trust import doubt
+from edgeseg.runtimes.launch import Died
+from edgeseg.runtimes.record import DeviceState, Protocol, Samples
+from edgeseg.runtimes.worker import Marks, enough, pack
+
+WAIT_S = agent.SILENCE_S + 5.0
+"""How long to wait for a device that is in use: an agent that was left alone is gone by then."""
+
+RECOVER_S = 60.0
+"""How long to wait for a device that was lost: a board has booted by then."""
+
+
+class Remote:
+    """A device with an agent. Subclasses say how a command runs there, and what it means when none does."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, address: str, entry: Entry, patience_s: float = PATIENCE_S) -> None:
+        self.address, self.entry, self._patience_s = address, entry, patience_s
+        self._open: Channel | None = None
+        self._locked = False
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        """The command line of this machine that runs `words` there."""
+        raise NotImplementedError
+
+    def explain(self, code: int, words: str) -> EdgesegError:
+        """Why nothing runs there, from the exit code and the last words of `command`."""
+        raise NotImplementedError
+
+    @property
+    def channel(self) -> Channel:
+        """The agent, started when it is first needed."""
+        if self._open is None:
+            argv = self.command([self.entry.python, "-c", LOADER])
+            self._open = Channel(argv, self.address, self.explain, self._patience_s)
+        return self._open
+
+    def probe(self) -> Facts:
+        """Who it is."""
+        return schema.parse(Facts, self.channel.hello["facts"], f"what {self.address} says of itself")
+
+    def state(self) -> DeviceState:
+        """Load, clocks, temperature and governor now."""
+        return schema.parse(DeviceState, self.channel.ask("state")["state"], f"the state of {self.address}")
+
+    def lock(self, wait_s: float = WAIT_S) -> None:
+        """Have the device for oneself until `unlock`. An agent that is alive is waited for, one that shows no life is ended.
+
+        Raises:
+            EdgesegError: somebody else is measuring there.
+        """
+        folder = self.entry.folder or "~/.cache/edgeseg"
+        lock = f"{folder}/lock" if self.entry.folder else "/tmp/edgeseg.lock"
+        who, deadline = f"{getpass.getuser()}@{platform.node()}", time.monotonic() + wait_s
+        stale = False
+        while not self._locked:
+            answer = self.channel.ask("lock", folder=folder, lock=lock, who=who, end=stale)
+            if answer["event"] == "locked":
+                self._locked = True
+                return
+            if time.monotonic() > deadline:
+                raise EdgesegError(f"{self.address} is in use by {answer['who']}; wait until that measurement is over")
+            stale = answer["silent_s"] > 2 * agent.SILENCE_S
+            time.sleep(0.3)
+
+    def unlock(self) -> None:
+        """End what is measured there, and let others have the device."""
+        if self._locked:
+            self._locked = False
+            self.channel.ask("unlock")
+
+    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
+        """Bring files there by their SHA-256, and where they are; those that are there whole stay.
+
+        Raises:
+            EdgesegError: there is no room for them. Died: the device went away.
+        """
+        self.lock()
+        stock = self.channel.ask("stock", files={sha: path.stat().st_size for sha, path in files.items()})
+        if stock["missing"] and stock["free"] < stock["wanted"]:
+            wanted, free = (stock[key] / 2**20 for key in ("wanted", "free"))
+            raise EdgesegError(
+                f"no space on {self.address}: {wanted:.0f} MiB are needed and {free:.0f} MiB free; make room there, or name "
+                "another folder with --folder"
+            )
+        for sha in stock["missing"]:
+            with files[sha].open("rb") as file:
+                count = files[sha].stat().st_size
+                self.channel.send_file({"do": "store", "sha": sha, "count": count}, file)
+        return {sha: f"{stock['folder']}/{sha}" for sha in files}
+
+    def spawn(self) -> RemoteBench:
+        """A fresh measuring process, on a device that is nobody else's meanwhile."""
+        self.lock()
+        return RemoteBench(self)
+
+    def recover(self) -> None:
+        """Reach it again; what an earlier agent left there is over when this returns."""
+        self.close()
+        deadline = time.monotonic() + RECOVER_S
+        while True:
+            try:
+                self.lock()
+                self.unlock()
+                return
+            except (MissingTool, Died):
+                self.close()
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._open is not None:
+            self._open.close()
+        self._open, self._locked = None, False
+
+
+class RemoteBench:
+    """What `worker.Bench` is on this machine, on a device: the same questions, the same answers; `doubts` are why not to believe it."""
+
+    def __init__(self, device: Remote) -> None:
+        self._device, self._channel = device, device.channel
+        self.doubts: list[str] = []
+
+    def ask(self, do: str, limit_s: float = 0.0, tick: Tick | None = None, **request: Any) -> dict[str, Any]:
+        """The answer to `open`, `measure` or `execution`; each word of the device counts as life, so no limit is needed."""
+        if do == "measure":
+            return self.measure(schema.parse(Protocol, request["protocol"], "the request"), tick)
+        if do == "open":
+            return self.open(**request)
+        if do == "execution":
+            return self.execution()
+        raise EdgesegError(f"{do} is not measured on {self._device.address}; on local it is")
+
+    def open(self, path: str, threads: int, size: list[int] | None, image: str | None, e2e: bool) -> dict[str, Any]:
+        """Bring the artifact there, open it, and see that it draws there what it draws here."""
+        self._artifact, self._threads = opened(Path(path), size, e2e, self._device.address), threads
+        manifest = self._artifact.manifest
+        runtime = runtime_of(self._artifact)
+        assert runtime.remotely is not None  # `opened` has seen to that
+        self._remotely, spec, made = runtime.remotely, manifest.input, manifest.output
+        given = input_of(self._artifact, image)
+        with_input = io.BytesIO()
+        np.save(with_input, given)
+        files = {entry.path: (entry.sha256, self._artifact.folder / entry.path) for entry in manifest.files}
+        self._bring(files, with_input.getvalue())
+        answer = self._channel.ask(
+            "open",
+            runtime=runtime.name,
+            file=manifest.files[0].path,
+            image=INPUT,
+            name=spec.name,
+            layout=made.layout,
+            asked={
+                "threads": threads,
+                "outputs": manifest.decoder.maps if manifest.decoder else [made.name],
+                **self._remotely.asked(manifest, threads),
+            },
+            decoder=decoder_of(manifest),
+        )
+        self._version = answer["version"]
+        drawn = answer["labels"]
+        labels = np.frombuffer(zlib.decompress(base64.b64decode(drawn["data"])), np.uint8).reshape(drawn["shape"])
+        found = doubt(self._artifact, given, Path(image) if image else None, labels)
+        self.doubts = [found] if found else []
+        return {"load_ms": answer["load_ms"], "first_ms": answer["first_ms"]}
+
+    def _bring(self, files: Mapping[str, tuple[str, Path]], given: bytes) -> None:
+        """The artifact's files and its input, and a fresh process that has them."""
+        with tempfile.TemporaryDirectory() as folder:
+            image = Path(folder) / INPUT
+            image.write_bytes(given)
+            named = {**files, INPUT: (sha256(image), image)}
+            self._device.push(dict(named.values()))
+        self._channel.ask("start", files={name: sha for name, (sha, _) in named.items()})
+
+    def measure(self, protocol: Protocol, tick: Tick | None) -> dict[str, Any]:
+        """Samples until the protocol is content, as they arrive."""
+        self._channel.send(
+            "measure", warmup_count=protocol.warmup_count, warmup_s=protocol.warmup_s, max_s=protocol.max_s
+        )
+        series, begin = Series(protocol), time.monotonic()
+
+        def ticking(_: float) -> None:
+            if tick:
+                tick(time.monotonic() - begin)
+
+        try:
+            while (event := self._channel.receive(ticking))["event"] != "done":
+                series.add(event)
+                ticking(0.0)
+                if series.enough():
+                    self._channel.send("enough")
+            series.check(event)
+        except Died as died:
+            died.samples = series.samples()
+            raise
+        told = {key: event[key] for key in TOLD}
+        doubts = list(self.doubts)
+        if told["others_cores"] is None:
+            told["others_cores"] = 0.0
+            doubts.append("the device does not say what else it was doing")
+        return {"warmup": pack(series.warmup), "steady": pack(series.steady), "doubts": doubts, **told}
+
+    def execution(self) -> dict[str, Any]:
+        """How the runtime ran it: its words, as this machine's reader of that runtime takes them."""
+        words = self._channel.ask("execution")["words"]
+        parts = (words["encoder"], words["decoder"]) if self._artifact.manifest.decoder else (words,)
+        made = reduce(of_both, (self._remotely.heard(part, self._version, self._threads) for part in parts))
+        ops = {"ops": GRAPH} if self._artifact.manifest.op_tiers else {}  # the agent has no plugins
+        return {"execution": schema.dump(replace(made, settings=made.settings | ops))}
+
+    def close(self) -> None:
+        """End the process there and let others have the device."""
+        with suppress(EdgesegError):  # it is gone: then so is the process, or soon
+            self._device.unlock()
+
+
+INPUT = "edgeseg-input.npy"
+
+TOLD = ("others_cores", "unchanged", "nonfinite", "peak_memory_bytes", "model_memory_bytes")
+"""What the agent says at the end of a series, as the worker does."""
+
+
+def opened(folder: Path, size: list[int] | None, e2e: bool, address: str) -> Artifact:
+    """The artifact, if it is one that an agent can open."""
+    if size is not None:
+        raise EdgesegError(f"{folder} is a run, which is measured on local only; export it, then measure the artifact")
+    if e2e:
+        raise EdgesegError(
+            f"--e2e decodes and resizes with OpenCV, which the agent on {address} does without; leave it out"
+        )
+    artifact = Artifact.open(folder)
+    runtime = runtime_of(artifact)
+    if runtime.remotely is None:
+        raise EdgesegError(f"the agent on {address} runs {', '.join(agent.RUNTIMES)} artifacts, this is {runtime.name}")
+    return artifact
+
+
+def input_of(artifact: Artifact, image: str | None) -> NDArray[Any]:
+    """What the worker would feed: the image, or the pattern at the artifact's size, as the artifact takes it."""
+    picture = pixels.decode(Path(image).read_bytes()) if image else pixels.pattern(*artifact.size)
+    return pixels.prepare(picture, artifact.manifest.input)
+
+
+def decoder_of(manifest: Manifest) -> dict[str, Any] | None:
+    """The second network of a promptable artifact and what it is asked, for the agent."""
+    decoder = manifest.decoder
+    if decoder is None:
+        return None
+    points, labels = usual_prompt(manifest.input)
+    if decoder.places is not None:
+        points, labels = padded(points, labels, decoder.places)
+    return {
+        "file": decoder.file,
+        "outputs": decoder.outputs,
+        "prompt": {"points": points.tolist(), "labels": labels.tolist()},
+    }
+
+
+class Series:
+    """Samples as they arrive, and whether there are enough of them; the rule is the worker's."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol, self._warmup, self._chunks = protocol, np.empty((0, 2), np.int64), [np.empty((0, 2), np.int64)]
+        self._count = self._crc = 0
+        self._look_ns: float | None = None  # no question before this time of the device
+        self._told = False
+
+    def add(self, event: dict[str, Any]) -> None:
+        """A chunk of samples."""
+        data = base64.b64decode(event["data"])
+        marks = np.frombuffer(data, "<i8").reshape(-1, 2).astype(np.int64)
+        if event["event"] == "warmup":
+            self._warmup = marks
+            return
+        self._count, self._crc = self._count + len(marks), zlib.crc32(data, self._crc)
+        self._chunks.append(marks)
+        if self._look_ns is None:
+            self._look_ns = int(marks[0, 0]) + self._protocol.min_s * 1e9
+
+    def enough(self) -> bool:
+        """True once, when the protocol is content: asked after a chunk, answered where the worker would have looked."""
+        now = int(self._chunks[-1][-1, 1]) if len(self._chunks) > 1 else 0
+        if self._told or self._look_ns is None or now < self._look_ns or self._count < self._protocol.min_count:
+            return False
+        skip, all_ = self._settled()
+        self._told = enough(all_[skip:], self._protocol)
+        self._look_ns = max(int(all_[skip, 0]) + self._protocol.min_s * 1e9, now + self._protocol.min_s * 1e9 / 4)
+        return self._told
+
+    def check(self, done: dict[str, Any]) -> None:
+        """Refuse samples that are not those that were sent."""
+        if (done["count"], done["crc"]) != (self._count, self._crc):
+            raise Died(f"{self._count} of {done['count']} samples arrived, or were changed on the way", "garbled")
+
+    def _settled(self) -> tuple[int, Marks]:
+        all_ = np.concatenate(self._chunks)
+        return statistics.settled_after(all_[:, 1] - all_[:, 0]), all_
+
+    @property
+    def steady(self) -> Marks:
+        """All samples but those that still warmed up."""
+        skip, all_ = self._settled()
+        return all_[skip:]
+
+    @property
+    def warmup(self) -> Marks:
+        """The warm-up, and what belongs to it by its times."""
+        skip, all_ = self._settled()
+        return np.concatenate([self._warmup, all_[:skip]])
+
+    def samples(self) -> Samples | None:
+        """What has arrived so far; null when nothing has."""
+        all_ = np.concatenate(self._chunks)
+        return Samples.pack(all_[:, 0], all_[:, 1] - all_[:, 0]) if len(all_) else None

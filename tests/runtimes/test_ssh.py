@@ -1,0 +1,286 @@
+"""Devices over ssh, against a real sshd on this machine that needs no root."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from edgeseg import schema
+from edgeseg.cli import main
+from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.runtimes import agent, statistics
+from edgeseg.runtimes import record as records
+from edgeseg.runtimes.devices import Entry, channel, make, open_device, remote
+from edgeseg.runtimes.devices.ssh import Ssh
+from edgeseg.runtimes.launch import Died
+from tests.runtimes.here import gone, opened, until
+from tests.runtimes.test_agent import LONG, null
+
+CONFIG = """Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host
+PidFile {folder}/pid
+AuthorizedKeysFile {folder}/user.pub
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+StrictModes no
+"""
+CLIENT = """Host *
+  IdentityFile {folder}/user
+  IdentitiesOnly yes
+  UserKnownHostsFile {folder}/known
+  GlobalKnownHostsFile /dev/null
+"""
+
+
+@dataclass
+class Server:
+    """A running sshd and how to reach it."""
+
+    folder: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        return int((self.folder / "pid").read_text())
+
+    def entry(self, folder: Path, **other: str) -> Entry:
+        """A device that keeps its files in `folder`."""
+        given = {"python": sys.executable, "folder": str(folder / "device"), "ssh_config": str(self.folder / "client")}
+        return Entry(self.url, **given | other)
+
+    def start(self) -> None:
+        # an absolute path: sshd starts itself again
+        words = [SSHD or "", "-f", str(self.folder / "config"), "-E", str(self.folder / "log")]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            log = (self.folder / "log").read_text().strip().splitlines()
+            pytest.skip(f"sshd does not start here: {done.stderr.strip() or log[-1:]}")
+        assert until((self.folder / "pid").exists)
+
+    def stop(self) -> None:
+        """End the server and all its sessions, as when a board loses its power."""
+        with suppress(psutil.NoSuchProcess, FileNotFoundError):
+            server = psutil.Process(self.pid)
+            for process in [server, *server.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            (self.folder / "pid").unlink(missing_ok=True)
+
+
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+pytestmark = pytest.mark.skipif(
+    SSHD is None or shutil.which("ssh") is None, reason="needs sshd and ssh: apt-get install openssh-server"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("sshd")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        made = Server(folder, free.getsockname()[1])
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    (folder / "config").write_text(CONFIG.format(port=made.port, folder=folder))
+    (folder / "client").write_text(CLIENT.format(folder=folder))
+    know(made, (folder / "host.pub").read_text())
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    made.start()
+    yield made
+    made.stop()
+
+
+def know(server: Server, key: str) -> None:
+    """Write what is known of the server's key."""
+    kind, data = key.split()[:2]
+    (server.folder / "known").write_text(f"[127.0.0.1]:{server.port} {kind} {data}\n")
+
+
+@pytest.fixture
+def device(server: Server, tmp_path: Path) -> Iterator[Ssh]:
+    with closing(Ssh("board", server.entry(tmp_path))) as made:
+        yield made
+
+
+@pytest.fixture
+def board(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a device in the devices file."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    entry = server.entry(tmp_path)
+    words = ["devices", "add", "board", entry.url, "--python", entry.python]
+    words += ["--folder", str(entry.folder), "--ssh-config", str(entry.ssh_config)]
+    assert main(words) == 0
+    return "board"
+
+
+def test_a_bench_over_ssh_leaves_a_record(board: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "record.json"
+    words = ["bench", str(null(tmp_path)), "-d", board, "--protocol", "smoke", "-o", str(out)]
+    assert main(words) in (0, 6)  # 6: this machine is busy just now
+    record = records.read(out)
+    assert (record.device.kind, record.device.address) == ("ssh", "board")
+    assert record.device.boot_id == open_device("local").probe().boot_id
+    assert record.latency == statistics.latency(*record.samples.unpack())
+    assert "p50" in capfd.readouterr().out
+
+
+def test_devices_are_listed_and_asked(board: str, capfd: pytest.CaptureFixture[str]) -> None:
+    capfd.readouterr()
+    assert main(["devices", "list", "--json"]) == 0
+    assert set(json.loads(capfd.readouterr().out)) == {"local", "board"}
+    assert main(["devices", "probe", "--json"]) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert said["board"]["cores"] >= 1 and said["board"]["runtimes"]["numpy"] == np.__version__
+    assert said["board"]["boot_id"] == said["local"]["boot_id"]
+    assert main(["devices", "probe", "board"]) == 0
+    assert "processor" in capfd.readouterr().out
+
+
+def test_a_failure_is_stored_where_the_record_would_be(board: str, tmp_path: Path) -> None:
+    out = tmp_path / "record.json"
+    artifact = null(tmp_path, fault="segv", fault_at=800)
+    assert main(["bench", str(artifact), "-d", board, "-o", str(out)]) == 6
+    failure = schema.read(records.Failure, out)
+    assert (failure.outcome, failure.device.kind) == ("crashed", "ssh")
+    assert failure.samples is not None and failure.samples.count > 50
+
+
+def test_a_name_or_a_kind_that_is_not_there_is_missing(
+    board: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for address, line in (("bord", "did you mean board?"), ("serial://7", "there are local, ssh://..., board")):
+        assert main(["bench", str(null(tmp_path)), "-d", address]) == 5
+        assert line in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "line"),
+    [
+        ({"user": "nobody-of-that-name"}, 1, "lets nobody in without a password"),
+        ({"host": "localhost"}, 1, "is not known here; compare its fingerprint once: ssh -p"),
+        ({"host": "no-such-host.invalid"}, 5, "is no host that is known here"),
+        ({"port": "1"}, 5, "cannot be reached"),
+        ({"python": "/nowhere/python3"}, 5, "no /nowhere/python3 on board; apt-get install python3"),
+        ({"python": "false"}, 5, "ended the connection with exit code 1"),
+    ],
+)
+def test_what_keeps_us_out_is_one_line(
+    server: Server, tmp_path: Path, change: dict[str, str], code: int, line: str
+) -> None:
+    given = {
+        "user": getpass.getuser(),
+        "host": "127.0.0.1",
+        "port": str(server.port),
+        "python": sys.executable,
+    } | change
+    know(server, (server.folder / "host.pub").read_text())
+    # a wrong user on a host that is known
+    entry = Entry(
+        f"ssh://{given['user']}@{given['host']}:{given['port']}",
+        given["python"],
+        str(tmp_path),
+        str(server.folder / "client"),
+    )
+    with closing(make("board", entry)) as device, pytest.raises(EdgesegError, match=line.replace("?", r"\?")) as caught:
+        device.probe()
+    assert caught.value.exit_code == code and "\n" not in str(caught.value)
+
+
+def test_a_host_that_is_not_the_one_that_was_known_is_refused(server: Server, device: Ssh) -> None:
+    other = (server.folder / "user.pub").read_text()
+    know(server, other)
+    try:
+        with pytest.raises(EdgesegError, match="is not the one that is known"):
+            device.probe()
+    finally:
+        know(server, (server.folder / "host.pub").read_text())
+
+
+def test_the_user_s_configuration_cannot_skip_the_check(server: Server, tmp_path: Path) -> None:
+    careless = tmp_path / "careless"
+    careless.write_text("StrictHostKeyChecking no\n" + CLIENT.format(folder=server.folder).replace("known", "nothing"))
+    entry = server.entry(tmp_path, ssh_config=str(careless))
+    with closing(Ssh("board", entry)) as device, pytest.raises(EdgesegError, match="is not known here"):
+        device.probe()
+
+
+def test_words_arrive_as_they_are_and_over_one_connection(device: Ssh) -> None:
+    words = ["printf", "%s|", "two words", "$HOME", "it's", "a;b", "*"]
+    begin = time.monotonic()
+    assert run(device, words) == "two words|$HOME|it's|a;b|*|"
+    first_s, begin = time.monotonic() - begin, time.monotonic()
+    assert run(device, ["true"]) == ""
+    assert time.monotonic() - begin < first_s  # no second handshake
+
+
+def run(device: Ssh, words: Sequence[str]) -> str:
+    # a file, not a pipe, for what is said: the shared connection keeps it open
+    return subprocess.run(
+        device.command(words), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+    ).stdout
+
+
+def test_a_lost_board_keeps_its_samples_and_comes_back(
+    server: Server, device: Ssh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = opened(device, null(tmp_path))
+    (child,) = psutil.Process(device.channel.hello["pid"]).children()
+    device.channel.send("measure", warmup_count=1, warmup_s=0, max_s=60)
+    time.sleep(0.6)
+    server.stop()
+    with pytest.raises(Died, match="went away") as caught:
+        bench.ask("measure", protocol=schema.dump(LONG))
+    assert caught.value.outcome == "lost"
+    assert gone(child.pid)
+    monkeypatch.setattr(remote, "RECOVER_S", 0.5)
+    with pytest.raises(MissingTool, match="cannot be reached"):
+        device.recover()
+    server.start()
+    device.recover()
+    assert device.probe().cores >= 1
+    bench.close()
+
+
+def test_a_frozen_connection_is_lost(
+    server: Server, device: Ssh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "SILENCE_S", 1.5)  # of this end
+    monkeypatch.setattr(channel, "PING_S", 0.3)
+    bench = opened(device, null(tmp_path))
+    agents = device.channel.hello["pid"]
+    sessions = [
+        process
+        for process in psutil.Process(agents).parents()
+        if process.name().startswith("sshd") and process.pid != server.pid
+    ]
+    os.kill(sessions[0].pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(Died, match="it is lost") as caught:
+            bench.ask("measure", protocol=schema.dump(LONG))
+        assert caught.value.samples is not None or caught.value.outcome == "lost"
+    finally:
+        os.kill(sessions[0].pid, signal.SIGCONT)
+    device.close()
+    assert gone(agents)
