@@ -13,38 +13,42 @@ from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID
 
 
-class Unlabelled(Split):
-    """The images of another split, nothing known about any pixel."""
-
-    def __init__(self, split: Split) -> None:
-        self.names, self._split = split.names, split
+class Bare(Split):
+    """Images, nothing known about any pixel."""
 
     def __getitem__(self, index: int) -> tuple[Image, Labels]:
-        return _unknown(self._split[index][0])
+        image = self.image(index)
+        return image, np.full(image.shape[:2], VOID, np.uint8)
 
     def problems(self) -> list[str]:
-        """Those of the split."""
-        return self._split.problems()
+        """Every image that cannot be read."""
+        lines = []
+        for index in range(len(self)):
+            try:
+                self.image(index)
+            except EdgesegError as error:
+                lines.append(str(error))
+        return lines
 
 
-class Photos(Split):
+class Photos(Bare):
     """Image files."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files, self.names = tuple(files), tuple(file.stem for file in files)
 
-    def __getitem__(self, index: int) -> tuple[Image, Labels]:
-        return _unknown(read_image(self.files[index]))
+    def image(self, index: int) -> Image:
+        return read_image(self.files[index])
 
-    def problems(self) -> list[str]:
-        """Every file that is no readable image."""
-        lines = []
-        for file in self.files:
-            try:
-                read_image(file)
-            except EdgesegError as error:
-                lines.append(str(error))
-        return lines
+
+class Unlabelled(Bare):
+    """The images of another split."""
+
+    def __init__(self, split: Split) -> None:
+        self.names, self._split = split.names, split
+
+    def image(self, index: int) -> Image:
+        return self._split.image(index)
 
 
 def unlabelled(spec: str) -> Split:
@@ -65,7 +69,3 @@ def unlabelled(spec: str) -> Split:
     if not files:
         raise EdgesegError(f"unlabelled images: {spec} holds no image; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     return Photos(files)
-
-
-def _unknown(image: Image) -> tuple[Image, Labels]:
-    return image, np.full(image.shape[:2], VOID, np.uint8)

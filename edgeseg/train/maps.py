@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,39 +12,33 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError
-from edgeseg.students import Student
+from edgeseg.students import Promptable, Student
 from edgeseg.train.teaching.lesson import EMBEDDING, Key, Widths, as_map
 
 
 @contextmanager
-def kept(network: nn.Module, keys: Sequence[Key], image: Tensor) -> Iterator[dict[Key, Tensor]]:
+def kept(network: Student, keys: Sequence[Key], image: Tensor) -> Iterator[dict[Key, Tensor]]:
     """What the modules named in `keys` answer while the network looks at `image`, filled as they do.
 
     Raises:
         EdgesegError: no module of that name, with the near ones; an answer that is no map.
     """
     found: dict[Key, Tensor] = {}
-    modules = dict(network.named_modules())
     hooks = []
     try:
         for key in keys:
             name = named(network, key)
             if isinstance(name, str):
-                if name not in modules:
-                    raise EdgesegError(f"{_called(network)} has no module {name!r}; {_near(name, modules)}")
-                hooks.append(modules[name].register_forward_hook(partial(_keep, found, key, image)))
+                hooks.append(_module(network, name).register_forward_hook(partial(_keep, found, key, image)))
         yield found
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def named(network: nn.Module, key: Key) -> Key:
+def named(network: Student, key: Key) -> Key:
     """A key as a stage or a module's name: a network has its own for its embedding."""
-    if key == EMBEDDING:
-        own: Key = getattr(network, "embedding", EMBEDDING)
-        return own
-    return key
+    return network.embedding if key == EMBEDDING and isinstance(network, Promptable) else key
 
 
 def _keep(found: dict[Key, Tensor], key: Key, image: Tensor, module: nn.Module, given: Any, answer: Any) -> None:
@@ -68,7 +63,7 @@ def stages(network: Student, keys: Sequence[Key], maps: Sequence[Tensor]) -> dic
     return found
 
 
-def staged(network: nn.Module, keys: Sequence[Key]) -> bool:
+def staged(network: Student, keys: Sequence[Key]) -> bool:
     """Whether any of the keys is a stage."""
     return any(isinstance(named(network, key), int) for key in keys)
 
@@ -93,12 +88,12 @@ def widths(network: Student, keys: Sequence[Key]) -> Widths:
     return {key: each.shape[1] for key, each in {**maps, **found}.items()}
 
 
-def _called(network: nn.Module) -> str:
-    return str(getattr(network, "name", type(network).__name__))
-
-
-def _near(name: str, modules: Mapping[str, nn.Module]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(name, modules, n=3, cutoff=0.4)
-    return f"did you mean {', '.join(near)}?" if near else f"there are {', '.join([*modules][1:6])} and more"
+def _module(network: Student, name: str) -> nn.Module:
+    """The module of that name, or an error with the near ones."""
+    try:
+        return network.get_submodule(name)
+    except AttributeError:
+        there = [known for known, _ in network.named_modules() if known]
+    near = difflib.get_close_matches(name, there, n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(there[:5])} and more"
+    raise EdgesegError(f"{network.name} has no module {name!r}; {hint}")

@@ -143,6 +143,10 @@ def from_smp(source: str, classes: int, weights: Path | None) -> Student:
     smp = need("segmentation_models_pytorch")
     folder = Path(source).expanduser()
     if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise EdgesegError(
+                f"smp:{source} has no config.json; give a folder that the network's save_pretrained wrote"
+            )
         try:
             net = smp.from_pretrained(str(folder)).eval()
         except (OSError, KeyError, ValueError, RuntimeError) as error:

@@ -117,7 +117,7 @@ def test_a_loss_that_is_no_number_is_one_line(tmp_path: Path, tiny_data: Data) -
 def test_what_is_no_number_names_its_batch_and_leaves_the_last_good_state(
     what: str, tmp_path: Path, tiny_data: Data
 ) -> None:
-    trainer = make(tiny_data, tmp_path / "run", checkpoint=1)
+    trainer = make(tiny_data, tmp_path / "run", checkpoint=1, norm_batches=0)
     train, steps = tiny_data.split("train"), range(len(trainer.batches))
 
     def poison(event: Any) -> None:
@@ -147,7 +147,7 @@ def test_what_is_no_number_names_its_batch_and_leaves_the_last_good_state(
     assert stored["state"]["step"] == 3
     assert all(bool(torch.isfinite(value).all()) for value in stored["student"].values())
     assert f"{CHECKPOINT} is the last good state" in str(caught.value)
-    make(tiny_data, tmp_path / "run", checkpoint=1).run(resume=True)  # and it is one to go on from
+    make(tiny_data, tmp_path / "run", checkpoint=1, norm_batches=0).run(resume=True)  # and it is one to go on from
 
 
 def test_one_image_is_too_few_for_a_norm_behind_a_global_pooling(tmp_path: Path, tiny_data: Data) -> None:

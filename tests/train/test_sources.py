@@ -172,6 +172,10 @@ def test_smp_answers_as_its_library_says(tmp_path: Path) -> None:
     save_file(plain.state_dict(), tmp_path / "fpn.safetensors")
     made = from_source("smp:fpn/resnet18", NAMES, weights=str(tmp_path / "fpn.safetensors"))
     assert all(torch.equal(value, made.state_dict()[f"net.{key}"]) for key, value in plain.state_dict().items())
+    with pytest.raises(
+        EdgesegError, match=r"has no config\.json; give a folder that the network's save_pretrained wrote"
+    ):
+        from_source(f"smp:{tmp_path}", NAMES)
     with pytest.raises(EdgesegError, match="has learned nothing yet; name its weights"):
         from_source("smp:fpn/resnet18", NAMES)
     with pytest.raises(EdgesegError, match="is no folder; give one, or ARCHITECTURE/ENCODER"):

@@ -231,16 +231,16 @@ def test_a_stopped_distillation_ends_as_one_that_was_not(few: Data, teaching: Te
         taught(few, parts, replace(teaching, losses=(Kd(),)), epochs=2).run(resume=True)
 
 
-def test_averaged_weights_teach(tiny_data: Data, tmp_path: Path) -> None:
+def test_averaged_weights_teach(few: Data, tmp_path: Path) -> None:
     teaching = Teaching(EMA, "", losses=(Kd(),))
     recipe = read_recipe(None, ["epochs=1", "batch=4", "workers=0", "evaluate=1"])
-    trainer = Trainer("lraspp_mobilenet_v3_small", tiny_data, tmp_path / "run", replace(recipe, teaching=teaching))
+    trainer = Trainer("lraspp_mobilenet_v3_small", few, tmp_path / "run", replace(recipe, teaching=teaching))
     task: Any = trainer.task
     assert task.teacher.network is trainer.average
-    trainer.run(resume=False)
+    trainer.step(*next(trainer.batches.epoch(0)))
     assert float(task.said["loss_kd"]) > 0
     with pytest.raises(EdgesegError, match="the averaged weights teach, but ema is null"):
-        taught(tiny_data, tmp_path / "other", teaching)
+        taught(few, tmp_path / "other", teaching)
 
 
 def test_images_without_labels_teach_and_a_stopped_run_goes_on_with_them(
@@ -284,9 +284,9 @@ def test_a_class_map_that_leaves_every_pixel_out_is_an_error(teaching: Teaching,
         left_out.logits(crop, (1, 1))
 
 
-def test_a_piece_that_needs_nobody_works_alone(tiny_data: Data, tmp_path: Path) -> None:
-    trainer = taught(tiny_data, tmp_path / "run", Teaching(ALONE, "", losses=(Hardness(),)))
-    trainer.run(resume=False)
+def test_a_piece_that_needs_nobody_works_alone(few: Data, tmp_path: Path) -> None:
+    trainer = taught(few, tmp_path / "run", Teaching(ALONE, "", losses=(Hardness(),)))
+    trainer.step(*next(trainer.batches.epoch(0)))
     assert float(trainer.task.said["loss_hardness"]) > 0
     with pytest.raises(EdgesegError, match="cwd needs a teacher; without one there is hardness"):
         Teaching(ALONE, "", losses=(Hardness(), Cwd()))

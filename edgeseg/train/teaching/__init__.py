@@ -37,8 +37,9 @@ EMA, ALONE = "ema", "none"
 class Teaching:
     """Who teaches, and how.
 
-    teacher: the folder of a run, a network from elsewhere (`edgeseg.train.sources`), `ema` for the student's own averaged weights (Tarvainen & Valpola: Mean teachers, arXiv
-             1703.01780), or `none` with pieces that need nobody.
+    teacher: the folder of a run or of what one wrote down, a network from elsewhere (`edgeseg.train.sources`), `ema` for the
+             student's own averaged weights (Tarvainen & Valpola: Mean teachers, arXiv 1703.01780), or `none` with pieces that need
+             nobody.
     sha256:  of the teacher's weights, so that a resumed run notices another; empty where it has none of its own.
     losses:  added, each times its weight, to the loss of the labels.
     classes: the teacher's class -> the data's, where the names differ; classes of the teacher that nobody names are left out.
