@@ -10,6 +10,7 @@ else every tenth image; another tenth of `train` chooses the epoch unless all th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def load(argument: str) -> Data:
 
 def _tables(source: str) -> dict[str, Any]:
     """Split -> table, on the disk; the bytes of images are left as they are."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     library = need("datasets")
     folder = Path(source).expanduser()
     try:

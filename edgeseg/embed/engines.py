@@ -67,6 +67,7 @@ def ray(job: Job, how: How, advance: Advance) -> int:
 
     A process that dies is begun again by Ray, and goes on where it stopped.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it reports itself to its makers
     library = need("ray")
     import torch
 
