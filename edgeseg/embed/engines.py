@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from edgeseg.embed.job import Job
 from edgeseg.embed.work import work
@@ -108,7 +108,7 @@ def _share(job: Job, how: How, rank: int) -> tuple[int, int]:
     return made, sum(images)
 
 
-ENGINES: Registry[Callable[[Job, How, Advance], Any]] = Registry("engine")
+ENGINES: Registry[Callable[[Job, How, Advance], int]] = Registry("engine")
 """Name -> what does the work of a job."""
 ENGINES.add("local", local)
 ENGINES.add("ray", ray)
