@@ -28,7 +28,10 @@ def train(
         ),
     ],
     data: Annotated[
-        str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH; objects:PATH, synthetic_objects")
+        str,
+        typer.Option(
+            help="synthetic, folder:PATH, camvid:PATH, cityscapes, ade20k, voc, coco_stuff, coco_panoptic, hf, shards; objects:PATH, coco, lvis, sa1b, dis5k"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The folder of the run.")],
     epochs: Epochs = None,

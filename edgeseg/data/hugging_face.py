@@ -10,6 +10,7 @@ else every tenth image; another tenth of `train` chooses the epoch unless all th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,17 @@ class Rows(Split):
 
     def __getitem__(self, index: int) -> tuple[Image, Labels]:
         row = self._table[int(self._rows[index])]
-        image, mask = (_stored(row[name], f"{self._where}, row {self.names[index]}, {name}") for name in self._columns)
+        image, mask = (_stored(row[name], self._called(index, name)) for name in self._columns)
         pixels, labels = read_image(*image), self._meaning.of(read_mask(*mask), mask[0])
         same_size(image[0], pixels, mask[0], labels)
         return pixels, labels
+
+    def image(self, index: int) -> Image:
+        name = self._columns[0]
+        return read_image(*_stored(self._table[int(self._rows[index])][name], self._called(index, name)))
+
+    def _called(self, index: int, column: str) -> str:
+        return f"{self._where}, row {self.names[index]}, {column}"
 
     def problems(self) -> list[str]:
         """Every row that cannot be read."""
@@ -99,6 +107,7 @@ def load(argument: str) -> Data:
 
 def _tables(source: str) -> dict[str, Any]:
     """Split -> table, on the disk; the bytes of images are left as they are."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     library = need("datasets")
     folder = Path(source).expanduser()
     try:

@@ -3,7 +3,7 @@
     lvis_v1_{train,val}.json                            or in annotations/
     {train,val}2017/*.jpg                               or in images/; its val has photos of COCO's train too
 
-The classes (1,203 of them) are not used. What nobody outlined is background, as in every image of LVIS something is. `val` is
+The classes (1,203 of them) are not used. In every image there are things that nobody outlined: they are background. `val` is
 reported: the annotations of the test images are withheld.
 """
 

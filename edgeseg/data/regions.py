@@ -33,6 +33,9 @@ class Regions(Split):
         image, labels = self.of[index]
         return image, regions(labels)
 
+    def image(self, index: int) -> Image:
+        return self.of.image(index)
+
     def problems(self) -> list[str]:
         return self.of.problems()
 

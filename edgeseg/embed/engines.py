@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from edgeseg.embed.job import Job
 from edgeseg.embed.work import work
@@ -67,6 +67,7 @@ def ray(job: Job, how: How, advance: Advance) -> int:
 
     A process that dies is begun again by Ray, and goes on where it stopped.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it reports itself to its makers
     library = need("ray")
     import torch
 
@@ -107,7 +108,7 @@ def _share(job: Job, how: How, rank: int) -> tuple[int, int]:
     return made, sum(images)
 
 
-ENGINES: Registry[Callable[[Job, How, Advance], Any]] = Registry("engine")
+ENGINES: Registry[Callable[[Job, How, Advance], int]] = Registry("engine")
 """Name -> what does the work of a job."""
 ENGINES.add("local", local)
 ENGINES.add("ray", ray)

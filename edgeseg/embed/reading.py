@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgeseg import schema
 from edgeseg.embed.job import ARRAY, MANIFEST, NOTE, Embeddings, Job, Shard
 from edgeseg.errors import EdgesegError
+from edgeseg.files import inside
 from edgeseg.tars import key_of, members, read
 
 
@@ -38,7 +39,7 @@ class Embedded:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.manifest = folder, schema.read(Embeddings, folder / MANIFEST)
-        self._files = [folder / name for name, _ in self.manifest.shards]
+        self._files = [inside(folder, name) for name, _ in self.manifest.shards]
 
     def places(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Where the images `names` are, `[N, 5]`: shard, then first byte and size of the array and of the note.
@@ -67,13 +68,18 @@ class Embedded:
         """The image at a place."""
         shard, first, size, note_first, note_size = place.tolist()
         file = self._files[shard]
-        stored, note = read(file, first, size), json.loads(read(file, note_first, note_size))
-        return Look(_array(stored), tuple(note["image"]), tuple(note["seen"]))
-
-
-def _array(stored: bytes) -> NDArray[Any]:
-    made: NDArray[Any] = np.lib.format.read_array(io.BytesIO(stored), allow_pickle=False)
-    return made
+        stored, written = read(file, first, size), read(file, note_first, note_size)
+        try:
+            array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(stored), allow_pickle=False)
+            note = json.loads(written)
+            look = Look(array, tuple(note["image"]), tuple(note["seen"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise EdgesegError(f"{file} is damaged at byte {first} ({error}); see edgeseg embed --check") from error
+        if array.dtype != np.float16 or array.ndim != 3:
+            raise EdgesegError(
+                f"{file} has {array.dtype} of {array.ndim} axes at byte {first}; see edgeseg embed --check"
+            )
+        return look
 
 
 def problems(job: Job, advance: Callable[[int], None] = lambda count: None) -> list[str]:

@@ -175,6 +175,21 @@ def test_check_names_what_is_not_whole(tiny_run: Path, tmp_path: Path, capfd: py
     assert problems(this) == []
 
 
+def test_a_damaged_shard_is_one_line(shards: Path, tmp_path: Path) -> None:
+    for name in ("embeddings.json", "00000.tar", "00001.tar", "00002.tar"):
+        (tmp_path / name).write_bytes((shards / name).read_bytes())
+    wrong = {"train-00003.npy": b"x", "train-00004.json": b"[]"}
+    rewritten(tmp_path / "00000.tar", lambda kept: {name: wrong.get(name, stored) for name, stored in kept.items()})
+    embedded = Embedded(tmp_path)
+    for name in ("train-00003", "train-00004"):
+        with pytest.raises(EdgesegError, match=r"00000\.tar is damaged at byte .* see edgeseg embed --check"):
+            embedded.look(embedded.places([name])[0])
+    manifest = tmp_path / "embeddings.json"
+    manifest.write_text(manifest.read_text().replace("00001.tar", "../x.tar"))
+    with pytest.raises(EdgesegError, match="leaves its folder"):
+        Embedded(tmp_path)
+
+
 def test_another_job_in_the_same_folder_is_refused(shards: Path, tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(EdgesegError, match="begun with another split"):
         work(replace(job(tiny_run, shards), split_name="val"))
