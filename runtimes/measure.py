@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,6 +33,7 @@ from edgeseg.runtimes.record import (
     Subject,
 )
 from edgeseg.runtimes.telemetry import Here, Place, take, validity
+from edgeseg.runtimes.telemetry.there import There
 from edgeseg.runtimes.telemetry.watch import Watch
 from edgeseg.runtimes.worker import PRECISE, STAGES, Marks, busy_s, pack, unpack
 
@@ -154,8 +155,8 @@ def measure(
             raise EdgesegError(f"{protocol.name} is measured on local only; on {device} take quick or sustained:10m")
         if protocol.kind == "cold-start":
             return cold_start(task, where, protocol, threads, image, place or Here(), progress)
-        sensors = place or (Here() if where.kind == "local" else None)
-        return _measured(task, where, protocol, threads, e2e, image, sensors, progress)
+        watch = Watch(place or Here()) if where.kind == "local" else Watch(There(where), meanwhile=False)
+        return _measured(task, where, protocol, threads, e2e, image, watch, progress)
 
 
 def _measured(
@@ -165,12 +166,12 @@ def _measured(
     threads: int,
     e2e: bool,
     image: Path | None,
-    place: Place | None,
+    watch: Watch,
     progress: Progress | None,
 ) -> Record:
-    before, watch = where.state(), Watch(place) if place else None
+    before = where.state()
     try:
-        with watch or nullcontext(), closing(where.spawn()) as worker:
+        with watch, closing(where.spawn()) as worker:
             opened = task.open(worker, threads, image, e2e)
             rounds = 2 if e2e else 1
             model = _timed(worker, "measure", protocol, progress, 0, rounds)
@@ -181,8 +182,7 @@ def _measured(
         raise Failed(_failure(task, described(where, before, before), protocol, threads, died)) from died
     record = _record(task, protocol, device, opened, model, schema.parse(Execution, told["execution"], "the worker"))
     record = replace(record, **_asked(record, model), **(_whole(whole) if whole else {}))
-    said = watch.says(unpack(model["steady"])[:, 0]) if watch else {}
-    return _judged(replace(record, **said), reasons(record, model))
+    return _judged(replace(record, **watch.says(unpack(model["steady"])[:, 0])), reasons(record, model))
 
 
 def _judged(record: Record, why: list[str]) -> Record:

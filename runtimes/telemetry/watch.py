@@ -25,14 +25,19 @@ IDLE_S = 1.0
 
 
 class Watch:
-    """A block in which a place is watched; a thread of its own, but only where there is power to read."""
+    """A block in which a place is watched; a thread of its own, but only where there is power to read.
 
-    def __init__(self, place: Place) -> None:
+    meanwhile: also while the block runs. Not where each look would cost the device time.
+    """
+
+    def __init__(self, place: Place, meanwhile: bool = True) -> None:
         self._place, self._over = place, threading.Event()
         self._idle: list[Reading] = []
         self._busy: list[Reading] = []
         self._power = [
-            name for name in SENSORS if (said := SENSORS[name](place, 0.0)) and (said.power_mw or said.energy_uj)
+            name
+            for name in (SENSORS if meanwhile else ())
+            if (said := SENSORS[name](place, 0.0)) and (said.power_mw or said.energy_uj)
         ]
         self._thread = threading.Thread(target=self._look, args=[self._busy], daemon=True)
 

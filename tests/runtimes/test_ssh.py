@@ -28,6 +28,8 @@ from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import Entry, channel, make, open_device, remote
 from edgeseg.runtimes.devices.ssh import Ssh
 from edgeseg.runtimes.launch import Died
+from edgeseg.runtimes.telemetry import Here, take
+from edgeseg.runtimes.telemetry.there import There
 from tests.runtimes.here import gone, opened, until
 from tests.runtimes.test_agent import LONG, null
 
@@ -143,6 +145,7 @@ def test_a_bench_over_ssh_leaves_a_record(board: str, tmp_path: Path, capfd: pyt
     assert (record.device.kind, record.device.address) == ("ssh", "board")
     assert record.device.boot_id == open_device("local").probe().boot_id
     assert record.latency == statistics.latency(*record.samples.unpack())
+    assert record.sensors is not None and record.sensors.before.flags == take(Here()).flags
     assert "p50" in capfd.readouterr().out
 
 
@@ -240,6 +243,13 @@ def run(device: Ssh, words: Sequence[str]) -> str:
     return subprocess.run(
         device.command(words), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
     ).stdout
+
+
+def test_sensors_are_read_there(device: Ssh, tmp_path: Path) -> None:
+    (tmp_path / "it's $HOME").write_text("61234\n")
+    there = There(device)
+    assert there.files(f"{tmp_path}/it*") == Here().files(f"{tmp_path}/it*") == {f"{tmp_path}/it's $HOME": "61234"}
+    assert there.run(["no-such-command-as-this"]) is None
 
 
 def test_a_lost_board_keeps_its_samples_and_comes_back(

@@ -10,9 +10,22 @@ from pathlib import Path
 import pytest
 
 from edgeseg.errors import EdgesegError, InvalidMeasurement
-from edgeseg.runtimes.telemetry import SENSORS, STREAMS, Here, Reading, android, jetson, powermetrics, take, tegrastats
+from edgeseg.runtimes.devices.local import Local
+from edgeseg.runtimes.telemetry import (
+    SENSORS,
+    STREAMS,
+    Here,
+    Place,
+    Reading,
+    android,
+    jetson,
+    powermetrics,
+    take,
+    tegrastats,
+)
 from edgeseg.runtimes.telemetry.energy import per_frame
 from edgeseg.runtimes.telemetry.raspberry import held_back, throttled
+from edgeseg.runtimes.telemetry.there import There
 from edgeseg.runtimes.telemetry.validity import notes, reasons
 
 NOW = Reading(0.0)
@@ -289,6 +302,18 @@ def test_this_machine_can_be_asked() -> None:
     assert Here().run(["no-such-command-as-this"]) is None
     assert Here().run(["false"]) is None
     assert Here().run(["echo", "words; are words"]) == "words; are words\n"
+
+
+@pytest.mark.parametrize("place", [Here(), There(Local())], ids=["here", "there"])
+def test_files_and_commands_are_read_alike_wherever_they_are(tmp_path: Path, place: Place) -> None:
+    for name, text in (("zone0", "61234\n"), ("zone1", ""), ("it's $HOME", "two\nlines\0\n"), ("other", "x")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "zone9").mkdir()
+    assert place.files(f"{tmp_path}/zone*") == {f"{tmp_path}/zone0": "61234", f"{tmp_path}/zone1": ""}
+    assert place.files(f"{tmp_path}/it*") == {f"{tmp_path}/it's $HOME": "two\nlines"}
+    assert place.files(f"{tmp_path}/none*") == {}
+    assert place.run(["echo", "words; are $words"]) == "words; are $words\n"
+    assert place.run(["no-such-command-as-this"]) is None
 
 
 @pytest.mark.parametrize(
