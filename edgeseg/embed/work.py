@@ -23,6 +23,7 @@ from edgeseg.files import aside
 from edgeseg.runs import load_run
 from edgeseg.segment import StudentSegmenter
 from edgeseg.students import Promptable, Semantic, Student
+from edgeseg.students.assisted import is_assisted
 from edgeseg.tars import Add, writing
 
 Half = NDArray[np.float16]
@@ -93,7 +94,12 @@ def work(
     advance(sum(shard.stop - shard.start for shard in mine) - sum(shard.stop - shard.start for shard in todo))
     if not todo:
         return 0
-    teacher = Frozen(load_run(job.teacher, trust=job.trust).to(device), job.manifest().size)
+    student = load_run(job.teacher, trust=job.trust)
+    if is_assisted(student):
+        raise EdgesegError(
+            f"{job.teacher} has to be shown the labels along with the picture; distill from the run itself"
+        )
+    teacher = Frozen(student.to(device), job.manifest().size)
     make(job, teacher, todo, batch, workers, advance)
     return len(todo)
 

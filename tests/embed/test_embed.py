@@ -33,6 +33,7 @@ from edgeseg.train.precomputed import Precomputed
 from edgeseg.train.recipe import read_recipe
 from edgeseg.train.teacher import Teacher
 from edgeseg.train.teaching import Teaching
+from edgeseg.train.teaching.align import Align
 from tests.conftest import TINY
 
 
@@ -400,6 +401,20 @@ def test_what_shards_cannot_teach_is_said(teaching: Teaching, tiny_data: Data, t
         taught(tiny_data, tmp_path, teaching, "split=val")
     with pytest.raises(EdgesegError, match="does not know moon"):
         Precomputed(teaching, ["moon"], [])
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"losses": (Align(),)}, "not maps of the teacher"),
+        ({"unlabelled": TINY}, "not what it makes of images without"),
+    ],
+)
+def test_what_only_a_teacher_at_hand_can_say(
+    teaching: Teaching, tiny_data: Data, tmp_path: Path, more: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(EdgesegError, match=what):
+        taught(tiny_data, tmp_path, replace(teaching, **more))
 
 
 def test_a_promptable_teacher_s_map(tmp_path: Path, tiny_data: Data) -> None:

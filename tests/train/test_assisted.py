@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from edgeseg.data import Data, load_data
+from edgeseg.embed import Job, work
 from edgeseg.errors import EdgesegError
 from edgeseg.losses import CrossEntropy
 from edgeseg.metrics import VOID
@@ -52,6 +53,11 @@ def test_a_label_picture_is_its_definition() -> None:
         assert float(made[b, 0, y, x]) == pytest.approx(wanted, rel=1e-6)
     assert fixed_codes(1, 22, labels.device)[0, :3].tolist() == pytest.approx([-1.05, -0.95, -0.85])
     assert not torch.equal(codes[0], codes[1])
+
+
+def test_it_cannot_look_without_labels(run: Path, few: Data, tmp_path: Path) -> None:
+    with pytest.raises(EdgesegError, match="shown the labels along with the picture"):
+        work(Job(run, few.spec, None, tmp_path))
 
 
 SEMANTIC = [name for name in STUDENTS if "classes" in parameters(name)]
