@@ -59,7 +59,7 @@ def folder(tmp_path: Path, tiny_run: Path, tiny_artifacts: dict[str, Artifact]) 
 
 
 def test_the_contract_s_verbs_are_there() -> None:
-    wanted = "doctor models info train distill embed tune eval export quantize verify build bench profile compare predict report verdict replay card push quickstart"
+    wanted = "doctor models info train distill embed tune eval export quantize verify build bench profile sweep compare predict report verdict replay card push quickstart"
     assert sorted(VERBS) == sorted(wanted.split())
 
 
