@@ -134,7 +134,10 @@ def test_embed_rate() -> None:
     sane(embed_rate.findings("lraspp_mobilenet_v3_small", (64, 64), images=4, pairs=2), names=1)
 
 
-@pytest.mark.parametrize("name", train_step.FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.wide] * (name == "squeeze_sam")) for name in train_step.FAMILIES],
+)
 def test_every_family_learns_the_same_by_hand(name: str) -> None:
     side = 256 if name == "squeeze_sam" else 64
     train_step.agree(Work("fp32", name, batch=2, size=(side, side), images=4))

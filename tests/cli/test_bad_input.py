@@ -191,7 +191,7 @@ def test_options_that_do_not_fit(
     assert not (tmp_path / "out").exists()
     assert "did you mean" in fails(capfd, "bench", artifact, "--protocol", "quik")
     assert "size built in" in fails(capfd, "bench", artifact, "--size", "32x32")
-    assert "local" in fails(capfd, "bench", artifact, "-d", "ssh://nobody", code=5)
+    assert "local" in fails(capfd, "bench", artifact, "-d", "nobody", code=5)
     assert "takes an artifact" in fails(capfd, "verify", tiny_run)
     assert "10 classes" in fails(
         capfd, "eval", artifact, "--data", f"folder:{_two_classes(tmp_path)}", "--split", "train"

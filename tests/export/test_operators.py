@@ -72,11 +72,11 @@ USES = {"rwkv_seg_tiny": {"wkv", "label_map"}, "rwkv_sam_tiny": {"wkv"}, "mamba"
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
+        ("rwkv_seg_tiny", OnnxRuntime),
         ("rwkv_seg_tiny", OpenVino),
-        ("rwkv_sam_tiny", OnnxRuntime),
         ("mamba", OnnxRuntime),
         ("mamba", OpenVino),
-        pytest.param("rwkv_seg_tiny", OnnxRuntime, marks=pytest.mark.wide),
+        pytest.param("rwkv_sam_tiny", OnnxRuntime, marks=pytest.mark.wide),
         pytest.param("rwkv_sam_tiny", OpenVino, marks=pytest.mark.wide),
     ],
 )
