@@ -9,6 +9,7 @@ import platform
 import tempfile
 import time
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -41,7 +42,7 @@ RECOVER_S = 60.0
 """How long to wait for a device that was lost: a board has booted by then."""
 
 
-class Remote:
+class Remote(ABC):
     """A device with an agent. Subclasses say how a command runs there, and what it means when none does."""
 
     kind: ClassVar[str]
@@ -51,13 +52,13 @@ class Remote:
         self._open: Channel | None = None
         self._locked = False
 
+    @abstractmethod
     def command(self, words: Sequence[str]) -> list[str]:
         """The command line of this machine that runs `words` there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def explain(self, code: int, words: str) -> EdgesegError:
         """Why nothing runs there, from the exit code and the last words of `command`."""
-        raise NotImplementedError
 
     @property
     def channel(self) -> Channel:
@@ -79,7 +80,7 @@ class Remote:
         """Have the device for oneself until `unlock`. An agent that is alive is waited for, one that shows no life is ended.
 
         Raises:
-            EdgesegError: somebody else is measuring there.
+            Died: somebody else is measuring there.
         """
         folder = self.entry.folder or "~/.cache/edgeseg"
         lock = f"{folder}/lock" if self.entry.folder else "/tmp/edgeseg.lock"
@@ -91,7 +92,8 @@ class Remote:
                 self._locked = True
                 return
             if time.monotonic() > deadline:
-                raise EdgesegError(f"{self.address} is in use by {answer['who']}; wait until that measurement is over")
+                line = f"{self.address} is in use by {answer['who']}; wait until that measurement is over"
+                raise Died(line, "busy")
             stale = answer["silent_s"] > 2 * agent.SILENCE_S
             time.sleep(0.3)
 

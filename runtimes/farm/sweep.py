@@ -17,7 +17,7 @@ from edgeseg.errors import EdgesegError, InvalidMeasurement, MissingTool
 from edgeseg.runtimes.farm.queue import Job, Queue, State
 from edgeseg.schema import STRICT
 
-LOST = ("lost", "hang", "garbled", "killed")
+LOST = ("lost", "busy", "hang", "garbled", "killed")
 """Outcomes of a failure that say more of the device than of the artifact."""
 
 CALM_S = 5.0

@@ -243,8 +243,9 @@ def test_a_frozen_agent_is_lost_and_the_next_one_ends_it(tmp_path: Path, monkeyp
 def test_two_do_not_measure_at_once(tmp_path: Path) -> None:
     with closing(here(tmp_path)) as first, closing(here(tmp_path)) as second:
         bench = first.spawn()
-        with pytest.raises(EdgesegError, match=r"here is in use by .+@.+; wait"):
+        with pytest.raises(Died, match=r"here is in use by .+@.+; wait") as caught:
             second.lock(wait_s=0.5)
+        assert caught.value.outcome == "busy"
         bench.close()
         second.lock(wait_s=0.5)
 

@@ -19,7 +19,7 @@ import pytest
 from edgeseg.cli import main
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes import record as records
-from edgeseg.runtimes.farm import Job, Outcome, Queue, Sweep, run
+from edgeseg.runtimes.farm import Job, Outcome, Queue, Sweep, measured, run
 from edgeseg.runtimes.farm.sweep import verdict_of
 from tests.runtimes.test_agent import null
 
@@ -119,6 +119,22 @@ def test_what_cannot_be_measured_is_not_tried_again_and_noise_is(tmp_path: Path)
             ("artifact-3", "done"),
             ("artifact-1", "waiting"),
         ]
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("busy", "waiting"), ("lost", "waiting"), ("out_of_memory", "failed")])
+def test_a_failure_is_the_device_s_or_the_artifact_s(
+    outcome: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(path: str) -> None:
+        Path(path).write_text(json.dumps({"kind": "failure", "outcome": outcome}))
+
+    async def bench(*words: str) -> tuple[int, str]:
+        leave(words[-1])
+        return 6, "what it said"
+
+    monkeypatch.setattr("edgeseg.runtimes.farm.sweep._edgeseg", bench)
+    made = asyncio.run(measured(jobs(1)[0], "pi", tmp_path))
+    assert (made.state, made.device, made.reason) == (state, state == "waiting", f"{outcome}: what it said")
 
 
 def test_one_sweep_at_a_time_and_no_file_of_others(tmp_path: Path) -> None:
