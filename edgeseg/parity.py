@@ -232,7 +232,7 @@ def _alone(artifact: Artifact, student: Semantic, pictures: Sequence[Picture]) -
     with torch.inference_mode():
         for one in pictures:
             normal, given = both(one, artifact.manifest.input)
-            with Half():
+            with Half():  # type: ignore[no-untyped-call]
                 made = network(torch.from_numpy(given if network.bakes_pre else normal))
             row.add(student.eval()(torch.from_numpy(normal)).numpy(), made.numpy())
     return row.hop("student -> float16", "fp16", student.class_names)
