@@ -215,7 +215,7 @@ def test_what_embeddings_cannot_teach_is_said(objects: Data, written: Teaching, 
         ({}, "objects are pasted into 50% of them; learn with --set prompts.paste=0"),
     ):
         with pytest.raises(EdgesegError, match=what):
-            taught(objects, tmp_path, replace(written, **more))  # type: ignore[arg-type]
+            taught(objects, tmp_path, replace(written, **more))
     with pytest.raises(EdgesegError, match="of another teacher than the recipe says"):
         Precomputed(replace(written, sha256="0" * 64), "promptable", [])
 
