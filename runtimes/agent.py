@@ -697,7 +697,6 @@ class Measurer:
         ready_ns = self._begun and time.perf_counter_ns() - self._begun - self._waited
         self.memory.note()
         self._feeds, self._labels, self._threads = feeds, labels(output).copy(), asked["threads"]
-        drawn = base64.b64encode(zlib.compress(self._labels.tobytes())).decode()
         return {
             "event": "opened",
             "version": self._net.version,
@@ -706,8 +705,14 @@ class Measurer:
             "ready_ms": ready_ns and ready_ns / 1e6,
             "peak_memory_bytes": self.memory.peak,
             "model_memory_bytes": self.memory.growth,
-            "labels": {"shape": list(self._labels.shape), "data": drawn},
+            "labels": drawn(self._labels),
         }
+
+    def draw(self, file: str) -> Message:
+        """The labels of another input."""
+        (name,) = self._feeds
+        made = self._run({name: need("numpy", "numpy").load(file)})
+        return {"event": "drawn", "labels": drawn(labels(made))}
 
     def measure(
         self,
@@ -745,9 +750,9 @@ class Measurer:
                 break
         wall_s, own, after = (clock() - begin) / 1e9, time.process_time() - own, busy_s()
         gc.enable()
-        last, drawn = self._run(self._feeds), self._labels
+        last, whole = self._run(self._feeds), self._labels
         if photo:
-            drawn = labels(steps[2](steps[1](steps[0](given))))
+            whole = labels(steps[2](steps[1](steps[0](given))))
         return {
             "event": "done",
             "count": count,
@@ -757,7 +762,7 @@ class Measurer:
             "model_memory_bytes": self.memory.growth,
             "unchanged": float(np.mean(labels(last) == self._labels)),
             "nonfinite": int(last.size - np.count_nonzero(np.isfinite(last))),
-            "alike": float(np.mean(drawn == self._labels)),
+            "alike": float(np.mean(whole == self._labels)),
         }
 
     def _chunks(self, steps: Sequence[Step], given: Any, marks: Marks, stop: int) -> Iterator[Marks]:
@@ -818,6 +823,11 @@ class Measurer:
 def packed(marks: Marks) -> Message:
     """Samples as they are sent."""
     return {"columns": marks.shape[1], "data": base64.b64encode(marks.astype("<i8").tobytes()).decode()}
+
+
+def drawn(label_map: Any) -> Message:
+    """A label map as it is sent."""
+    return {"shape": list(label_map.shape), "data": base64.b64encode(zlib.compress(label_map.tobytes())).decode()}
 
 
 # -- the keeper --------------------------------------------------------------------------------------------------------
@@ -885,7 +895,7 @@ class Keeper:
             if self._lock >= 0:
                 os.utime(self._lock)
             return say(1, {"event": "pong"})
-        if do in ("open", "measure", "enough", "burst", "execution"):
+        if do in ("open", "draw", "measure", "enough", "burst", "execution"):
             if request["child"] in self._children:
                 self._children[request["child"]].tell(line)
             return None

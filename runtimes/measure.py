@@ -166,6 +166,7 @@ def measure(
         )
     task = job(subject, size)
     with closing(open_device(device)) as where:
+        task = replace(task, provenance=task.on(where))
         sensors = (place or Here()) if where.kind == "local" else There(where)
         if protocol.kind == "cold-start":
             return cold_start(task, where, protocol, threads, image, sensors, progress)

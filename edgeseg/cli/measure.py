@@ -134,6 +134,8 @@ def record_table(record: Record) -> Table:
             f"{100 * record.noise.gap:+.2f} % ({100 * record.noise.low:+.2f} to {100 * record.noise.high:+.2f})",
         ),
     ]
+    if record.provenance == "simulated":
+        rows.insert(0, ("simulated", "these are times of no device, and nothing to quote"))
     rows += _asked(record)
     if record.e2e is not None:
         rows.append(("end to end", f"p50 {record.e2e.p50_ms:.3f} ms, {record.e2e.sustained_fps:.2f} FPS"))

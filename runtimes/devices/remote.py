@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeseg import schema
 from edgeseg.artifact import Artifact
@@ -197,9 +198,7 @@ class RemoteBench:
         photo = Path(image).read_bytes() if image else pixels.encode(pixels.pattern(720, 1280)) if e2e else None
         picture = pixels.decode(photo) if photo else pixels.pattern(*self._artifact.size)
         given = pixels.prepare(picture, spec)
-        with_input = io.BytesIO()
-        np.save(with_input, given)
-        more = {INPUT: with_input.getvalue(), **({PHOTO: photo} if photo and e2e else {})}
+        more = {INPUT: saved(given), **({PHOTO: photo} if photo and e2e else {})}
         if self._cold:
             more[agent.AGENT] = Path(agent.__file__).read_bytes()
         self._bring(more)
@@ -217,10 +216,8 @@ class RemoteBench:
             },
             decoder=decoder_of(manifest),
         )
-        self._version = answer["version"]
-        drawn = answer["labels"]
-        labels = np.frombuffer(zlib.decompress(base64.b64decode(drawn["data"])), np.uint8).reshape(drawn["shape"])
-        found = doubt(self._artifact, given, Path(image) if image else None, labels)
+        self.version = answer["version"]
+        found = doubt(self._artifact, given, Path(image) if image else None, drawn(answer))
         self.doubts = [found] if found else []
         return {**{key: answer[key] for key in OPENED}, "doubts": self.doubts}
 
@@ -236,6 +233,14 @@ class RemoteBench:
             self._device.push(dict(named.values()))
         shas = {name: sha for name, (sha, _) in named.items()}
         self._ask("start", name=str(self._artifact.folder), files=shas, cold=self._cold)
+
+    def draw(self, given: NDArray[Any]) -> NDArray[np.uint8]:
+        """The label map `[H, W]` of another input."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / INPUT
+            file.write_bytes(saved(given))
+            (place,) = self._device.push({sha256(file): file}).values()
+        return drawn(self._ask("draw", file=place))
 
     def burst(self, seconds: float, count: int) -> dict[str, Any]:
         """The median of a short series, in ns."""
@@ -277,7 +282,7 @@ class RemoteBench:
         """How the runtime ran it: its words, as this machine's reader of that runtime takes them."""
         words = self._ask("execution")["words"]
         parts = (words["encoder"], words["decoder"]) if self._artifact.manifest.decoder else (words,)
-        made = reduce(of_both, (self._remotely.heard(part, self._version, self._threads) for part in parts))
+        made = reduce(of_both, (self._remotely.heard(part, self.version, self._threads) for part in parts))
         ops = {"ops": GRAPH} if self._artifact.manifest.op_tiers else {}  # the agent has no plugins
         return {"execution": schema.dump(replace(made, settings=made.settings | ops))}
 
@@ -320,6 +325,19 @@ def decoder_of(manifest: Manifest) -> dict[str, Any] | None:
         "outputs": decoder.outputs,
         "prompt": {"points": points.tolist(), "labels": labels.tolist()},
     }
+
+
+def saved(given: NDArray[Any]) -> bytes:
+    """An input as the agent loads it."""
+    file = io.BytesIO()
+    np.save(file, given)
+    return file.getvalue()
+
+
+def drawn(answer: dict[str, Any]) -> NDArray[np.uint8]:
+    """The label map `[H, W]` of an answer."""
+    said = answer["labels"]
+    return np.frombuffer(zlib.decompress(base64.b64decode(said["data"])), np.uint8).reshape(said["shape"])
 
 
 def marks_of(event: dict[str, Any]) -> Marks:
