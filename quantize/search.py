@@ -52,8 +52,8 @@ from edgeseg.verdict import MAX_DROP
 TRIALS = 10
 """Artifacts that a search makes at most, float included."""
 
-WITHOUT_DEVICE = frozenset({"lost", "busy", "garbled", "hang"})
-"""Outcomes of a device that say nothing of the artifact."""
+NOT_ITS_FAULT = frozenset({"lost", "busy", "garbled"})
+"""Outcomes that say something of the device and nothing of the artifact."""
 
 PAIRS, BURST_S, MEDIAN_S = 5, 0.2, 1.0
 """Rounds of bursts in each of three sets of processes, and the seconds of a burst, and of one for a median by itself."""
@@ -364,7 +364,7 @@ class _Run:
         except MissingTool as error:
             raise MissingTool(self._ended(error)) from error
         except InvalidMeasurement as error:
-            if isinstance(error, Died) and error.outcome in WITHOUT_DEVICE:
+            if isinstance(error, Died) and error.outcome in NOT_ITS_FAULT:
                 raise InvalidMeasurement(self._ended(error)) from error
             return replace(made, failed=str(error))
         assert found.ratio is not None

@@ -232,6 +232,8 @@ def verify(
         raise EdgesegError(f"{artifact} is a run; verify takes an artifact and compares it with its run")
     opened = Artifact.open(artifact)
     if device is not None:
+        if against or bisect:
+            raise EdgesegError("-d compares an artifact there with the same one here; leave --against and --bisect out")
         on_device(opened, device, data, split, count, as_json)
         return
     run, card = source_run(opened, against)
@@ -267,11 +269,9 @@ def on_device(artifact: Artifact, device: str, data: str | None, split: str | No
     rows: list[tuple[str, object]] = [
         ("board", f"{found.model or 'unknown'}, {found.cpu or 'unknown'}"),
         ("runtime, precision", f"{found.runtime}, {found.precision}"),
-        (
-            "same labels",
-            f"{found.same:.4%} of {len(found.shares)} images of {found.images}, at least {found.limit:.2%}",
-        ),
-        ("worst image", f"{min(found.shares):.4%}"),
+        ("images", f"{len(found.shares)} of {found.images}"),
+        ("other labels", f"{found.different} of {found.pixels}"),
+        ("same labels", f"{found.same:.4%}, at least {found.limit:.2%}; worst image {min(found.shares):.4%}"),
     ]
     emit(schema.dump(found), as_json, table(f"{artifact.folder} on {device} against here", ["", ""], rows))
     if error := refusal(found):

@@ -23,7 +23,7 @@ SAME = {"fp32": 0.9999, "int8": 1.0}
 
 @dataclass(frozen=True)
 class Agreement:
-    """Shares of pixels, 0..1, that have the same label there and here.
+    """Shares of pixels, 0..1, that have the same label there and here: of each image, and of all `pixels`, of which some are `different`.
 
     runtime: with its version there, and here where it is another.
     """
@@ -35,6 +35,8 @@ class Agreement:
     runtime: str
     precision: str
     images: str
+    pixels: int
+    different: int
     shares: list[float]
     same: float
     limit: float
@@ -55,7 +57,7 @@ def agree(
     """
     spec, precision = artifact.manifest.input, artifact.manifest.precision
     asked = precision.executed or precision.asked
-    shares = []
+    equal: list[NDArray[np.bool_]] = []
     with closing(open_device(device)) as there:
         if not isinstance(there, Remote):
             raise EdgesegError(f"{device} is this machine, which verify compares on without -d")
@@ -64,11 +66,11 @@ def agree(
             bench.open(str(artifact.folder.resolve()), threads=1, size=None, image=None, e2e=False)
             for picture in pictures:
                 given = pixels.prepare(picture, spec)
-                shares.append(float(np.mean(bench.draw(given) == pixels.labels(session.run(given)))))
+                equal.append(bench.draw(given) == pixels.labels(session.run(given)))
                 if progress:
-                    progress(len(shares), len(pictures))
+                    progress(len(equal), len(pictures))
             version, here = bench.version, runtime_of(artifact).version()
-    same, limit = float(np.mean(shares)), SAME.get(asked, PRECISIONS[asked].same_label)
+    same, limit = float(np.mean(equal)), SAME.get(asked, PRECISIONS[asked].same_label)
     return Agreement(
         device=device,
         model=facts.model,
@@ -76,7 +78,9 @@ def agree(
         runtime=f"{runtime_of(artifact).name} {version}{'' if version == here else f', {here} here'}",
         precision=asked,
         images=where,
-        shares=shares,
+        pixels=int(np.size(equal)),
+        different=int(np.size(equal) - np.count_nonzero(equal)),
+        shares=[float(np.mean(each)) for each in equal],
         same=same,
         limit=limit,
         passed=same >= limit,
@@ -88,5 +92,6 @@ def refusal(found: Agreement) -> ParityFailed | None:
     if found.passed:
         return None
     return ParityFailed(
-        f"{found.device} draws other masks: {found.same:.4%} of the labels are those drawn here, at least {found.limit:.2%} must be"
+        f"{found.device} draws other masks: {found.different} of {found.pixels} labels are others than here, "
+        f"at least {found.limit:.2%} must be the same"
     )

@@ -59,7 +59,7 @@ def emulated(address: str, entry: Entry) -> Emulated:
     system = sysroot(name)
     if shutil.which(QEMU) is None:
         raise MissingTool(f"{QEMU} is not installed; {HINT}")
-    if not system.made.exists():
+    if not system.complete:
         raise MissingTool(f"there is no {address} yet; edgeseg devices emulate {name}")
     return Emulated(address, entry, system)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgeseg import schema
 from edgeseg.errors import EdgesegError, MissingTool
-from edgeseg.files import aside_folder, read_json, sha256, write_json
+from edgeseg.files import aside_folder, read_json, sha256, write_json, write_text
 from edgeseg.kernels.build import cache_folder
 from edgeseg.registry import Registry
 from edgeseg.runtimes.agent import DISTRIBUTIONS
@@ -106,7 +106,15 @@ class Sysroot:
 
     def python(self) -> Path:
         """Its interpreter."""
-        return next(iter(sorted(self.root.glob("usr/bin/python3.[0-9]*"))))
+        found = sorted(self.root.glob("usr/bin/python3.*[0-9]"))
+        if not found:
+            raise MissingTool(f"there is no Python in {self.root}; edgeseg devices emulate {self.name} --fresh")
+        return found[0]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is there."""
+        return all(path.exists() for path in (self.made, self.root, self.site))
 
     def command(self, words: Sequence[str]) -> list[str]:
         """The command line of this machine that runs a program of it."""
@@ -148,9 +156,7 @@ def assemble(system: Sysroot, say: Say, sources: Path | None = None) -> Made:
             for deb in debs:
                 _run(["dpkg-deb", "-x", str(apt / "cache/archives" / deb), str(folder)], "dpkg-deb")
     for path, text in fakes(system.board).items():
-        place = system.root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text, encoding="utf-8")
+        write_text(system.root / path, text)
     (system.root / "sys/class/thermal").mkdir(parents=True, exist_ok=True)  # or this machine's would be read
     version = system.python().name.removeprefix("python")
     kept = _fetched(wheels, "*.whl", lambda: _wheels(wheels, version, say))
@@ -171,6 +177,8 @@ def _fetched(folder: Path, pattern: str, fetch: Callable[[], None]) -> dict[str,
     known = read_json(complete) if complete.exists() else {}
     if known and {name: sha256(folder / name) for name in known if (folder / name).exists()} == known:
         return dict(known)
+    for path in folder.glob(pattern) if known else ():  # of what is damaged nothing is kept, of what was cut off all
+        path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     fetch()
     found = {path.name: sha256(path) for path in sorted(folder.glob(pattern))}

@@ -214,8 +214,9 @@ def test_a_device_that_draws_the_same_passes_and_another_does_not(
     change("label_map = output[0]\n", "label_map = output[0] * (np_zero := 0)\n")
     assert main(["verify", str(folder), "-d", named, "--count", "3"]) == 2
     assert "draws other masks" in capfd.readouterr().err
-    assert main(["verify", str(folder), "-d", "local"]) == 1
-    assert "is this machine" in capfd.readouterr().err
+    for words, line in ((["local"], "is this machine"), ([named, "--bisect"], "leave --against and --bisect out")):
+        assert main(["verify", str(folder), "-d", *words]) == 1
+        assert line in capfd.readouterr().err
 
 
 @pytest.fixture(scope="session")

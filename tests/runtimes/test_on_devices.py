@@ -152,9 +152,8 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "photo.png"
 
 
-@pytest.mark.parametrize("baked", [False, True], ids=["logits", "baked"])
-def test_the_whole_way_is_timed_on_a_device(named: str, tmp_path: Path, photo: Path, baked: bool) -> None:
-    subject = artifact(tmp_path / "net", "onnxruntime", baked)
+def test_the_whole_way_is_timed_on_a_device(named: str, tmp_path: Path, photo: Path) -> None:
+    subject = artifact(tmp_path / "net", "onnxruntime")
     found = measure(subject, protocol=TINY, threads=1, device=named, e2e=True, image=photo)
     assert found.stages is not None and found.e2e is not None and found.provenance == "measured"
     assert [stage.name for stage in found.stages] == ["decode", "resize", "infer", "labels"]
