@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from edgeseg.errors import EdgesegError, InvalidMeasurement
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from edgeseg.runtimes.compare import Comparison
     from edgeseg.runtimes.record import Record
 
 
@@ -132,6 +134,8 @@ def record_table(record: Record) -> Table:
             f"{100 * record.noise.gap:+.2f} % ({100 * record.noise.low:+.2f} to {100 * record.noise.high:+.2f})",
         ),
     ]
+    if record.provenance == "simulated":
+        rows.insert(0, ("simulated", "these are times of no device, and nothing to quote"))
     rows += _asked(record)
     if record.e2e is not None:
         rows.append(("end to end", f"p50 {record.e2e.p50_ms:.3f} ms, {record.e2e.sustained_fps:.2f} FPS"))
@@ -169,39 +173,52 @@ def _p90(value: float | None, upper: float | None) -> str:
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN")],
-    second: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN")],
+    others: Annotated[list[Path], typer.Argument(metavar="RECORD|ARTIFACT|RUN...")],
+    device: Annotated[str, typer.Option("-d", "--device", help="For artifacts: where, as for bench.")] = "local",
     threads: Annotated[int, typer.Option(min=1, help="For artifacts and runs.")] = 1,
     pairs: Annotated[int, typer.Option(min=3, help="For artifacts and runs: interleaved pairs of bursts.")] = 12,
     as_json: Json = False,
 ) -> None:
-    """Is the second faster, slower, equivalent (within 2 %), or is it inconclusive?
+    """Is the second faster, slower, equivalent (within 2 %), or is it inconclusive? And each further one against the first?
 
-    Two records are compared as they were stored; two artifacts are measured now, in turns, which is the better evidence.
+    Records are compared as they were stored; artifacts are measured now, in turns, which is the better evidence, here or on a device.
 
     Example: edgeseg compare out/cam/onnxruntime out/cam/openvino --threads 2
     """
     from edgeseg import schema
     from edgeseg.runtimes import record as records
-    from edgeseg.runtimes.compare import compare_paired, compare_records
+    from edgeseg.runtimes.compare import compare_in_turns, compare_records
 
-    if first.is_file() != second.is_file():
-        raise EdgesegError("compare takes two records or two folders, not one of each")
+    if len({path.is_file() for path in (first, *others)}) > 1:
+        raise EdgesegError("compare takes records or folders, not some of each")
     if first.is_file():
-        result = compare_records(records.read(first), records.read(second))
+        if device != "local":
+            raise EdgesegError(f"records are of where they were measured; leave -d {device} out, or name artifacts")
+        found = [compare_records(records.read(first), records.read(other)) for other in others]
     else:
-        for folder in (first, second):
+        for folder in (first, *others):
             is_artifact(folder)
         with progress("measuring in turns", unit=False) as bar:
-            result = compare_paired(first, second, pairs=pairs, threads=threads, progress=lambda share: bar(share, 1.0))
-    if result.ratio is None:
-        sentence = f"{second} against {first}: {result.verdict}"
-    else:
-        sentence = f"{second} is [bold]{result.verdict}[/]: {result.ratio:.3f} of the time of {first} ({result.low:.3f} to {result.high:.3f})"
-    if result.noise is not None:
-        low, high = (100 * (2.718281828**value - 1) for value in (result.noise.low, result.noise.high))
-        sentence += f"\nthe first against itself: {low:+.1f} to {high:+.1f} %"
-    emit(schema.dump(result), as_json, sentence)
-    for line in result.why:
-        talk.print(f"[yellow]note:[/] {line}", soft_wrap=True)
-    if result.ratio is None:
-        raise InvalidMeasurement(f"the two cannot be compared: {'; '.join(result.why)}")
+            found = compare_in_turns(
+                first, others, pairs=pairs, threads=threads, progress=lambda share: bar(share, 1.0), device=device
+            )
+    documents = [schema.dump(one) for one in found]
+    sentences = [_sentence(first, other, one) for other, one in zip(others, found, strict=True)]
+    emit(documents if len(documents) > 1 else documents[0], as_json, *sentences)
+    for other, one in zip(others, found, strict=True):
+        for line in one.why:
+            talk.print(f"[yellow]note:[/] {f'{other}: ' if len(found) > 1 else ''}{line}", soft_wrap=True)
+    if refused := [one for one in found if one.ratio is None]:
+        raise InvalidMeasurement(f"they cannot be compared: {'; '.join(refused[0].why)}")
+
+
+def _sentence(first: Path, other: Path, found: Comparison) -> str:
+    """What was found, and how far the first differs from itself."""
+    if found.ratio is None:
+        return f"{other} against {first}: {found.verdict}"
+    share = f"{found.ratio:.3f} of the time of {first} ({found.low:.3f} to {found.high:.3f})"
+    sentence = f"{other} is [bold]{found.verdict}[/]: {share}"
+    if found.noise is None:
+        return sentence
+    low, high = (100 * math.expm1(value) for value in (found.noise.low, found.noise.high))
+    return f"{sentence}\nthe first against itself: {low:+.1f} to {high:+.1f} %"

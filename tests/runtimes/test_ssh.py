@@ -149,6 +149,19 @@ def test_a_bench_over_ssh_leaves_a_record(board: str, tmp_path: Path, capfd: pyt
     assert "p50" in capfd.readouterr().out
 
 
+def test_artifacts_take_turns_over_ssh(
+    board: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgeseg.runtimes.compare.PROCESSES", 1)
+    monkeypatch.setattr("edgeseg.runtimes.compare.BURST_S", 0.02)
+    artifact = str(null(tmp_path))
+    capfd.readouterr()
+    assert main(["compare", artifact, artifact, "-d", board, "--pairs", "3", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert (found["device"], found["provenance"]) == ("board", "simulated")
+    assert found["ratio"] == pytest.approx(1, rel=0.2)
+
+
 def test_devices_are_listed_and_asked(board: str, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     assert main(["devices", "list", "--json"]) == 0
@@ -257,7 +270,7 @@ def test_a_lost_board_keeps_its_samples_and_comes_back(
 ) -> None:
     bench = opened(device, null(tmp_path))
     (child,) = psutil.Process(device.channel.hello["pid"]).children()
-    device.channel.send("measure", warmup_count=1, warmup_s=0, max_s=60)
+    device.channel.send("measure", child=0, warmup_count=1, warmup_s=0, max_s=60)
     time.sleep(0.6)
     server.stop()
     with pytest.raises(Died, match="went away") as caught:
