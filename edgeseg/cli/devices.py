@@ -1,4 +1,4 @@
-"""`edgeseg devices list|probe|add`."""
+"""`edgeseg devices list|probe|add|restore`."""
 
 from __future__ import annotations
 
@@ -67,9 +67,14 @@ def probe(
 @devices.command("add")
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    url: Annotated[str, typer.Argument(metavar="ssh://USER@HOST[:PORT]")],
+    url: Annotated[str, typer.Argument(metavar="ssh://USER@HOST[:PORT]|adb://SERIAL")],
     python: Annotated[str, typer.Option(help="The Python there that has numpy and a runtime.")] = "python3",
-    folder: Annotated[str | None, typer.Option(help="Where files are kept there; ~/.cache/edgeseg by default.")] = None,
+    folder: Annotated[
+        str | None,
+        typer.Option(
+            help="Where files are kept there; ~/.cache/edgeseg by default, /data/local/tmp/edgeseg on a phone."
+        ),
+    ] = None,
     ssh_config: Annotated[Path | None, typer.Option(help="Read instead of ~/.ssh/config.")] = None,
     probing: Annotated[bool, typer.Option("--probe/--no-probe", help="Keep it only if it answers.")] = True,
     as_json: Json = False,
@@ -90,6 +95,22 @@ def add(
     emit(asdict(entry), as_json, f"{name} is {url}, kept in {path}")
 
 
+@devices.command("restore")
+def restore(
+    name: Annotated[str, typer.Argument(metavar="DEVICE", help="A name or an address.")], as_json: Json = False
+) -> None:
+    """Put back the settings that a measurement with --prepare has changed and, being killed, has left so.
+
+    Example: edgeseg devices restore local
+    """
+    from edgeseg.runtimes.devices import open_device
+    from edgeseg.runtimes.devices.prepare import put_back
+
+    with closing(open_device(name)) as device:
+        lines = put_back(device)
+    emit({"restored": lines}, as_json, "\n".join(lines) or f"nothing was left changed on {name}")
+
+
 def _asked(name: str) -> tuple[Facts, DeviceState]:
     from edgeseg.runtimes.devices import open_device
 
@@ -106,6 +127,11 @@ def _rows(facts: Facts, state: DeviceState) -> list[tuple[str, object]]:
         ("system", f"{facts.system}, called {facts.name}"),
         ("load, clocks", f"{state.load_1min}, {clocks or 'unknown'} MHz, governor {state.governor or 'unknown'}"),
         ("temperature", degrees),
-        ("Python", f"{facts.python}, {facts.executable}"),
+        (
+            "Python",
+            f"{facts.python}, {facts.executable}"
+            if facts.python
+            else "none: for the runtime's own benchmarks (--tool)",
+        ),
         ("runtimes", ", ".join(f"{name} {version}" for name, version in facts.runtimes.items()) or "none"),
     ]
