@@ -70,6 +70,8 @@ def bench(
 
     settings = parse_settings(prepare)
     if is_artifact(subject) and tool:
+        if given := [word for word, value in (("--e2e", e2e), ("--image", image), ("--size", size)) if value]:
+            raise EdgesegError(f"{tool} feeds and times the file in its own way; leave {', '.join(given)} out")
         with_tool(tool, subject, threads, device, tool_path, settings, out, as_json)
         return
     if tool_path and not tool:

@@ -183,6 +183,7 @@ class Adb(Remote):
 
     def state(self) -> DeviceState:
         """Clocks and governor from sysfs, temperature from its thermal service, and from sysfs where that says none."""
+        self.reach()
         place = There(self)
         thermal, linux = take(place, ["android"]), take(place, ["linux"])
         load = re.match(r"\d+\.\d+", place.files("/proc/loadavg").get("/proc/loadavg", ""))

@@ -120,8 +120,11 @@ def test_a_phone_says_what_it_is(fake: FakeAdb, tmp_path: Path, capfd: pytest.Ca
     assert said["system"].startswith("Android 14 (API 34), Linux ") and said["system"].endswith(" arm64-v8a")
     assert said["cores"] == len(list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*"))) and said["memory_bytes"] > 1e8
     assert said["state"]["temperature_c"] == 39.0  # the present one, not the cached; and no dead sensor's
+    flags = said["sensors"]["flags"]
+    assert flags == flags | {"thermal_status": 0, "battery_percent": 85, "charging": True}
     assert main(["devices", "probe", "phone"]) == 0
-    assert "none: for the runtime's own" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "none: for runtimes' own" in out and "battery_percent 85" in out
 
 
 def test_a_processor_is_its_chip_and_its_cores() -> None:
