@@ -73,9 +73,8 @@ class Adb(Remote):
     """`adb://SERIAL`, `adb://HOST:PORT`, or `adb://` for the one that is attached."""
 
     kind: ClassVar[str] = "adb"
-    home: ClassVar[str] = (
-        "/data/local/tmp/edgeseg"  # the one place that the user of its shell may write to and run from
-    )
+    # the one place that the user of its shell may write to and run from
+    home: ClassVar[str] = "/data/local/tmp/edgeseg"
     lock_file: ClassVar[str] = f"{home}/lock"
 
     def __init__(self, address: str, entry: Entry, patience_s: float = PATIENCE_S) -> None:
@@ -98,7 +97,7 @@ class Adb(Remote):
         said = ""
         if state in (None, "offline") and SOCKET.fullmatch(name):
             adb("disconnect", name)  # `connect` alone finds it connected, and leaves it offline
-            said = adb("connect", name)
+            said = " ".join(adb("connect", name).split())
             deadline = time.monotonic() + SETTLE_S
             while (state := self._state()) in ("offline", "authorizing", "connecting") and time.monotonic() < deadline:
                 time.sleep(0.1)
@@ -155,9 +154,7 @@ class Adb(Remote):
             cpu=processor(said),
             cores=int(said.get("cores", "0")),
             memory_bytes=1024 * int(re.sub(r"\D", "", said.get("memory", "")) or 0),
-            system=", ".join(
-                [*system, f"{said.get('kernel', 'unknown kernel')} {said.get('ro.product.cpu.abi', '')}"]
-            ).strip(),
+            system=", ".join([*system, " ".join(said[key] for key in ("kernel", "ro.product.cpu.abi") if key in said)]),
             boot_id=said.get("boot"),
             python=None,
             executable=None,
@@ -217,7 +214,7 @@ def attached() -> dict[str, str]:
 
 
 def adb(*words: str) -> str:
-    """What adb prints, in one line per device; its server is started where none runs."""
+    """What adb prints; its server is started where none runs."""
     try:
         done = subprocess.run(
             ["adb", *words],

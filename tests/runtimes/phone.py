@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,34 +44,22 @@ Current temperatures from HAL:
 Current cooling devices from HAL:
 """
 
-FAKE = """#!{python}
-import json, os, subprocess, sys
-from pathlib import Path
-folder = Path({folder!r})
-words = sys.argv[1:]
-with (folder / "log").open("a") as log:
-    log.write(json.dumps(words) + "\\n")
-state = json.loads((folder / "states").read_text())
-if words == ["devices"]:
-    print("* daemon not running; starting now at tcp:5037\\n* daemon started successfully", file=sys.stderr)
-    print("List of devices attached")
-    print("".join(f"{{name}}\\t{{what}}\\n" for name, what in state.items()))
-elif words[0] == "disconnect":
-    state.pop(words[1], None)
-    (folder / "states").write_text(json.dumps(state))
-elif words[0] == "connect":
-    if (folder / "dead").exists():
-        print(f"failed to connect to '{{words[1]}}': Connection refused")
-    else:
-        (folder / "states").write_text(json.dumps(state | {{words[1]: "device"}}))
-        print("already connected" if words[1] in state else "connected", "to", words[1])
-else:
-    assert words[0] == "-s" and words[2:4] == ["shell", "-T"] and len(words) == 5, words
-    if state.get(words[1]) != "device":
-        sys.exit(f"adb: device {{words[1]!r}} is no good")
-    path = os.environ | {{"PATH": f"{{folder}}/phone:" + os.environ["PATH"]}}
-    os.execvpe("sh", ["sh", "-c", words[4]], path)
-"""
+FAKE = """cd '{folder}'
+[ "$3" = shell ] || echo "$*" >>log
+case $1 in
+devices)
+  printf '* daemon not running; starting now at tcp:5037\\n* daemon started successfully\\n' >&2
+  echo "List of devices attached"; cat states; echo;;
+disconnect) sed -i "/^$2\t/d" states;;
+connect)
+  if [ -e dead ]; then echo "failed to connect to '$2': Connection refused"
+  elif grep -q "^$2\t" states; then echo "already connected to $2"
+  else printf '%s\\tdevice\\n' "$2" >>states; echo "connected to $2"; fi;;
+-s)
+  [ $# = 5 ] && [ "$3 $4" = "shell -T" ] || {{ echo "what is $*?" >&2; exit 99; }}
+  grep -q "^$2\tdevice$" states || {{ echo "adb: device '$2' is no good" >&2; exit 1; }}
+  PATH=$PWD/phone:$PATH exec sh -c "$5";;
+esac"""
 """`adb` whose devices are in a file; their shell is this machine's, whose commands come after those of a phone."""
 
 
@@ -107,23 +93,20 @@ class FakeAdb:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.phone = folder / "adb", folder / "adb" / "phone"
         furnish(self.phone)
-        script = self.folder / "bin" / "adb"
-        script.parent.mkdir()
-        script.write_text(FAKE.format(python=sys.executable, folder=str(self.folder)), encoding="utf-8")
-        script.chmod(0o755)
+        script = put(self.folder / "bin", "adb", FAKE.format(folder=self.folder))
         monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
         monkeypatch.delenv("ANDROID_SERIAL", raising=False)
         self.attach(SERIAL="device")
 
     def attach(self, **states: str) -> None:
         """Let these be attached, and no others."""
-        (self.folder / "states").write_text(json.dumps(states), encoding="utf-8")
+        lines = [f"{name}\t{state}\n" for name, state in states.items()]
+        (self.folder / "states").write_text("".join(lines), encoding="utf-8")
 
     @property
-    def log(self) -> list[list[str]]:
-        """What adb was asked, without the commands that it was to run."""
-        lines = (self.folder / "log").read_text(encoding="utf-8").splitlines()
-        return [words for line in lines if "shell" not in (words := json.loads(line))]
+    def log(self) -> list[str]:
+        """What adb was asked, but for the commands that it was to run."""
+        return (self.folder / "log").read_text(encoding="utf-8").splitlines()
 
 
 ROOT = Path(__file__).parent.parent.parent / ".adbd"

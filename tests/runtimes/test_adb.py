@@ -104,7 +104,7 @@ def test_a_phone_on_the_network_is_connected_and_made_anew_when_offline(fake: Fa
         fake.attach(**states)
         (fake.folder / "log").unlink(missing_ok=True)
         phone(tmp_path, f"adb://{name}").reach()
-        assert fake.log == [["devices"], ["disconnect", name], ["connect", name], ["devices"]]
+        assert fake.log == ["devices", f"disconnect {name}", f"connect {name}", "devices"]
     fake.attach()
     (fake.folder / "dead").touch()
     with pytest.raises(MissingTool, match=r"cannot be reached: failed to connect .* Connection refused"):

@@ -175,7 +175,10 @@ def test_a_failure_is_stored_where_the_record_would_be(board: str, tmp_path: Pat
 def test_a_name_or_a_kind_that_is_not_there_is_missing(
     board: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for address, line in (("bord", "did you mean board?"), ("serial://7", "there are adb://..., local, ssh://..., board")):
+    for address, line in (
+        ("bord", "did you mean board?"),
+        ("serial://7", "there are adb://..., local, ssh://..., board"),
+    ):
         assert main(["bench", str(null(tmp_path)), "-d", address]) == 5
         assert line in capfd.readouterr().err
 
