@@ -6,9 +6,13 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edgeseg.errors import EdgesegError, MissingTool, require
+
+CLIENTS = {"ssh": "openssh-client", "adb": "adb"}
+"""Kind of device -> the package that brings the program of that name, which reaches it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Finding:
 
 def examine(self_test: bool, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
     """Every finding; with `self_test` a small student is exported to each target and its masks compared."""
-    checks = [*_runtimes(self_test), *_operators(), _device, _ssh, _browser]
+    checks = [*_runtimes(self_test), *_operators(), _device, *_clients(), _browser]
     found = []
     for index, check in enumerate(checks, 1):
         found.append(check())
@@ -34,8 +38,6 @@ def examine(self_test: bool, progress: Callable[[int, int], None] | None = None)
 
 
 def _runtimes(self_test: bool) -> Iterator[Callable[[], Finding]]:
-    from functools import partial
-
     from edgeseg.export import TARGETS
     from edgeseg.runtimes import RUNTIMES
 
@@ -83,8 +85,6 @@ def _try(target: str) -> str:
 
 
 def _operators() -> Iterator[Callable[[], Finding]]:
-    from functools import partial
-
     from edgeseg.kernels.operators import OPERATORS
 
     for name in OPERATORS:
@@ -123,13 +123,19 @@ def _device() -> Finding:
     )
 
 
-def _ssh() -> Finding:
+def _clients() -> Iterator[Callable[[], Finding]]:
+    for kind, package in CLIENTS.items():
+        yield partial(_client, kind, package)
+
+
+def _client(kind: str, package: str) -> Finding:
+    """The program that reaches a kind of device."""
     import shutil
 
-    path = shutil.which("ssh")
+    path = shutil.which(kind)
     if path is None:
-        return Finding("device", "ssh", "missing", None, "for bench -d ssh://...: apt-get install openssh-client")
-    return Finding("device", "ssh", "ok", None, f"{path}; edgeseg devices probe asks the devices themselves")
+        return Finding("device", kind, "missing", None, f"for bench -d {kind}://...: apt-get install {package}")
+    return Finding("device", kind, "ok", None, f"{path}; edgeseg devices probe asks the devices themselves")
 
 
 def _browser() -> Finding:

@@ -89,6 +89,7 @@ def replay_record(record: Record, progress: Progress | None = None) -> tuple[Rec
         image=evidence if evidence.exists() else None,
         progress=progress,
         device=record.device.address,
+        prepare=record.device.prepared,
     )
     return again, compare_records(record, again)
 

@@ -13,6 +13,7 @@ import numpy as np
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import statistics
 from edgeseg.runtimes.devices import Device, open_device
+from edgeseg.runtimes.devices.prepare import caveats
 from edgeseg.runtimes.measure import Job, Progress, job
 from edgeseg.runtimes.record import Noise, Record
 from edgeseg.schema import STRICT
@@ -52,6 +53,7 @@ class Comparison:
 
 ALIKE: dict[str, Callable[[Record], object]] = {
     "device": lambda record: (record.device.kind, record.device.name, record.device.cpu, record.device.cores),
+    "prepared": lambda record: record.device.prepared,
     "threads": lambda record: record.execution.threads,
     "protocol": lambda record: record.protocol.name,
     "provenance": lambda record: record.provenance,
@@ -64,7 +66,11 @@ def compare_records(a: Record, b: Record) -> Comparison:
     """Compare two stored measurements, block by block; refused where they are not of the same kind or not valid."""
     refusals = [f"{name} differs: {of(a)} and {of(b)}" for name, of in ALIKE.items() if of(a) != of(b)]
     for name, record in (("first", a), ("second", b)):
-        refusals += [f"the {name} record is not valid: {reason}" for reason in record.reasons]
+        refusals += [
+            f"the {name} record is not valid: {reason}"
+            for reason in record.reasons
+            if reason not in caveats(record.device.prepared)  # not to quote, but both are so
+        ]
     where = (a.device.address, a.provenance)
     if refusals:
         return Comparison("inconclusive", None, None, None, None, refusals, *where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from edgeseg.runtimes import RUNTIMES, runtime_of, statistics
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import Device, described, open_device
 from edgeseg.runtimes.devices.base import Measuring
+from edgeseg.runtimes.devices.prepare import caveats, prepared
 from edgeseg.runtimes.devices.trust import EVIDENCE, SILENT
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.record import (
@@ -148,6 +149,7 @@ def measure(
     progress: Progress | None = None,
     device: str = "local",
     place: Place | None = None,
+    prepare: Mapping[str, str] | None = None,
 ) -> Record:
     """Measure an artifact or a run in a fresh process. A record that must not be quoted says why; it is returned all the same.
 
@@ -155,6 +157,7 @@ def measure(
     image:  a JPEG or PNG to feed; a fixed pattern otherwise.
     e2e:    afterwards time the whole way as well, from the bytes of the image to a label map of its size.
     place:  where this machine's sensors are; tests have others.
+    prepare: settings of the device, as `devices.prepare.parse` gives them; they are put back.
 
     Raises:
         Failed: the measuring process came to nothing. InvalidMeasurement: there are too few samples for any figure.
@@ -165,13 +168,24 @@ def measure(
             f"{protocol.name} times the model alone; ask for the whole way (e2e) in a protocol of its own"
         )
     task = job(subject, size)
-    with closing(open_device(device)) as where:
+    asked = prepare or {}
+    with closing(open_device(device)) as where, prepared(where, asked) as notes:
         task = replace(task, provenance=task.on(where))
         sensors = (place or Here()) if where.kind == "local" else There(where)
         if protocol.kind == "cold-start":
-            return cold_start(task, where, protocol, threads, image, sensors, progress)
-        watch = Watch(sensors, meanwhile=where.kind == "local")
-        return _measured(task, where, protocol, threads, e2e, image, watch, progress)
+            found = cold_start(task, where, protocol, threads, image, sensors, progress)
+        else:
+            watch = Watch(sensors, meanwhile=where.kind == "local")
+            found = _measured(task, where, protocol, threads, e2e, image, watch, progress)
+    return _as_prepared(found, asked, notes)
+
+
+def _as_prepared(record: Record, asked: Mapping[str, str], notes: list[str]) -> Record:
+    """The record of a device whose settings were changed for it, or that an earlier run had left changed."""
+    why = [*caveats(asked), *record.reasons]
+    sensors = record.sensors and replace(record.sensors, notes=[*notes, *record.sensors.notes])
+    device = replace(record.device, prepared=dict(asked))
+    return replace(record, device=device, sensors=sensors, reasons=why, valid=not why)
 
 
 def _measured(

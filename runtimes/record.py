@@ -77,7 +77,10 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class Device:
-    """Where it ran: `address` is how it was reached, `model` the board's name in its device tree, `boot_id` its boot."""
+    """Where it ran: `address` is how it was reached, `model` the board's name in its device tree, `boot_id` its boot.
+
+    prepared: its settings that were changed for the measurement, and put back.
+    """
 
     __pydantic_config__ = STRICT
     name: str
@@ -91,6 +94,7 @@ class Device:
     address: str = "local"
     model: str | None = None
     boot_id: str | None = None
+    prepared: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ ADDITIONS = {
         *("coreml_model", "executorch_method", "litert_model", "ncnn_net", "null"),
         *("onnxruntime_session", "openvino_model", "tensorrt_engine", "torch_eager"),
     ],
-    "runtimes/devices": ["local", "ssh"],
+    "runtimes/devices": ["adb", "local", "ssh"],
     "runtimes/telemetry": ["android", "ina", "jetson", "linux", "powermetrics", "rapl", "raspberry", "tegrastats"],
     "runtimes/tools": [
         *("benchmark_app", "benchncnn", "executor_runner", "litert_benchmark"),

@@ -1,4 +1,4 @@
-"""`edgeseg devices list|probe|add|emulate`."""
+"""`edgeseg devices list|probe|add|restore|emulate`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from edgeseg.errors import EdgesegError
 if TYPE_CHECKING:
     from edgeseg.runtimes.devices import Facts
     from edgeseg.runtimes.record import DeviceState
+    from edgeseg.runtimes.telemetry import Reading
 
 devices = typer.Typer(help="Devices to measure on: name them, see what they are.", no_args_is_help=True)
 app.add_typer(devices, name="devices")
@@ -45,7 +46,7 @@ def probe(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask devices what they are: board, processor, memory, clocks, temperature, and the runtimes that their Python has.
+    """Ask devices what they are: board, processor, memory, clocks, sensors, and the runtimes that their Python has.
 
     Example: edgeseg devices probe local
     """
@@ -58,7 +59,10 @@ def probe(
                 found[name] = _asked(name)
         except EdgesegError as error:
             errors.append(error)
-    document = {name: {**asdict(facts), "state": asdict(state)} for name, (facts, state) in found.items()}
+    document = {
+        name: {**asdict(facts), "state": asdict(state), "sensors": asdict(sensors)}
+        for name, (facts, state, sensors) in found.items()
+    }
     emit(document, as_json, *(table(name, ["", ""], _rows(*said)) for name, said in found.items()))
     if errors:
         raise type(errors[0])("; ".join(map(str, errors)))
@@ -67,9 +71,14 @@ def probe(
 @devices.command("add")
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    url: Annotated[str, typer.Argument(metavar="ssh://USER@HOST[:PORT]")],
+    url: Annotated[str, typer.Argument(metavar="ssh://USER@HOST[:PORT]|adb://SERIAL")],
     python: Annotated[str, typer.Option(help="The Python there that has numpy and a runtime.")] = "python3",
-    folder: Annotated[str | None, typer.Option(help="Where files are kept there; ~/.cache/edgeseg by default.")] = None,
+    folder: Annotated[
+        str | None,
+        typer.Option(
+            help="Where files are kept there; ~/.cache/edgeseg by default, /data/local/tmp/edgeseg on a phone."
+        ),
+    ] = None,
     ssh_config: Annotated[Path | None, typer.Option(help="Read instead of ~/.ssh/config.")] = None,
     probing: Annotated[bool, typer.Option("--probe/--no-probe", help="Keep it only if it answers.")] = True,
     as_json: Json = False,
@@ -117,15 +126,35 @@ def emulate(
     emit(schema.dump(made), as_json, f"emulated://{name} is in {system.made.parent}: {parts}")
 
 
-def _asked(name: str) -> tuple[Facts, DeviceState]:
+@devices.command("restore")
+def restore(
+    name: Annotated[str, typer.Argument(metavar="DEVICE", help="A name or an address.")], as_json: Json = False
+) -> None:
+    """Put back the settings that a measurement with --prepare has changed and, being killed, has left so.
+
+    Example: edgeseg devices restore local
+    """
     from edgeseg.runtimes.devices import open_device
+    from edgeseg.runtimes.devices.prepare import put_back
 
     with closing(open_device(name)) as device:
-        return device.probe(), device.state()
+        lines = put_back(device)
+    emit({"restored": lines}, as_json, "\n".join(lines) or f"nothing was left changed on {name}")
 
 
-def _rows(facts: Facts, state: DeviceState) -> list[tuple[str, object]]:
+def _asked(name: str) -> tuple[Facts, DeviceState, Reading]:
+    from edgeseg.runtimes.devices import open_device
+    from edgeseg.runtimes.telemetry import take
+    from edgeseg.runtimes.telemetry.there import There
+
+    with closing(open_device(name)) as device:
+        return device.probe(), device.state(), take(There(device))
+
+
+def _rows(facts: Facts, state: DeviceState, sensors: Reading) -> list[tuple[str, object]]:
     clocks = ", ".join(f"{mhz:.0f}" for mhz in state.clusters_mhz)
+    flags = ", ".join(f"{name} {value}" for name, value in sensors.flags.items() if " " not in name)  # not of each core
+    python = f"{facts.python}, {facts.executable}" if facts.python else "none: for runtimes' own benchmarks (--tool)"
     degrees = None if state.temperature_c is None else f"{state.temperature_c:.1f} °C"
     return [
         ("board", facts.model),
@@ -133,6 +162,7 @@ def _rows(facts: Facts, state: DeviceState) -> list[tuple[str, object]]:
         ("system", f"{facts.system}, called {facts.name}"),
         ("load, clocks", f"{state.load_1min}, {clocks or 'unknown'} MHz, governor {state.governor or 'unknown'}"),
         ("temperature", degrees),
-        ("Python", f"{facts.python}, {facts.executable}"),
+        ("sensors", flags or None),
+        ("Python", python),
         ("runtimes", ", ".join(f"{name} {version}" for name, version in facts.runtimes.items()) or "none"),
     ]

@@ -24,7 +24,11 @@ def bench(
     subject: Annotated[Path, typer.Argument(metavar="ARTIFACT|RUN")],
     device: Annotated[
         str,
-        typer.Option("-d", "--device", help="local, ssh://user@host[:port], or a name from `edgeseg devices list`."),
+        typer.Option(
+            "-d",
+            "--device",
+            help="local, ssh://user@host[:port], adb://[serial], or a name from `edgeseg devices list`.",
+        ),
     ] = "local",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the runtime.")] = 1,
     protocol: Annotated[
@@ -41,25 +45,39 @@ def bench(
         str | None,
         typer.Option(help="The runtime's own benchmark instead, e.g. benchmark_app: its figures, no record."),
     ] = None,
+    tool_path: Annotated[
+        str | None, typer.Option(help="Where that is on the device; on its PATH or in /data/local/tmp by default.")
+    ] = None,
+    prepare: Annotated[
+        str,
+        typer.Option(
+            metavar="SETTING[=VALUE],...", help="Change these of the device and put them back; README, Devices."
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Measure an artifact, or a run in eager PyTorch, in a fresh process; every sample is kept.
 
     Over ssh an artifact is measured by an agent that is sent along; the device needs Python 3.8, NumPy and the runtime.
+    A phone has no Python: there --tool measures.
 
     Example: edgeseg bench out/cam/openvino --threads 2 --protocol quick --e2e
     """
     from edgeseg import schema
     from edgeseg.provenance import now
     from edgeseg.runtimes import record as records
+    from edgeseg.runtimes.devices.prepare import parse as parse_settings
     from edgeseg.runtimes.measure import Failed, measure
     from edgeseg.runtimes.protocol import parse
 
+    settings = parse_settings(prepare)
     if is_artifact(subject) and tool:
-        if device != "local":
-            raise EdgesegError(f"{tool} is run on local only; leave -d {device} out, or --tool")
-        with_tool(tool, subject, threads, as_json)
+        if given := [word for word, value in (("--e2e", e2e), ("--image", image), ("--size", size)) if value]:
+            raise EdgesegError(f"{tool} feeds and times the file in its own way; leave {', '.join(given)} out")
+        with_tool(tool, subject, threads, device, tool_path, settings, out, as_json)
         return
+    if tool_path and not tool:
+        raise EdgesegError("--tool-path says where --tool is; give that too, e.g. --tool benchmark_model")
     if tool:
         raise EdgesegError(f"{subject} is a run; export it, {tool} runs what was exported")
     evidence = subject / "evidence" / "01-image.jpg"
@@ -78,6 +96,7 @@ def bench(
                 size=parse_size(size),
                 progress=lambda share: bar(share, 1.0),
                 device=device,
+                prepare=settings,
             )
     except Failed as failed:
         raise InvalidMeasurement(f"{failed}; kept in {schema.write(path, failed.failure)}") from failed
@@ -87,16 +106,26 @@ def bench(
         raise InvalidMeasurement(f"not to be quoted: {'; '.join(result.reasons)}")
 
 
-def with_tool(name: str, subject: Path, threads: int, as_json: bool) -> None:
+def with_tool(
+    name: str,
+    subject: Path,
+    threads: int,
+    device: str,
+    path: str | None,
+    prepare: dict[str, str],
+    out: Path | None,
+    as_json: bool,
+) -> None:
     """What a runtime's own benchmark says of an artifact."""
     from edgeseg import schema
     from edgeseg.artifact import Artifact
     from edgeseg.runtimes.base import HOST
-    from edgeseg.runtimes.tools.here import measure_with
+    from edgeseg.runtimes.tools.measured import measure_by_tool
 
     artifact = Artifact.open(subject)
     with progress(f"{name} measures {subject}", unit=False):
-        found = measure_with(name, artifact, threads)
+        measured = measure_by_tool(name, artifact, threads, device, path, prepare)
+    found = measured.result
     figures = found.figures
     shares = "".join(f", p{share} {value:.3f}" for share, value in figures.percentiles_ms.items())
     rows: list[tuple[str, object]] = [
@@ -108,12 +137,18 @@ def with_tool(name: str, subject: Path, threads: int, as_json: bool) -> None:
         ("p50", None if figures.p50_ms is None else f"{figures.p50_ms:.3f} ms{shares}"),
         ("mean", None if figures.mean_ms is None else f"{figures.mean_ms:.3f} ms of {figures.count or 'unknown'} runs"),
         ("threads, precision", f"{found.threads or 'unknown'}, {found.precision or 'as the file has it'}"),
+        *(("note", plain(line)) for line in measured.sensors.notes),
         *(("warning", plain(line)) for line in found.warnings),
         *(("not understood", plain(line)) for line in found.unread),
     ]
     if any(tier != HOST for tier in artifact.manifest.op_tiers.values()):
         rows.append(("note", "the tool has no operators of edgeseg: what stands for them in the file ran"))
-    emit(schema.dump(found), as_json, table(f"{subject}, {name} {found.version or ''}", ["", ""], rows))
+    where = f"{subject} on {measured.device.name}, {name} {found.version or ''}"
+    emit(schema.dump(measured), as_json, table(where, ["", ""], rows))
+    if out:
+        schema.write(out, measured)
+    if not measured.valid:
+        raise InvalidMeasurement(f"not to be quoted: {'; '.join(measured.reasons)}")
 
 
 def record_table(record: Record) -> Table:

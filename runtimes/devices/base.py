@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from edgeseg.errors import EdgesegError
 from edgeseg.registry import Registry
 from edgeseg.runtimes import record
 from edgeseg.runtimes.record import DeviceState
@@ -21,7 +22,10 @@ Tick = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Facts:
-    """Who a device is, in its own words; `runtimes` are those that its Python `executable` has, with their versions, and numpy."""
+    """Who a device is, in its own words; `runtimes` are those that its Python `executable` has, with their versions, and numpy.
+
+    A phone has no Python.
+    """
 
     __pydantic_config__ = STRICT
     name: str
@@ -31,8 +35,8 @@ class Facts:
     memory_bytes: int
     system: str
     boot_id: str | None
-    python: str
-    executable: str
+    python: str | None
+    executable: str | None
     runtimes: dict[str, str]
 
 
@@ -51,7 +55,7 @@ class Measuring(Protocol):
 
 
 class Device(Protocol):
-    """A place to measure. `kind` is the first part of its address, `address` how the user names it.
+    """A place to measure. `kind` is the first part of its address, `address` how the user names it, `url` where it is.
 
     provenance: what its times are worth: `simulated` where an emulator takes them.
     """
@@ -59,6 +63,17 @@ class Device(Protocol):
     kind: ClassVar[str]
     provenance: ClassVar[Literal["measured", "simulated"]]
     address: str
+
+    @property
+    def url(self) -> str:
+        """Its address, whatever its name."""
+
+    def reach(self) -> None:
+        """See that commands can run there, where that takes more than running one.
+
+        Raises:
+            MissingTool: none can, and why.
+        """
 
     def probe(self) -> Facts:
         """Who it is."""
@@ -68,6 +83,9 @@ class Device(Protocol):
 
     def command(self, words: Sequence[str]) -> list[str]:
         """The command line of this machine that runs `words` there: for whoever reads sensors, before or while it measures."""
+
+    def explain(self, code: int, words: str) -> EdgesegError:
+        """Why nothing runs there, from the exit code and the last words of `command`."""
 
     def push(self, files: Mapping[str, Path]) -> dict[str, str]:
         """Bring files there by their SHA-256: where each is then, proven to be what it should be."""

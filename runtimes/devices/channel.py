@@ -59,7 +59,7 @@ class Channel:
                 start_new_session=True,  # Ctrl-C is for this end, which then ends the other in order
             )
         except FileNotFoundError:
-            raise MissingTool(f"{argv[0]} is not installed; apt-get install openssh-client") from None
+            raise MissingTool(f"{argv[0]} is not installed here, which reaches {address}") from None
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._heard = time.monotonic()
         self._sending, self._closed = threading.Lock(), threading.Event()

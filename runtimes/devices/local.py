@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 import psutil
 
+from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import agent
 from edgeseg.runtimes.devices.base import DEVICES, Facts, Measuring
 from edgeseg.runtimes.devices.book import Entry
@@ -22,7 +23,10 @@ class Local:
 
     kind: ClassVar[str] = "local"
     provenance: ClassVar[Literal["measured", "simulated"]] = "measured"
-    address = "local"
+    address = url = "local"
+
+    def reach(self) -> None:
+        """It is here."""
 
     def probe(self) -> Facts:
         """Who it is."""
@@ -35,6 +39,10 @@ class Local:
     def command(self, words: Sequence[str]) -> list[str]:
         """The words themselves."""
         return list(words)
+
+    def explain(self, code: int, words: str) -> EdgesegError:
+        """A shell that does not start."""
+        return EdgesegError(f"no command runs here: exit code {code}, {words}")
 
     def push(self, files: Mapping[str, Path]) -> dict[str, str]:
         """Where they are already."""

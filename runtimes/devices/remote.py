@@ -48,6 +48,8 @@ class Remote(ABC):
 
     kind: ClassVar[str]
     provenance: ClassVar[Literal["measured", "simulated"]] = "measured"
+    home: ClassVar[str] = "~/.cache/edgeseg"
+    lock_file: ClassVar[str] = "/tmp/edgeseg.lock"
 
     def __init__(self, address: str, entry: Entry, patience_s: float = PATIENCE_S) -> None:
         self.address, self.entry, self._patience_s = address, entry, patience_s
@@ -64,9 +66,33 @@ class Remote(ABC):
         """Why nothing runs there, from the exit code and the last words of `command`."""
 
     @property
+    def url(self) -> str:
+        """Its address, whatever its name."""
+        return self.entry.url
+
+    def reach(self) -> None:
+        """See that commands can run there, where that takes more than running one.
+
+        Raises:
+            MissingTool: none can, and why.
+        """
+        return
+
+    @property
+    def folder(self) -> str:
+        """Where files are kept there."""
+        return self.entry.folder or self.home
+
+    @property
+    def lock_path(self) -> str:
+        """The lock that all its users share; a folder of one's own has its own."""
+        return f"{self.entry.folder}/lock" if self.entry.folder else self.lock_file
+
+    @property
     def channel(self) -> Channel:
         """The agent, started when it is first needed."""
         if self._open is None:
+            self.reach()
             argv = self.command([self.entry.python, "-c", LOADER])
             self._open = Channel(argv, self.address, self.explain, self._patience_s)
         return self._open
@@ -85,12 +111,10 @@ class Remote(ABC):
         Raises:
             Died: somebody else is measuring there.
         """
-        folder = self.entry.folder or "~/.cache/edgeseg"
-        lock = f"{folder}/lock" if self.entry.folder else "/tmp/edgeseg.lock"
-        who, deadline = f"{getpass.getuser()}@{platform.node()}", time.monotonic() + wait_s
+        who, deadline = whoami(), time.monotonic() + wait_s
         stale = False
         while not self._locked:
-            answer = self.channel.ask("lock", folder=folder, lock=lock, who=who, end=stale)
+            answer = self.channel.ask("lock", folder=self.folder, lock=self.lock_path, who=who, end=stale)
             if answer["event"] == "locked":
                 self._locked = True
                 return
@@ -167,6 +191,11 @@ class Remote(ABC):
             self._open.close()
         self._open, self._locked = None, False
         self._measuring.clear()
+
+
+def whoami() -> str:
+    """Who measures, for others who wait."""
+    return f"{getpass.getuser()}@{platform.node()}"
 
 
 class RemoteBench:

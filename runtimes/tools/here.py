@@ -31,16 +31,25 @@ def program(name: str) -> Path:
     return Path(found)
 
 
-def run(tool: Tool, command: Command, folder: Path, version: str | None = None, timeout_s: float = 600) -> ToolResult:
+def run(
+    tool: Tool,
+    command: Command,
+    folder: Path,
+    version: str | None = None,
+    timeout_s: float = 600,
+    path: str | None = None,
+) -> ToolResult:
     """What a tool says of one run; files that it names by themselves come to lie in `folder`.
 
     version: of the tool, for one that needs to know before it starts, or does not print its own.
+    path:    where it is, if not where `program` finds it.
 
     Raises:
         MissingTool: it is not here.
         EdgesegError: it fails, takes longer than `timeout_s`, or its output cannot be read.
     """
-    done = _started(command.argv(version), folder, timeout_s)
+    name, *words = command.argv(version)
+    done = _started([path or name, *words], folder, timeout_s)
     return result(tool, command, folder, version, done.returncode, f"{done.stdout}\n{done.stderr}")
 
 
@@ -53,11 +62,26 @@ def result(tool: Tool, command: Command, folder: Path, version: str | None, code
     return tool.read(Output(text, files, version))
 
 
-def measure_with(name: str, artifact: Artifact, threads: int) -> ToolResult:
+def measure_with(name: str, artifact: Artifact, threads: int, path: str | None = None) -> ToolResult:
     """An artifact under one of its runtime's own benchmarks, on this machine.
 
+    path: where the tool is, if not where `program` finds it.
+
     Raises:
-        EdgesegError: it is another runtime's, or the artifact has two networks; likewise what `run` raises.
+        EdgesegError: what `fitting` and `run` raise.
+    """
+    tool = fitting(name, artifact)
+    path = path and str(Path(path).resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        command = tool.command(work(artifact, str(artifact.model_file.resolve()), threads))
+        return run(tool, command, Path(folder), _version(tool, path), path=path)
+
+
+def fitting(name: str, artifact: Artifact) -> Tool:
+    """A tool that runs files of the artifact's runtime.
+
+    Raises:
+        EdgesegError: it is another runtime's, or the artifact has two networks.
     """
     tool, manifest = TOOLS[name], artifact.manifest
     target = str(manifest.target.get("name"))
@@ -68,16 +92,19 @@ def measure_with(name: str, artifact: Artifact, threads: int) -> ToolResult:
         )
     if manifest.decoder is not None:
         raise EdgesegError(f"{name} measures one network; {artifact.folder} has an encoder and a decoder")
-    file = str(artifact.model_file.resolve())
-    work = Work(file, threads, manifest.precision.asked, pixels.size(manifest.input))
-    with tempfile.TemporaryDirectory() as folder:
-        return run(tool, tool.command(work), Path(folder), _version(tool))
+    return tool
 
 
-def _version(tool: Tool) -> str | None:
+def work(artifact: Artifact, file: str, threads: int) -> Work:
+    """What a tool is to do with an artifact, whose model is at `file` where it runs."""
+    manifest = artifact.manifest
+    return Work(file, threads, manifest.precision.asked, pixels.size(manifest.input))
+
+
+def _version(tool: Tool, path: str | None = None) -> str | None:
     """What the tool says of itself before it starts, else the version of its runtime here, if there is one."""
     if tool.stated:
-        said = _started([tool.name, "--help"], None, timeout_s=60)
+        said = _started([path or tool.name, "--help"], None, timeout_s=60)
         if version := tool.version(Output(said.stdout + said.stderr)):
             return version
     try:

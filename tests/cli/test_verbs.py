@@ -162,7 +162,7 @@ def test_bench_with_the_runtime_s_own_tool(
     say: Say, document: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgeseg.runtimes.tools.benchmark_app.SECONDS", 1)
-    found = document("bench", folder / "openvino", "--tool", "benchmark_app")
+    found = document("bench", folder / "openvino", "--tool", "benchmark_app")["result"]
     assert (found["source"], found["precision"], found["unread"]) == ("tool", "fp32", [])
     assert found["figures"]["p50_ms"] > 0
     assert not (folder / "openvino" / "records").exists()  # it is no record

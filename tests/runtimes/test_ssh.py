@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -30,6 +31,7 @@ from edgeseg.runtimes.devices.ssh import Ssh
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.telemetry import Here, take
 from edgeseg.runtimes.telemetry.there import There
+from edgeseg.runtimes.tools.there import _guarded
 from tests.runtimes.here import gone, opened, until
 from tests.runtimes.test_agent import LONG, null
 
@@ -186,7 +188,10 @@ def test_a_failure_is_stored_where_the_record_would_be(board: str, tmp_path: Pat
 def test_a_name_or_a_kind_that_is_not_there_is_missing(
     board: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for address, line in (("bord", "did you mean board?"), ("serial://7", "there are local, ssh://..., board")):
+    for address, line in (
+        ("bord", "did you mean board?"),
+        ("serial://7", "there are adb://..., local, ssh://..., board"),
+    ):
         assert main(["bench", str(null(tmp_path)), "-d", address]) == 5
         assert line in capfd.readouterr().err
 
@@ -307,3 +312,22 @@ def test_a_frozen_connection_is_lost(
         os.kill(sessions[0].pid, signal.SIGCONT)
     device.close()
     assert gone(agents)
+
+
+def test_a_tool_over_ssh_ends_with_its_connection(server: Server, device: Ssh, tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    assert _guarded(device, {}, ["printf", "%s|", "two words", "it's"]).text == "two words|it's|"
+
+    def cut_it() -> None:
+        if until(lambda: mark.exists() and mark.read_text().strip() != ""):
+            server.stop()
+
+    cut = threading.Thread(target=cut_it)
+    cut.start()
+    with pytest.raises(Died, match="board went away in the middle of") as caught:
+        _guarded(device, {}, ["sh", "-c", f"echo $$ >{mark}; exec sleep 60"])
+    cut.join()
+    assert caught.value.outcome == "lost" and gone(int(mark.read_text()))
+    server.start()
+    device.close()
+    assert _guarded(device, {}, ["true"]).code == 0

@@ -1,0 +1,88 @@
+"""What a tool measured, as it is kept: no record, whose samples are our own, but with the device and what speaks against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edgeseg.artifact import Artifact
+from edgeseg.provenance import MadeBy, made_by, now
+from edgeseg.runtimes import record as records
+from edgeseg.runtimes.devices import described, open_device
+from edgeseg.runtimes.devices.prepare import caveats, prepared
+from edgeseg.runtimes.devices.remote import Remote
+from edgeseg.runtimes.measure import job
+from edgeseg.runtimes.record import Sensors, Subject
+from edgeseg.runtimes.telemetry import Here, take, validity
+from edgeseg.runtimes.telemetry.there import There
+from edgeseg.runtimes.tools.here import measure_with
+from edgeseg.runtimes.tools.there import measure_there
+from edgeseg.runtimes.tools.tool import ToolResult
+from edgeseg.schema import STRICT
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ToolMeasurement:
+    """A tool's figures of a subject on a device; `valid`, or the reasons why not to quote them."""
+
+    __pydantic_config__ = STRICT
+    schema: int
+    kind: Literal["tool"]
+    created: str
+    edgeseg: MadeBy
+    subject: Subject
+    device: records.Device
+    threads: int
+    sensors: Sensors
+    result: ToolResult
+    valid: bool
+    reasons: list[str]
+
+
+def measure_by_tool(
+    name: str,
+    artifact: Artifact,
+    threads: int,
+    device: str = "local",
+    path: str | None = None,
+    prepare: Mapping[str, str] | None = None,
+) -> ToolMeasurement:
+    """An artifact under one of its runtime's own benchmarks, here or on a device, whose sensors are asked before and after.
+
+    path:    where the tool is, on that device.
+    prepare: settings of the device, as `devices.prepare.parse` gives them.
+
+    Raises:
+        MissingTool: the device, or the tool there. Died: somebody else measures there, or it went away.
+        EdgesegError: the tool is another runtime's, fails, or says what cannot be read.
+    """
+    subject = job(artifact).subject
+    with closing(open_device(device)) as where, prepared(where, prepare or {}) as notes:
+        place = There(where) if isinstance(where, Remote) else Here()
+        before, first = where.state(), take(place)
+        if isinstance(where, Remote):
+            result = measure_there(where, name, artifact, threads, path)
+        else:
+            result = measure_with(name, artifact, threads, path)
+        last = take(place)
+        about = described(where, before, where.state())
+    reasons = [*caveats(prepare or {}), *validity.reasons(first, last)]
+    if result.threads not in (None, threads):
+        reasons.append(f"{name} ran on {result.threads} threads, {threads} were asked for")
+    return ToolMeasurement(
+        schema=SCHEMA,
+        kind="tool",
+        created=now(),
+        edgeseg=made_by(),
+        subject=subject,
+        device=replace(about, prepared=dict(prepare or {})),
+        threads=threads,
+        sensors=Sensors(first, last, [*notes, *validity.notes(first, last)]),
+        result=result,
+        valid=not reasons,
+        reasons=reasons,
+    )

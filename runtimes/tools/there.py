@@ -1,0 +1,112 @@
+"""A tool run on a device, where its user has put it: under the lock, in a folder of its own, and ended when this end is gone."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from edgeseg.artifact import Artifact
+from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.runtimes.devices import shell
+from edgeseg.runtimes.devices.remote import Remote, whoami
+from edgeseg.runtimes.launch import Died
+from edgeseg.runtimes.tools.here import fitting, result, work
+from edgeseg.runtimes.tools.tool import Output, Tool, ToolResult
+
+BUSY, ALONE = "edgeseg-busy", "edgeseg-alone"
+
+LIMIT_S = 900.0
+
+SEARCH = """PATH=$PATH:/data/local/tmp
+"""
+"""Where one puts a program on a phone, whose own folders are read-only."""
+
+GUARD = f"""{shell.AT}{SEARCH}folder=$(at "$1") lock=$(at "$2") who=$3; shift 3
+mkdir -p "$folder" "${{lock%/*}}" || exit
+[ -e "$lock" ] || (umask 0; : >"$lock")
+exec 9<"$lock"
+if ! command -v flock >/dev/null; then echo {ALONE}
+elif ! flock -n 9 9<&9; then echo {BUSY}; cat "$lock"; exit; fi
+{{ echo "$who" >"$lock"; }} 2>/dev/null  # one of another user in /tmp may not be opened to write
+rm -rf "$folder/tool"; mkdir "$folder/tool" && cd "$folder/tool" || exit
+while [ "$1" != -- ]; do
+  mkdir -p "$(dirname "$1")"
+  ln "$folder/files/$2" "$1" 2>/dev/null || cp "$folder/files/$2" "$1" || exit
+  shift 2
+done
+shift
+exec 3<&0
+"$@" 3<&- 9<&9 </dev/null & tool=$!
+{{ while read -r _; do :; done <&3; kill -9 $tool; }} 9<&- >/dev/null 2>&1 & watch=$!
+wait $tool; code=$?
+kill $watch
+exit $code"""
+"""The lock is the agent's. The tool holds it too, so that one that outlives its connection keeps others away until it ends."""
+
+
+def measure_there(device: Remote, name: str, artifact: Artifact, threads: int, path: str | None = None) -> ToolResult:
+    """An artifact under one of its runtime's own benchmarks, on a device that needs nothing but a shell and that tool.
+
+    path: where it is there; by default on its path, or in /data/local/tmp.
+
+    Raises:
+        MissingTool: the device, or the tool there. Died: somebody else measures there, or it went away.
+        EdgesegError: what `here.measure_with` raises.
+    """
+    tool = fitting(name, artifact)
+    files = {entry.path: entry.sha256 for entry in artifact.manifest.files}
+    command = tool.command(work(artifact, artifact.manifest.files[0].path, threads))
+    version = _version(device, tool, path)
+    shell.push(device, {sha: artifact.folder / entry for entry, sha in files.items()})
+    words = [path or name, *command.argv(version)[1:]]
+    done = _guarded(device, files, words)
+    if done.code:
+        raise _failed(device, name, words[0], done)
+    said = f"{done.text}\n{done.errors}".replace(f"{ALONE}\n", "")
+    with tempfile.TemporaryDirectory() as folder:
+        for written in command.writes.values():
+            (Path(folder) / written).write_bytes(shell.pull(device, f"{device.folder}/tool/{written}"))
+        found = result(tool, command, Path(folder), version, 0, said)
+    alone = [f"{device.address} has no flock, which keeps another measurement away"] if ALONE in done.text else []
+    return replace(found, warnings=[*found.warnings, *alone])
+
+
+def _guarded(device: Remote, files: Mapping[str, str], words: Sequence[str]) -> shell.Done:
+    """The tool's own end, or why it was not begun."""
+    pairs = [word for pair in files.items() for word in pair]
+    who = json.dumps({"who": whoami()})
+    places = [device.folder, device.lock_path]
+    done = shell.run(device, ["sh", "-c", GUARD, "sh", *places, who, *pairs, "--", *words], limit_s=LIMIT_S)
+    if done.text.startswith(BUSY):
+        holder = done.text.partition("\n")[2]
+        try:
+            other = str(json.loads(holder)["who"])
+        except (ValueError, KeyError, TypeError):  # about to write who it is
+            other = "somebody"
+        raise Died(f"{device.address} is in use by {other}; wait until that measurement is over", "busy")
+    return done
+
+
+def _failed(device: Remote, name: str, program: str, done: shell.Done) -> EdgesegError:
+    if done.code == 127:
+        return MissingTool(
+            f"{program} is not on {device.address}; put {name} there, for Android with adb push {name} /data/local/tmp, or "
+            "say where it is with --tool-path"
+        )
+    if done.code == 126:
+        return MissingTool(f"{program} cannot be run on {device.address}: {done.ending}; chmod +x it there")
+    return EdgesegError(f"{name} on {device.address} {done.ending}")
+
+
+def _version(device: Remote, tool: Tool, path: str | None) -> str | None:
+    """What the tool says of itself, where it does."""
+    if not tool.stated:
+        return None
+    words = ["sh", "-c", f'{SEARCH}"$@"', "sh", path or tool.name, "--help"]
+    done = shell.run(device, words)
+    if done.code in (126, 127):
+        raise _failed(device, tool.name, path or tool.name, done)
+    return tool.version(Output(f"{done.text}\n{done.errors}"))
