@@ -135,7 +135,7 @@ def _take(results: Results, path: Path) -> None:
     elif isinstance(document, dict) and document.get("kind") == "run":
         results.runs.append(StoredRun(relative, read_card(path.parent)))
     elif isinstance(document, dict) and document.get("kind") == "measurement":
-        results.records.append(_record(document, str(path)))
+        results.records.append(parse_record(document, str(path)))
     elif isinstance(document, dict) and document.get("kind") == "failure":
         failure = schema.parse(Failure, document, str(path))
         results.problems.append(f"{failure.subject.path} could not be measured: {failure.detail}")
@@ -148,7 +148,7 @@ def _take(results: Results, path: Path) -> None:
         results.searches.append(StoredSearch(path, name, _search(document, str(path))))
 
 
-def _record(document: Any, where: str) -> Record:
+def parse_record(document: Any, where: str) -> Record:
     """A record whose samples can be unpacked and whose figures are numbers."""
     record = schema.parse(Record, document, where)
     try:

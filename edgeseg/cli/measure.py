@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, plain, progress, table, talk
+from edgeseg.cli.records import handed_in
 from edgeseg.errors import EdgesegError, InvalidMeasurement
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from edgeseg.community import Proof
     from edgeseg.runtimes.record import Record
 
 
@@ -35,6 +37,11 @@ def bench(
     ] = None,
     size: Size = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The record; SUBJECT/records/... by default.")] = None,
+    submit: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="Write it for the community's table too, e.g. into benchmarks/results."),
+    ] = None,
+    by: Annotated[str, typer.Option(help="With --submit: who measured, a name or a handle.")] = "",
     tool: Annotated[
         str | None,
         typer.Option(help="The runtime's own benchmark instead, e.g. benchmark_app: its figures, no record."),
@@ -60,6 +67,7 @@ def bench(
         return
     if tool:
         raise EdgesegError(f"{subject} is a run; export it, {tool} runs what was exported")
+    proof = provable(subject, by) if submit else None  # before the time is spent
     evidence = subject / "evidence" / "01-image.jpg"
     picture = image or (evidence if evidence.exists() else None)
     place = re.sub(r"[^\w.@-]+", "-", device)
@@ -83,6 +91,17 @@ def bench(
     emit(schema.dump(result), as_json, record_table(result), str(path))
     if not result.valid:
         raise InvalidMeasurement(f"not to be quoted: {'; '.join(result.reasons)}")
+    if submit and proof:
+        talk.print(f"for the table: {handed_in(result, proof, by, submit)}", markup=False, soft_wrap=True)
+
+
+def provable(subject: Path, by: str) -> Proof:
+    """The proof of what is to be measured for the table."""
+    from edgeseg.community import proof_of
+
+    if not by:
+        raise EdgesegError("--submit needs --by: who measured, as the table is to call them")
+    return proof_of(subject)
 
 
 def with_tool(name: str, subject: Path, threads: int, as_json: bool) -> None:

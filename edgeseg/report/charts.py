@@ -154,7 +154,7 @@ def pareto(points: Sequence[Point], budget_ms: float | None, width: int) -> Mark
         if point.p90_upper_ms:
             svg.line(left, top, x(point.p90_upper_ms), top, f"whisker {point.colour}")
         svg.circle(left, top, 6, f"{'ring' if point.ships is False else 'spot'} {point.colour}")
-    names = [_fit(point.name, 260) + (" ✕" if point.ships is False else "") for point in points]
+    names = [fit(point.name, 260) + (" ✕" if point.ships is False else "") for point in points]
     labels = place(names, spots, (x.start, y.end - 12, x.end, y.start))
     for name, point, (left, top) in zip(names, points, labels, strict=True):
         svg.text(left, top, name, kind=f"name halo ink {point.colour}")
@@ -225,7 +225,7 @@ def drops(verdicts: Sequence[tuple[str, Verdict]], max_drop: float, width: int) 
     for row, (name, drop) in enumerate(known):
         top = 42 + 40 * row
         kind = "bad" if not drop.points <= max_drop else "good"
-        svg.text(12, top, _fit(name, width - 70), kind="name halo")
+        svg.text(12, top, fit(name, width - 70), kind="name halo")
         svg.text(width - 12, top, f"{drop.points:+.2f}", kind="name halo figure", anchor="end")
         svg.line(x(drop.low), top + 14, x(drop.high), top + 14, f"interval {kind}")
         svg.circle(x(drop.points), top + 14, 5, f"spot {kind}")
@@ -349,7 +349,7 @@ def overlap(box: Box, others: Iterable[Box]) -> float:
     )
 
 
-def _fit(name: str, wide: float) -> str:
+def fit(name: str, wide: float) -> str:
     """The name, or its two ends where it is longer than `wide` px; the ends are what tells long names apart."""
     half = int(wide / LETTER) // 2
     return name if len(name) <= 2 * half else f"{name[: half - 1]}…{name[-half:]}"
