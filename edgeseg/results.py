@@ -108,7 +108,7 @@ def collect(folder: Path) -> Results:
     if not folder.is_dir():
         raise EdgesegError(f"{folder} is not a folder; give the one that holds runs, artifacts and records")
     results = Results(folder)
-    for path in _documents(folder):
+    for path in documents(folder):
         try:
             _take(results, path)
         except EdgesegError as error:
@@ -117,7 +117,7 @@ def collect(folder: Path) -> Results:
     return results
 
 
-def _documents(folder: Path) -> Iterator[Path]:
+def documents(folder: Path) -> Iterator[Path]:
     """The JSON files below `folder`; hidden folders are the half-written ones of `files.aside_folder`."""
     for path in sorted(folder.rglob("*.json")):
         if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file():

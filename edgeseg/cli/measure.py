@@ -10,6 +10,7 @@ import typer
 
 from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, plain, progress, table, talk
 from edgeseg.cli.records import handed_in
+from edgeseg.cli.releases import holds_records, of_releases, record_in
 from edgeseg.errors import EdgesegError, InvalidMeasurement
 
 if TYPE_CHECKING:
@@ -187,8 +188,8 @@ def _p90(value: float | None, upper: float | None) -> str:
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN")],
-    second: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN")],
+    first: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN|RECORDS")],
+    second: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN|RECORDS")],
     threads: Annotated[int, typer.Option(min=1, help="For artifacts and runs.")] = 1,
     pairs: Annotated[int, typer.Option(min=3, help="For artifacts and runs: interleaved pairs of bursts.")] = 12,
     as_json: Json = False,
@@ -196,17 +197,21 @@ def compare(
     """Is the second faster, slower, equivalent (within 2 %), or is it inconclusive?
 
     Two records are compared as they were stored; two artifacts are measured now, in turns, which is the better evidence.
+    Two folders of records are two releases: records of the same device, student, target, precision and protocol are paired, and
+    the exit code is 4 where the second is slower, 6 where that cannot be said.
 
     Example: edgeseg compare out/cam/onnxruntime out/cam/openvino --threads 2
     """
     from edgeseg import schema
-    from edgeseg.runtimes import record as records
-    from edgeseg.runtimes.compare import compare_paired, compare_records
+    from edgeseg.runtimes.compare import compare_paired
+    from edgeseg.runtimes.releases import compare_stored
 
+    if holds_records(first) or holds_records(second):
+        of_releases(first, second, as_json)
     if first.is_file() != second.is_file():
         raise EdgesegError("compare takes two records or two folders, not one of each")
     if first.is_file():
-        result = compare_records(records.read(first), records.read(second))
+        result = compare_stored([record_in(first)], [record_in(second)])
     else:
         for folder in (first, second):
             is_artifact(folder)
