@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeseg.cli.app import Json, app, emit, show, table, talk
+from edgeseg.cli.app import Json, app, emit, plain, show, table, talk
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ def verdict(
     if not verdicts:
         raise EdgesegError(f"{folder} holds no artifact to judge; export one into it")
     emit([schema.dump(entry) for entry in verdicts], as_json, verdict_table(verdicts))
-    for problem in results.problems:
-        talk.print(f"[yellow]note:[/] {problem}", soft_wrap=True)
+    failed = [f"{failure.subject.path} could not be measured: {failure.detail}" for failure in results.failures]
+    for problem in [*failed, *results.problems]:
+        talk.print(f"[yellow]note:[/] {plain(problem)}", soft_wrap=True)
     if not as_json:
         say_why(verdicts)
     raise typer.Exit(exit_code(verdicts))

@@ -26,7 +26,8 @@ def render(results: Results, *, max_drop: float = MAX_DROP, max_p90_ms: float | 
     """The page as text."""
     from edgeseg.report import view
 
-    if not (results.artifacts or results.runs or results.records or results.evaluations or results.searches):
+    found = (results.artifacts, results.runs, results.records, results.failures, results.evaluations, results.searches)
+    if not any(found):
         why = f" ({results.problems[0]})" if results.problems else ""
         raise EdgesegError(f"{results.folder} holds no run, artifact, record, evaluation or search to report{why}")
     verdicts = judge(results, max_drop=max_drop, max_p90_ms=max_p90_ms)

@@ -165,8 +165,8 @@ def timeline(trace: Trace, width: int) -> Markup:
     """Every sample over time on a log axis: the warm-up grey and apart, steady throughput as lines."""
     height = 180 if width == PHONE else 210
     record = trace.record
-    starts, durations = _seconds(record.samples.unpack())
-    warm_starts, warm = _seconds(record.warmup.unpack())
+    starts, durations = in_seconds(record.samples.unpack())
+    warm_starts, warm = in_seconds(record.warmup.unpack())
     svg = Svg(width, height, f"{trace.name}: {len(durations)} samples over {record.latency.wall_s:.1f} s")
     span = float(starts[-1] + durations[-1] / 1e3)
     lead = float(warm_starts[-1] + warm[-1] / 1e3) if len(warm) else 0.0
@@ -177,7 +177,7 @@ def timeline(trace: Trace, width: int) -> Markup:
     svg.bar(x.start, y.end, x(0) - x.start, y.start - y.end, "warm-band")
     svg.dots([(x(float(a) - lead), y(float(b))) for a, b in zip(warm_starts, warm, strict=True)], "dots warm")
     column = np.array([x(float(start)) for start in starts]) // 2
-    keep = _thin(column, durations)
+    keep = thin(column, durations)
     svg.dots([(x(float(starts[i])), y(float(durations[i]))) for i in keep], f"dots {trace.colour}")
     for segment in record.segments if len(record.segments) > 1 else []:
         level = min(max(y(1000 / segment.fps), y.end), y.start) if segment.fps > 0 else y.end
@@ -185,8 +185,8 @@ def timeline(trace: Trace, width: int) -> Markup:
         svg.text(x(segment.start_s) + 3, level - 7, f"{segment.fps:.1f} fps", kind="name halo")
     figures = [("p50", record.latency.p50_ms), ("p90", record.latency.p90_ms), ("max", float(durations.max()))]
     known = [(name, value) for name, value in figures if value is not None]
-    for (name, value), top in zip(known, _apart([y(value) for _, value in known], 14), strict=True):
-        svg.text(x.end + 6, top + 4, f"{name} {_ms(value)}", kind="name")
+    for (name, value), top in zip(known, apart([y(value) for _, value in known], 14), strict=True):
+        svg.text(x.end + 6, top + 4, f"{name} {short_ms(value)}", kind="name")
     return svg.markup()
 
 
@@ -313,7 +313,7 @@ def grid(svg: Svg, x: Axis, y: Axis, across: str, up: str, first: float | None =
         svg.text(4, 12, up, kind="tick")
 
 
-def _thin(columns: NDArray[np.float64], values: NDArray[np.float64]) -> list[int]:
+def thin(columns: NDArray[np.float64], values: NDArray[np.float64]) -> list[int]:
     """Indices worth drawing: in each pixel column the lowest, the highest and two between."""
     keep: list[int] = []
     edges = np.flatnonzero(np.diff(columns)) + 1
@@ -323,7 +323,7 @@ def _thin(columns: NDArray[np.float64], values: NDArray[np.float64]) -> list[int
     return keep
 
 
-def _apart(tops: list[float], least: float) -> list[float]:
+def apart(tops: list[float], least: float) -> list[float]:
     """The same heights, moved upwards so that neighbours (listed from low to high) are `least` px apart."""
     moved: list[float] = []
     for top in tops:
@@ -331,7 +331,7 @@ def _apart(tops: list[float], least: float) -> list[float]:
     return [top + max(0.0, 8 - moved[-1]) for top in moved]
 
 
-def _seconds(samples: tuple[NDArray[np.int64], NDArray[np.int64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def in_seconds(samples: tuple[NDArray[np.int64], NDArray[np.int64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Starts in s and durations in ms."""
     return samples[0] / 1e9, samples[1] / 1e6
 
@@ -359,7 +359,7 @@ def _say(point: Point) -> str:
     return f"{point.name} {point.miou:.1f} % in {point.p90_ms:.1f} ms"
 
 
-def _ms(value: float) -> str:
+def short_ms(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
