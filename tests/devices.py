@@ -13,9 +13,9 @@ from edgeseg.community import Proof
 from edgeseg.ledger import Ledger
 from edgeseg.runtimes import statistics
 from edgeseg.runtimes.protocol import parse
-from edgeseg.runtimes.record import DeviceState, Record, Samples, Sensors
+from edgeseg.runtimes.record import ColdStart, DeviceState, Failure, Record, Samples, Sensors
 from edgeseg.runtimes.telemetry.reading import Flag, Reading
-from tests.report.stored import GOOD_HOP, Store
+from tests.report.stored import GOOD_HOP, MADE, Store
 
 HOST, USER = "kitchen-shelf", "mrs-peel"
 BOARD = "Raspberry Pi 5 Model B Rev 1.0"
@@ -92,3 +92,38 @@ def proof(record: Record, **changes: Any) -> Proof:
         accuracy=None,
     )
     return replace(made, **changes)
+
+
+def throttled(folder: Path) -> Record:
+    """Two minutes, the second one slower."""
+    record = measured(folder, 22.0, "sustained:2m")
+    rng = np.random.default_rng(1)
+    times = np.concatenate([22.0 * np.exp(rng.normal(0, 0.02, 2700)), 31.0 * np.exp(rng.normal(0, 0.03, 2000))])
+    record = timed(record, times)
+    held = statistics.sustained(record.segments)
+    return replace(record, sustained=held, valid=False, reasons=[f"throttled: to {held.kept:.0%}"], energy_mj=None)
+
+
+def slow_camera(folder: Path) -> Record:
+    """Frames every 33 ms, and a model that takes 41: some are dropped."""
+    record = measured(folder, 41.0, "camera:30:20s")
+    taken = np.unique(np.ceil(np.arange(480) * 41.0 * 30 / 1e3).astype(np.int64))
+    arrivals = (taken * 1e9 / 30).astype(np.int64)
+    ages = (1e6 * (41 + np.random.default_rng(2).uniform(0, 33, len(taken)))).astype(np.int64)
+    return replace(record, camera=statistics.camera(arrivals, ages, 30.0))
+
+
+def cold(folder: Path) -> Record:
+    """Twenty first frames."""
+    record = measured(folder, 380.0, "cold-start:20", seed=3)
+    loads, firsts, readies = (
+        (ms * np.exp(np.random.default_rng(5).normal(0, 0.1, 20))).tolist() for ms in (310, 70, 1900)
+    )
+    load_ms, first_ms, ready_ms = (float(np.median(each)) for each in (loads, firsts, readies))
+    return replace(record, cold_start=ColdStart(20, load_ms, first_ms, ready_ms, loads, firsts, readies))
+
+
+def failure(record: Record, outcome: str, detail: str, samples: Samples | None) -> Failure:
+    """A measurement that came to nothing."""
+    where = (record.subject, record.device, 2, record.protocol)
+    return Failure(1, "failure", "2026-11-21T08:00:00+00:00", MADE, *where, outcome, detail, samples)

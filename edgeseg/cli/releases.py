@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def holds_records(folder: Path) -> bool:
     """Whether a folder is one of records, and neither an artifact nor a run."""
-    return folder.is_dir() and not any(
-        (folder / name).exists() for name in ("manifest.json", "model.json", "checkpoint.safetensors")
-    )
+    from edgeseg.runs import is_run
+
+    return folder.is_dir() and not is_run(folder) and not (folder / "manifest.json").exists()
 
 
 def of_releases(old: Path, new: Path, as_json: bool) -> None:

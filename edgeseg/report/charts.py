@@ -89,6 +89,13 @@ class Svg:
             f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" class="{escape(kind)}"/>'
         )
 
+    def cell(self, x: float, y: float, side: float, kind: str, share: float) -> None:
+        """A square as dense as its share, 0..1."""
+        self.parts.append(
+            f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(side)}" height="{_n(side)}" class="{escape(kind)}" '
+            f'fill-opacity="{share**0.6:.2f}"/>'
+        )
+
     def markup(self) -> Markup:
         """The drawing, safe to put into the page."""
         head = f'<svg viewBox="0 0 {_n(self.width)} {_n(self.height)}" role="img" aria-label="{escape(self.title)}">'
@@ -303,7 +310,7 @@ def grid(svg: Svg, x: Axis, y: Axis, across: str, up: str, first: float | None =
         svg.text(x.start - 7, y(tick) + 4, f"{tick:g}", kind="tick", anchor="end")
     right = -math.inf
     for tick in x.ticks(4 if svg.width == PHONE else 8):
-        if (first is None or tick >= first) and x(tick) - right > 30:
+        if (first is None or tick >= first) and x(tick) - right > max(30, LETTER * len(f"{tick:g}") + 8):
             right = x(tick)
             svg.line(right, bottom, right, bottom + 4, "axis")
             svg.text(right, bottom + 17, f"{tick:g}", kind="tick", anchor="middle")

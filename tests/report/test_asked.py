@@ -15,45 +15,9 @@ from edgeseg.report import render
 from edgeseg.report.pace import dropped, throughput
 from edgeseg.results import collect
 from edgeseg.runtimes import record as records
-from edgeseg.runtimes import statistics
-from edgeseg.runtimes.record import ColdStart, Failure, Record, Samples
-from tests.devices import measured, timed
-from tests.report.stored import MADE
+from tests.devices import cold, failure, measured, slow_camera, throttled
 
 NBSP = "\N{NO-BREAK SPACE}"
-
-
-def throttled(folder: Path) -> Record:
-    """Two minutes, the second one slower."""
-    record = measured(folder, 22.0, "sustained:2m")
-    rng = np.random.default_rng(1)
-    times = np.concatenate([22.0 * np.exp(rng.normal(0, 0.02, 2700)), 31.0 * np.exp(rng.normal(0, 0.03, 2000))])
-    record = timed(record, times)
-    held = statistics.sustained(record.segments)
-    return replace(record, sustained=held, valid=False, reasons=[f"throttled: to {held.kept:.0%}"], energy_mj=None)
-
-
-def slow_camera(folder: Path) -> Record:
-    """Frames every 33 ms, and a model that takes 41: some are dropped."""
-    record = measured(folder, 41.0, "camera:30:20s")
-    taken = np.unique(np.ceil(np.arange(480) * 41.0 * 30 / 1e3).astype(np.int64))
-    arrivals = (taken * 1e9 / 30).astype(np.int64)
-    ages = (1e6 * (41 + np.random.default_rng(2).uniform(0, 33, len(taken)))).astype(np.int64)
-    return replace(record, camera=statistics.camera(arrivals, ages, 30.0))
-
-
-def cold(folder: Path) -> Record:
-    record = measured(folder, 380.0, "cold-start:20", seed=3)
-    loads, firsts, readies = (
-        (ms * np.exp(np.random.default_rng(5).normal(0, 0.1, 20))).tolist() for ms in (310, 70, 1900)
-    )
-    load_ms, first_ms, ready_ms = (float(np.median(each)) for each in (loads, firsts, readies))
-    return replace(record, cold_start=ColdStart(20, load_ms, first_ms, ready_ms, loads, firsts, readies))
-
-
-def failure(record: Record, outcome: str, detail: str, samples: Samples | None) -> Failure:
-    where = (record.subject, record.device, 2, record.protocol)
-    return Failure(1, "failure", "2026-11-21T08:00:00+00:00", MADE, *where, outcome, detail, samples)
 
 
 @pytest.fixture(scope="module")
