@@ -88,6 +88,8 @@ BAD: dict[str, tuple[Change, str]] = {
     "bound": (with_part("latency", p90_upper_ms=None), "latency.p90_upper_ms is not what the samples say"),
     "nan": (with_part("latency", p90_upper_ms=float("nan")), "latency.p90_upper_ms is nan, no number"),
     "energy": (with_record(energy_mj=float("inf")), "record.energy_mj is inf, no number"),
+    "energy from nowhere": (with_record(energy_source=None), "mJ from nowhere is none"),
+    "energy won": (with_record(energy_mj=-3.0), "an energy of -3.0 mJ"),
     "noise": (with_part("noise", gap=0.5), "noise.gap is not what the samples say"),
     "stretches": (with_record(segments=[]), "segments is not what the samples say"),
     "held without asking": (
@@ -124,6 +126,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "boot": (with_part("device", boot_id="x"), "one device's boot or address"),
     "address": (with_part("device", address="ssh://a@b"), "one device's boot or address"),
     "path": (with_part("subject", path="/srv/models/x"), "subject.path has an absolute path"),
+    "file": (with_part("execution", settings={"a": "file:///srv/models/x"}), "settings.a has an absolute path"),
     "windows path": (with_part("subject", path=r"C:\Users\ada\x"), "subject.path has an absolute path"),
     "home": (with_part("execution", settings={"a": "lib=~/models/x"}), "settings.a has an absolute path"),
     "path in a key": (with_part("execution", settings={"/opt/x/": "on"}), "has an absolute path"),
@@ -229,6 +232,9 @@ def test_submitting_from_the_command_line(tmp_path: Path, capfd: pytest.CaptureF
     assert read_submission(path).record.device.name == BOARD
     assert main(["bench", str(tmp_path / "out/vino"), "--submit", str(tmp_path / "table")]) == 1
     assert "--submit needs --by" in capfd.readouterr().err
+    for words, says in ((["--by", "ada"], "--by goes with --submit"), (["--submit", "x", "--tool", "y"], "no record")):
+        assert main(["bench", str(tmp_path / "out/vino"), *words]) == 1
+        assert says in capfd.readouterr().err
 
 
 def test_the_table_of_this_repository_holds() -> None:

@@ -61,6 +61,7 @@ def bench(
     from edgeseg.runtimes.measure import Failed, measure
     from edgeseg.runtimes.protocol import parse
 
+    proof = provable(subject, submit, by, tool)  # before the time is spent
     if is_artifact(subject) and tool:
         if device != "local":
             raise EdgesegError(f"{tool} is run on local only; leave -d {device} out, or --tool")
@@ -68,7 +69,6 @@ def bench(
         return
     if tool:
         raise EdgesegError(f"{subject} is a run; export it, {tool} runs what was exported")
-    proof = provable(subject, by) if submit else None  # before the time is spent
     evidence = subject / "evidence" / "01-image.jpg"
     picture = image or (evidence if evidence.exists() else None)
     place = re.sub(r"[^\w.@-]+", "-", device)
@@ -96,12 +96,18 @@ def bench(
         talk.print(f"for the table: {handed_in(result, proof, by, submit)}", markup=False, soft_wrap=True)
 
 
-def provable(subject: Path, by: str) -> Proof:
-    """The proof of what is to be measured for the table."""
-    from edgeseg.community import proof_of
-
+def provable(subject: Path, submit: Path | None, by: str, tool: str | None) -> Proof | None:
+    """The proof of what is to be measured for the table; null where it is not."""
+    if submit is None and by:
+        raise EdgesegError("--by goes with --submit, the table that the measurement is for")
+    if submit is None:
+        return None
+    if tool:
+        raise EdgesegError(f"{tool} makes figures of its own and no record; leave --submit out, or --tool")
     if not by:
         raise EdgesegError("--submit needs --by: who measured, as the table is to call them")
+    from edgeseg.community import proof_of
+
     return proof_of(subject)
 
 

@@ -102,6 +102,9 @@ def _measured(made: Submission) -> Iterator[str]:
         known = False
     if not known or record.protocol.name == "smoke":
         yield f"{record.protocol.name!r} is no protocol whose figures are quoted, or not as long; take quick"
+    energy, source = record.energy_mj, record.energy_source
+    if (energy is None) != (source is None) or not (energy is None or energy > 0):
+        yield f"an energy of {energy} mJ from {source or 'nowhere'} is none"
 
 
 def _proven(made: Submission) -> Iterator[str]:

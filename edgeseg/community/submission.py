@@ -20,7 +20,7 @@ from edgeseg.schema import STRICT
 
 SCHEMA = 1
 
-PLACE = re.compile(r"(?<![\w/.\\-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\"\[\],;]+[/\\])+")
+PLACE = re.compile(r"(?<![\w.\\-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\"\[\],;]+[/\\])+")
 """The folders of an absolute path, home or drive in front."""
 
 
