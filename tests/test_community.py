@@ -110,6 +110,10 @@ BAD: dict[str, tuple[Change, str]] = {
     "precision": (with_part("execution", precision="bf16"), "it ran in bf16, and was proven in fp32"),
     "precision unknown": (with_part("execution", precision=None), "precision unknown"),
     "no hop": (lambda made: replace(made, proof=replace(made.proof, ledger=Ledger("x", []))), "did not pass"),
+    "passed by its word": (
+        lambda made: replace(made, proof=replace(made.proof, ledger=Ledger("x", [replace(GOOD_HOP, same_label=0.9)]))),
+        "did not pass their proof",
+    ),
     "nan in proof": (
         lambda made: replace(
             made, proof=replace(made.proof, ledger=Ledger("x", [replace(GOOD_HOP, boundary_f=float("nan"))]))
@@ -220,7 +224,9 @@ def test_an_empty_table_and_a_wrong_ending(tmp_path: Path, capfd: pytest.Capture
         assert says in capfd.readouterr().err
 
 
-def test_submitting_from_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_submitting_from_the_command_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = measured(tmp_path)
     file = records.write(tmp_path / "bench.json", record)
     words = ["records", "submit", str(file), "--artifact", str(tmp_path / "out/vino"), "--to", str(tmp_path / "table")]
@@ -230,6 +236,10 @@ def test_submitting_from_the_command_line(tmp_path: Path, capfd: pytest.CaptureF
     path = Path(json.loads(capfd.readouterr().out)["submission"])
     assert main(["records", "check", str(tmp_path / "table")]) == 0
     assert read_submission(path).record.device.name == BOARD
+    monkeypatch.setattr("edgeseg.runtimes.measure.measure", lambda *words, **options: record)
+    assert main(["bench", str(tmp_path / "out/vino"), "--submit", str(tmp_path / "other"), "--by", "ada"]) == 0
+    (again,) = (tmp_path / "other").glob("*/*.json")
+    assert f"for the table: {again}" in capfd.readouterr().err and again.read_bytes() == path.read_bytes()
     assert main(["bench", str(tmp_path / "out/vino"), "--submit", str(tmp_path / "table")]) == 1
     assert "--submit needs --by" in capfd.readouterr().err
     for words, says in ((["--by", "ada"], "--by goes with --submit"), (["--submit", "x", "--tool", "y"], "no record")):

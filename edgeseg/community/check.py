@@ -15,6 +15,8 @@ from edgeseg import schema
 from edgeseg.community.submission import PLACE, Submission, file_in, slug
 from edgeseg.community.table import read_table
 from edgeseg.errors import EdgesegError
+from edgeseg.ledger import Hop
+from edgeseg.quantize.precision import PRECISIONS
 from edgeseg.runtimes import statistics
 from edgeseg.runtimes.measure import reasons
 from edgeseg.runtimes.protocol import parse
@@ -111,11 +113,19 @@ def _proven(made: Submission) -> Iterator[str]:
     record, proof = made.record, made.proof
     if proof.sha256 != record.subject.sha256:
         yield "the proof is of another file than the one that was measured (SHA-256 differs)"
-    if not proof.ledger.passed or not all(holds(hop) for hop in proof.ledger.hops):
+    if not proof.ledger.passed or not all(holds(hop) and _within(hop) for hop in proof.ledger.hops):
         yield "the masks did not pass their proof"
     executed, proven = spelt(record.execution.precision), spelt(proof.precision)
     if executed is None or proven is None or executed != proven:
         yield f"it ran in {executed or 'a precision unknown'}, and was proven in {proven or 'one unknown'}"
+
+
+def _within(hop: Hop) -> bool:
+    """Whether the figures of a hop are within the tolerances that it names, whatever it says itself."""
+    limit = PRECISIONS[hop.precision]
+    masks = (hop.same_label, limit.same_label), (hop.boundary_f, limit.boundary_f)
+    enough = all(figure >= least for figure, least in (*masks, (hop.worst_class_iou, limit.worst_class_iou)))
+    return enough and hop.images > 0 and (hop.relative_rms is None or hop.relative_rms <= limit.relative_rms)
 
 
 def _computed(record: Record) -> Record:
