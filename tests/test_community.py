@@ -191,6 +191,8 @@ def test_a_table_is_checked_file_by_file(table: Path, capfd: pytest.CaptureFixtu
     assert "6 submissions, 3 refused" in out
     assert f"belongs in {found[1][0].relative_to(table)}" in out and "one measurement counts once" in out
     assert "record.json is no submission" in out and "cut.json is not JSON" in out
+    assert main(["records", "check", *map(str, sorted(copy.parent.iterdir()))]) == 6
+    assert "5 submissions, 2 refused" in capfd.readouterr().out  # by themselves they are in nobody's place
     assert main(["records", "table", str(table), "-o", str(table / "x.md")]) == 1
     assert not (table / "x.md").exists()
     assert main(["records", "check", str(found[0][0].parent)]) == 1

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 records = typer.Typer(help="The community's table of measurements: add to it, check it, show it.", no_args_is_help=True)
 app.add_typer(records, name="records")
 
-Table = Annotated[Path, typer.Argument(metavar="TABLE", help="The folder with a folder for each device.")]
-
 
 @records.command("submit")
 def submit(
@@ -55,16 +53,18 @@ def check(
 ) -> None:
     """Hold every submission to the table's rules: measured, valid, proven, nothing private, every figure as its samples say.
 
-    Ends with 6 where one is refused. Sooner or later somebody sends a file that was edited: nothing in it is believed.
+    Ends with 6 where one is refused.
 
     Example: edgeseg records check benchmarks/results
     """
-    from edgeseg.community import check_table, read_submission, refusals
+    from edgeseg.community import check_file, check_table
     from edgeseg.errors import InvalidMeasurement
 
+    if lost := [path for path in paths if not path.exists()]:
+        raise EdgesegError(f"{lost[0]} does not exist")
     found: list[tuple[Path, list[str]]] = []
     for path in paths:
-        found += check_table(path) if path.is_dir() else [(path, refusals(read_submission(path)))]
+        found += check_table(path) if path.is_dir() else [(path, check_file(path))]
     document = [{"file": str(path), "refused": wrong} for path, wrong in found]
     bad = [(path, wrong) for path, wrong in found if wrong]
     emit(document, as_json, f"{len(found)} submissions, {len(bad)} refused")
@@ -77,7 +77,7 @@ def check(
 
 @records.command("table")
 def table(
-    folder: Table,
+    folder: Annotated[Path, typer.Argument(metavar="TABLE", help="The folder with a folder for each device.")],
     out: Annotated[
         list[Path],
         typer.Option("-o", "--out", help="What to write: a page (.html), Markdown (.md); as often as wanted."),

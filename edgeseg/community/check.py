@@ -1,4 +1,4 @@
-"""What the table refuses. A pull request's CI runs this on files of people nobody knows, so nothing in them is believed."""
+"""What the table refuses. A pull request's CI runs this on files of people nobody knows, so nothing that can be computed again is believed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeseg import schema
 from edgeseg.community.submission import PLACE, Submission, file_in, slug
-from edgeseg.community.table import read_table
+from edgeseg.community.table import read_submission, read_table
 from edgeseg.errors import EdgesegError
 from edgeseg.ledger import Hop
 from edgeseg.quantize.precision import PRECISIONS
@@ -57,6 +57,14 @@ def check_table(folder: Path) -> list[tuple[Path, list[str]]]:
         )
         for path, made in read_table(folder)
     ]
+
+
+def check_file(path: Path) -> list[str]:
+    """What speaks against one file, wherever it lies."""
+    try:
+        return refusals(read_submission(path))
+    except EdgesegError as error:
+        return [str(error)]
 
 
 def _misplaced(folder: Path, path: Path, made: Submission, seen: dict[str, Path]) -> Iterator[str]:

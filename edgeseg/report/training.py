@@ -253,8 +253,7 @@ def _answer(card: RunCard | None, log: Log) -> str:
     """What the curves say, in a sentence."""
     training = card.training if card else None
     if training is None:
-        seen = log.scores[-1].epoch if log.scores else 0
-        return f"Training was evaluated up to epoch {seen}; there are no figures of a finished run."
+        return "Training was not evaluated yet." if card is None else "These weights were not trained here."
     last = max((score.epoch for score in log.scores), default=training.best_epoch)
     kept = f"Epoch {training.best_epoch} of {training.epochs} was kept, the best on {training.select_split}."
     if last < training.epochs:
