@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, plain, progress, table, talk
+from edgeseg.cli.records import handed_in
+from edgeseg.cli.releases import holds_records, of_releases, record_in
 from edgeseg.errors import EdgesegError, InvalidMeasurement
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from edgeseg.community import Proof
     from edgeseg.runtimes.compare import Comparison
     from edgeseg.runtimes.record import Record
 
@@ -41,6 +44,11 @@ def bench(
     ] = None,
     size: Size = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The record; SUBJECT/records/... by default.")] = None,
+    submit: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="Write it for the community's table too, e.g. into benchmarks/results."),
+    ] = None,
+    by: Annotated[str, typer.Option(help="With --submit: who measured, a name or a handle.")] = "",
     tool: Annotated[
         str | None,
         typer.Option(help="The runtime's own benchmark instead, e.g. benchmark_app: its figures, no record."),
@@ -71,6 +79,7 @@ def bench(
     from edgeseg.runtimes.protocol import parse
 
     settings = parse_settings(prepare)
+    proof = provable(subject, submit, by, tool)  # before the time is spent
     if is_artifact(subject) and tool:
         if given := [word for word, value in (("--e2e", e2e), ("--image", image), ("--size", size)) if value]:
             raise EdgesegError(f"{tool} feeds and times the file in its own way; leave {', '.join(given)} out")
@@ -104,6 +113,23 @@ def bench(
     emit(schema.dump(result), as_json, record_table(result), str(path))
     if not result.valid:
         raise InvalidMeasurement(f"not to be quoted: {'; '.join(result.reasons)}")
+    if submit and proof:
+        talk.print(f"for the table: {handed_in(result, proof, by, submit)}", markup=False, soft_wrap=True)
+
+
+def provable(subject: Path, submit: Path | None, by: str, tool: str | None) -> Proof | None:
+    """The proof of what is to be measured for the table; null where it is not."""
+    if submit is None and by:
+        raise EdgesegError("--by goes with --submit, the table that the measurement is for")
+    if submit is None:
+        return None
+    if tool:
+        raise EdgesegError(f"{tool} makes figures of its own and no record; leave --submit out, or --tool")
+    if not by:
+        raise EdgesegError("--submit needs --by: who measured, as the table is to call them")
+    from edgeseg.community import proof_of
+
+    return proof_of(subject)
 
 
 def with_tool(
@@ -207,8 +233,8 @@ def _p90(value: float | None, upper: float | None) -> str:
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN")],
-    others: Annotated[list[Path], typer.Argument(metavar="RECORD|ARTIFACT|RUN...")],
+    first: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN|RECORDS")],
+    others: Annotated[list[Path], typer.Argument(metavar="RECORD|ARTIFACT|RUN|RECORDS...")],
     device: Annotated[str, typer.Option("-d", "--device", help="For artifacts: where, as for bench.")] = "local",
     threads: Annotated[int, typer.Option(min=1, help="For artifacts and runs.")] = 1,
     pairs: Annotated[int, typer.Option(min=3, help="For artifacts and runs: interleaved pairs of bursts.")] = 12,
@@ -217,19 +243,25 @@ def compare(
     """Is the second faster, slower, equivalent (within 2 %), or is it inconclusive? And each further one against the first?
 
     Records are compared as they were stored; artifacts are measured now, in turns, which is the better evidence, here or on a device.
+    Two folders of records are two releases: records of the same device, student, target, precision and protocol are paired, and
+    the exit code is 4 where the second is slower, 6 where that cannot be said.
 
     Example: edgeseg compare out/cam/onnxruntime out/cam/openvino --threads 2
     """
     from edgeseg import schema
-    from edgeseg.runtimes import record as records
-    from edgeseg.runtimes.compare import compare_in_turns, compare_records
+    from edgeseg.runtimes.compare import compare_in_turns
+    from edgeseg.runtimes.releases import compare_stored
 
+    if any(holds_records(folder) for folder in (first, *others)):
+        if len(others) > 1 or device != "local":
+            raise EdgesegError("two folders of records are two releases; name two, without -d")
+        of_releases(first, others[0], as_json)
     if len({path.is_file() for path in (first, *others)}) > 1:
         raise EdgesegError("compare takes records or folders, not some of each")
     if first.is_file():
         if device != "local":
             raise EdgesegError(f"records are of where they were measured; leave -d {device} out, or name artifacts")
-        found = [compare_records(records.read(first), records.read(other)) for other in others]
+        found = [compare_stored([record_in(first)], [record_in(other)]) for other in others]
     else:
         for folder in (first, *others):
             is_artifact(folder)
