@@ -58,6 +58,7 @@ class Damage:
 
     drop:     points of mIoU; `boundary` points of boundary F at 2 px. Both against the true labels.
     changed:  the share of pixels with another label, 0..1.
+    price:    the time of everything in whole numbers but this block, to that of everything; null where it was not measured.
     """
 
     __pydantic_config__ = STRICT
@@ -67,6 +68,7 @@ class Damage:
     boundary: float
     changed: float
     picture: str | None = None
+    price: Time | None = None
 
 
 @dataclass(frozen=True)

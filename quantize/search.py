@@ -25,7 +25,7 @@ from edgeseg.drops import Drop, paired_drop
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, MissingTool
 from edgeseg.evaluate import evaluate
 from edgeseg.export import networks
-from edgeseg.export.apart import Job, export_apart
+from edgeseg.export.apart import Job, Outcome, export_apart
 from edgeseg.export.deployed import ImageNetwork
 from edgeseg.export.target import Target
 from edgeseg.files import write_text
@@ -67,6 +67,7 @@ class Plan:
     data, split: labelled images that trials are scored on, never those that results are reported on.
     reference: the float student that losses count against, where `student` was trained on from it.
     device: where trials are timed, by name or address.
+    time_blocks: of so many of the most damaged blocks it is measured what it takes to have them in float.
     """
 
     folder: Path
@@ -87,6 +88,7 @@ class Plan:
     trust: list[str] = field(default_factory=list)
     reference: Student | None = None
     device: str = "local"
+    time_blocks: int = 0
 
     @property
     def timed(self) -> bool:
@@ -146,6 +148,8 @@ def search(plan: Plan, say: Say) -> Search:
     worth = whole.drop is not None and (whole.time is None or whole.time.decision != "slower")
     if worth and not _keeps(whole, plan):
         damage = run.damage(document)
+        if plan.timed and plan.time_blocks:
+            damage = run.priced(document, whole, damage)
         _with_blocks_in_float(run, document, [row.block for row in damage])
     chosen, words = decide(run.trials, plan.max_drop, plan.budget_ms)
     found = Search(
@@ -293,7 +297,7 @@ class _Run:
         if made is None or not (self.plan.aside / made.folder / "manifest.json").exists():
             made = self._keep(key, self._made(number, target, document, keep, ranges))
         if self.plan.timed and made.time is None and made.failed is None:
-            made = self._keep(key, self._timed(made))
+            made = self._keep(key, self._timed(made, self._base))
         made = replace(made, number=number)
         if self._base is None:
             self._base = self.plan.aside / made.folder
@@ -310,23 +314,8 @@ class _Run:
     ) -> Trial:
         plan = self.plan
         folder = plan.aside / f"{target.precision}-{number}"
-        card = plan.chosen.card if document else None
-        job = Job(
-            str(plan.folder),
-            target.options(),
-            str(folder),
-            plan.size,
-            plan.bake,
-            plan.data.spec,
-            plan.source,
-            plan.trust,
-            document,
-            card,
-        )
-        outcome = export_apart(job, target)
+        outcome = self._exported(folder, target, document)
         empty = Trial(number, target.precision, folder.name, keep, ranges)
-        if isinstance(outcome.error, MissingTool):
-            raise outcome.error
         if outcome.artifact is None:
             return replace(empty, failed=str(outcome.error))
         scored = evaluate(folder, outcome.artifact, outcome.artifact.sha256, plan.data, plan.split, "artifact")
@@ -341,6 +330,51 @@ class _Run:
             failed=None if outcome.error is None else str(outcome.error),
         )
 
+    def _exported(self, folder: Path, target: Target, document: Quantization | None) -> Outcome:
+        plan = self.plan
+        card = plan.chosen.card if document else None
+        job = Job(
+            str(plan.folder),
+            target.options(),
+            str(folder),
+            plan.size,
+            plan.bake,
+            plan.data.spec,
+            plan.source,
+            plan.trust,
+            document,
+            card,
+        )
+        outcome = export_apart(job, target)
+        if isinstance(outcome.error, MissingTool):
+            raise outcome.error
+        return outcome
+
+    def priced(self, document: Quantization, whole: Trial, damage: Sequence[Damage]) -> list[Damage]:
+        """The most damaged blocks with what it takes to have each of them, alone, in float: measured, and kept as trials are."""
+        return [
+            self._priced(document, whole, row) if number < self.plan.time_blocks else row
+            for number, row in enumerate(damage)
+        ]
+
+    def _priced(self, document: Quantization, whole: Trial, row: Damage) -> Damage:
+        plan = self.plan
+        kept = self.keeping(document, [row.block])
+        key = json.dumps([self._what(), plan.target.options(), schema.dump(kept.recipe), "price"])
+        stored = self._done.get(key)
+        if stored is None:
+            self._say(f"timing {row.block} in float")
+            folder = plan.aside / "price"
+            outcome = self._exported(folder, plan.target, kept)
+            stored = Trial(len(self._done), plan.target.precision, folder.name, [row.block])
+            if outcome.artifact is None:
+                stored = replace(stored, failed=str(outcome.error))
+            else:
+                stored = self._timed(stored, plan.aside / whole.folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            self._keep(key, stored)
+        return replace(row, price=stored.time)
+
     def _float_run(self) -> Evaluation:
         """The float student in PyTorch on the labelled images."""
         if self._reference is None:
@@ -351,16 +385,14 @@ class _Run:
             self._reference = evaluate(where, plan.reference or plan.student, "", plan.data, plan.split, "run")
         return self._reference
 
-    def _timed(self, made: Trial) -> Trial:
-        """The trial with its time against the float artifact, or with how it failed where it is timed."""
+    def _timed(self, made: Trial, base: Path | None) -> Trial:
+        """The trial with its time against another's (itself where there is none), or with how it failed where it is timed."""
         plan, place = self.plan, self.plan.aside / made.folder
         try:
             median = _median_ms(place, plan.threads, plan.device)
-            if self._base is None:
+            if base is None:
                 return replace(made, time=Time(median, 1.0, 1.0, 1.0, "equivalent"))
-            found = compare_paired(
-                self._base, place, threads=plan.threads, pairs=PAIRS, burst_s=BURST_S, device=plan.device
-            )
+            found = compare_paired(base, place, threads=plan.threads, pairs=PAIRS, burst_s=BURST_S, device=plan.device)
         except MissingTool as error:
             raise MissingTool(self._ended(error)) from error
         except InvalidMeasurement as error:

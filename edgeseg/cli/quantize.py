@@ -63,6 +63,9 @@ def quantize(
     on: Annotated[str, typer.Option("--on", metavar="DEVICE", help="Search: where it is measured.")] = "local",
     threads: Annotated[int, typer.Option(min=1, help="Search: threads that it is measured with.")] = 1,
     trials: Annotated[int, typer.Option(min=3, help="Search: artifacts that are made at most.")] = 10,
+    time_blocks: Annotated[
+        int, typer.Option(min=0, help="Search: measure what so many of the most damaged blocks take in float.")
+    ] = 0,
     metric: Annotated[Literal["miou"], typer.Option(help="Search: what may be lost.")] = "miou",
     size: Annotated[str | None, typer.Option(metavar="HxW", help="The size the run was trained at by default.")] = None,
     bake: Annotated[str, typer.Option(help="pre: uint8 RGB in; labels: uint8 label map out")] = "pre,labels",
@@ -112,7 +115,7 @@ def quantize(
         if searching:
             scored = load_data(proof) if proof else source_data
             limits = (0.5 if max_drop is None else max_drop, budget_ms, threads, trials)
-            _search(base, targets, scored, limits, on, as_json)
+            _search(base, targets, scored, limits, on, time_blocks, as_json)
         else:
             _once(base, targets, proof or source_data.spec, as_json)
 
@@ -217,6 +220,7 @@ def _search(
     data: Data,
     limits: tuple[float, float | None, int, int],
     device: str,
+    time_blocks: int,
     as_json: bool,
 ) -> None:
     """Every target searched; the first without an answer ends the command when all are done."""
@@ -245,6 +249,7 @@ def _search(
             list(TRUSTED),
             base.reference,
             device,
+            time_blocks,
         )
         found.append(search(plan, lambda words: talk.print(plain(words), soft_wrap=True)))
     documents = [schema.dump(one) for one in found]
@@ -286,6 +291,12 @@ def front_table(found: Search) -> Table:
 
 def _damage(rows: Sequence[Damage]) -> list[Table]:
     """The blocks that lose most, where they were looked at."""
-    lines = [[row.block, f"{row.drop:+.2f}", f"{row.boundary:+.2f}", f"{100 * row.changed:.2f} %"] for row in rows[:8]]
+    lines = []
+    for row in rows[:8]:
+        price = None if row.price is None else f"{row.price.ratio:.3f} ({row.price.low:.3f} to {row.price.high:.3f})"
+        lines.append([row.block, f"{row.drop:+.2f}", f"{row.boundary:+.2f}", f"{100 * row.changed:.2f} %", price])
+    columns = ["block", "mIoU", "boundary F", "labels changed", "time with it in float"]
+    if all(row.price is None for row in rows):
+        columns, lines = columns[:-1], [line[:-1] for line in lines]
     title = "each block alone in whole numbers"
-    return [table(title, ["block", "mIoU", "boundary F", "labels changed"], lines, right=(1, 2, 3))] if lines else []
+    return [table(title, columns, lines, right=tuple(range(1, len(columns))))] if lines else []

@@ -157,6 +157,7 @@ def plan(taught: Semantic, taught_run: Path, tiny_data: Data, chosen: Calibratio
         out=tmp_path / "onnxruntime-int8",
         max_drop=-100.0,
         trials=4,
+        time_blocks=1,
         trust=[networks.__name__],
     )
 
@@ -182,6 +183,8 @@ def test_a_search_tries_writes_down_and_goes_on(plan: Plan, monkeypatch: pytest.
     assert first.trials[0].megabytes is not None
     assert first.trials[2].megabytes < 0.6 * first.trials[0].megabytes
     assert first.trials[3].keep == [first.sensitivity[0].block]
+    assert [row.price is not None for row in first.sensitivity[:2]] == [True, False]
+    assert first.sensitivity[0].price == Time(1.0, 0.5, 0.49, 0.51, "faster")
     assert (plan.out.parent / "onnxruntime-int8-pictures" / str(first.sensitivity[0].picture)).exists()
     stored = json.loads((plan.out.parent / "onnxruntime-int8-search.json").read_text())
     assert schema.parse(Search, stored, "here") == first
@@ -216,10 +219,10 @@ def test_what_fails_on_a_device_fails_and_a_device_that_fails_ends_the_search(
     run = module._Run(replace(plan, device="board"), print)
     made = Trial(2, "int8", "int8-2")
     if ends is None:
-        assert run._timed(made) == replace(made, failed=str(error))
+        assert run._timed(made, None) == replace(made, failed=str(error))
         return
     with pytest.raises(ends, match="0 timed trials and the one under way are kept, the same command goes on"):
-        run._timed(made)
+        run._timed(made, None)
 
 
 def test_a_device_that_goes_away_in_the_middle_leaves_what_was_found(
