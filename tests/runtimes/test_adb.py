@@ -255,8 +255,8 @@ def test_real_phone_that_is_offline_is_reached_again(real: RealPhone, tmp_path: 
     device = phone(tmp_path, f"adb://{REAL}")
     device.reach()
     real.stop()
-    real.start()
     assert until(lambda: device._state() != "device")
+    real.start()
     device.reach()
     assert shell.run(device, ["echo", "back"]).text == "back\n"
 

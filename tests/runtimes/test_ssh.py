@@ -304,11 +304,16 @@ def test_a_frozen_connection_is_lost(
 def test_a_tool_over_ssh_ends_with_its_connection(server: Server, device: Ssh, tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     assert _guarded(device, {}, ["printf", "%s|", "two words", "it's"]).text == "two words|it's|"
-    cut = threading.Thread(target=lambda: until(lambda: mark.exists() and mark.read_text().strip()) and server.stop())
-    cut.start()
+
+    def cut() -> None:
+        until(lambda: mark.exists() and mark.read_text().strip())
+        server.stop()
+
+    thread = threading.Thread(target=cut)
+    thread.start()
     with pytest.raises(Died, match="board went away in the middle of") as caught:
         _guarded(device, {}, ["sh", "-c", f"echo $$ >{mark}; exec sleep 60"])
-    cut.join()
+    thread.join()
     assert caught.value.outcome == "lost" and gone(int(mark.read_text()))
     server.start()
     device.close()
