@@ -274,7 +274,7 @@ def test_real_tool_ends_with_its_connection(real: RealPhone, tmp_path: Path) -> 
 
     other = threading.Thread(target=kill)
     other.start()
-    with pytest.raises(Died, match="went away in the middle of") as caught:
+    with pytest.raises(Died, match="went away in the middle of running endless") as caught:
         _guarded(device, {}, ["endless"])
     other.join()
     assert caught.value.outcome == "lost" and gone(int(mark.read_text()))
