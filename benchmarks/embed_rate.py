@@ -39,7 +39,7 @@ def contest(teacher: str, size: tuple[int, int], images: int, pairs: int) -> Log
                 save_picture(folder / part / "images" / f"{index:03d}.jpg", image)
                 save_picture(folder / part / "masks" / f"{index:03d}.png", split[index][1])
         save(build_student(teacher, scenes).eval(), folder / "run")
-        job = Job(folder / "run", f"folder:{folder}", "train", folder / "out", per_shard=8)
+        job = Job(str(folder / "run"), f"folder:{folder}", "train", folder / "out", per_shard=8)
         job.begin()
         frozen = Frozen(build_student(teacher, scenes), None)
         seen = [job.split.image(index) for index in range(images)]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import confusion
@@ -58,6 +62,8 @@ def _mean(student: Student) -> Tensor:
 def _std(student: Student) -> Tensor:
     return torch.tensor(student.std).view(1, 3, 1, 1)
 
+
+Network = TypeVar("Network", bound=nn.Module)
 
 Seen = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """An RGB image at the artifact's size, and the labels that the artifact gave for it (for a click, where it takes prompts)."""
@@ -133,3 +139,22 @@ def _exchanged(student: Student, seen: Sequence[Seen]) -> Iterator[tuple[float, 
         share = matrix[np.arange(student.classes), becomes].sum() / matrix.sum()
         words = ", ".join(f"{names[a]} and {names[b]}" for a, b in pairs)
         yield float(share), f"the classes {words} are exchanged"
+
+
+class Half(TorchDispatchMode):
+    """Inside of it every value that an operator makes is rounded to float16; within an operator sums are in float32."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return tree_map(_rounded, func(*args, **(kwargs or {})))
+
+
+def halved(network: Network) -> Network:
+    """A copy whose parameters and buffers are rounded to float16, still in float32; to be run in `Half`."""
+    made = copy.deepcopy(network)
+    for tensor in (*made.parameters(), *made.buffers()):
+        tensor.data = _rounded(tensor.data)
+    return made
+
+
+def _rounded(value: Any) -> Any:
+    return value.half().float() if isinstance(value, Tensor) and value.dtype == torch.float32 else value

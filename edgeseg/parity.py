@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeseg.artifact import Artifact
 from edgeseg.data import Data, load_data
-from edgeseg.diagnosis import diagnose
+from edgeseg.diagnosis import Half, diagnose, halved
 from edgeseg.errors import EdgesegError, ParityFailed
 from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder, ImageNetwork
 from edgeseg.ledger import Hop, Ledger
@@ -195,6 +195,8 @@ def verify_on(
     ]
     if not hops[2].passed and not hops[2].nonfinite and (why := _why(against, pictures, given, artifact.size)):
         hops[2].reasons.append(why)
+    elif not hops[2].passed and precision == "fp16" and isinstance(against, Semantic):
+        hops[2].reasons.append(_blame(_alone(artifact, against, pictures), execution.settings.get("sums")))
     keep_evidence(artifact.folder / "evidence", evidence)
     return artifact.rewrite(
         replace(
@@ -221,6 +223,28 @@ def _why(
             student, [(one.image, labels) for one, labels in zip(pictures, given, strict=False)], EXPLAINED
         )
     return None if words is None else f"it draws what the student draws when {words}"
+
+
+def _alone(artifact: Artifact, student: Semantic, pictures: Sequence[Picture]) -> Hop:
+    """What float16 does without any runtime: the network in PyTorch, every value that an operator makes rounded to it."""
+    row = Comparison(student.classes, images=len(pictures))
+    network = halved(Deployed(student, artifact.size, artifact.manifest.input.baked)).eval()
+    with torch.inference_mode():
+        for one in pictures:
+            normal, given = both(one, artifact.manifest.input)
+            with Half():  # type: ignore[no-untyped-call]
+                made = network(torch.from_numpy(given if network.bakes_pre else normal))
+            row.add(student.eval()(torch.from_numpy(normal)).numpy(), made.numpy())
+    return row.hop("student -> float16", "fp16", student.class_names)
+
+
+def _blame(alone: Hop, sums: str | None) -> str:
+    """Whether it is float16 that these weights do not bear, or what the runtime does beside it."""
+    kept = f"{100 * alone.same_label:.3f} % of the labels and a boundary F of {alone.boundary_f:.4f}"
+    if not alone.passed:
+        return f"float16 alone, in PyTorch, keeps no more than {kept}: these weights need float32 in places"
+    adds = f", which adds up in {sums}" if sums else ""
+    return f"float16 alone, in PyTorch, keeps {kept} and would pass: the rest is lost by the runtime{adds}"
 
 
 EXPLAINED = 0.98

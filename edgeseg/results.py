@@ -4,7 +4,7 @@ A file is taken for what it says it is, wherever it lies:
     manifest.json                    an artifact
     *.json with kind "run"           a run
     *.json with kind "measurement"   a record
-    *.json with kind "failure"       a measurement that came to nothing: a problem
+    *.json with kind "failure"       a measurement that came to nothing
     *.json with kind "evaluation"    an evaluation
     *.json with kind "search"        what was tried before an artifact was put in place
 Other JSON is none of our business. What cannot be read is one line in `problems`, and the rest is still read.
@@ -80,6 +80,7 @@ class Results:
     runs: list[StoredRun] = field(default_factory=list)
     artifacts: list[StoredArtifact] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     evaluations: list[AnyEvaluation] = field(default_factory=list)
     searches: list[StoredSearch] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -108,7 +109,7 @@ def collect(folder: Path) -> Results:
     if not folder.is_dir():
         raise EdgesegError(f"{folder} is not a folder; give the one that holds runs, artifacts and records")
     results = Results(folder)
-    for path in _documents(folder):
+    for path in documents(folder):
         try:
             _take(results, path)
         except EdgesegError as error:
@@ -117,7 +118,7 @@ def collect(folder: Path) -> Results:
     return results
 
 
-def _documents(folder: Path) -> Iterator[Path]:
+def documents(folder: Path) -> Iterator[Path]:
     """The JSON files below `folder`; hidden folders are the half-written ones of `files.aside_folder`."""
     for path in sorted(folder.rglob("*.json")):
         if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file():
@@ -135,10 +136,9 @@ def _take(results: Results, path: Path) -> None:
     elif isinstance(document, dict) and document.get("kind") == "run":
         results.runs.append(StoredRun(relative, read_card(path.parent)))
     elif isinstance(document, dict) and document.get("kind") == "measurement":
-        results.records.append(_record(document, str(path)))
+        results.records.append(parse_record(document, str(path)))
     elif isinstance(document, dict) and document.get("kind") == "failure":
-        failure = schema.parse(Failure, document, str(path))
-        results.problems.append(f"{failure.subject.path} could not be measured: {failure.detail}")
+        results.failures.append(schema.parse(Failure, document, str(path)))
     elif isinstance(document, dict) and document.get("kind") == "evaluation":
         results.evaluations.append(_evaluation(document, str(path)))
     elif isinstance(document, dict) and document.get("kind") == "prompt_evaluation":
@@ -148,20 +148,39 @@ def _take(results: Results, path: Path) -> None:
         results.searches.append(StoredSearch(path, name, _search(document, str(path))))
 
 
-def _record(document: Any, where: str) -> Record:
+def parse_record(document: Any, where: str) -> Record:
     """A record whose samples can be unpacked and whose figures are numbers."""
     record = schema.parse(Record, document, where)
     try:
-        times = [samples.unpack()[1] for samples in (record.samples, record.warmup, *_stage_samples(record))]
+        times = [samples.unpack()[1] for samples in (record.samples, record.warmup, *_more_samples(record))]
     except EdgesegError as error:
         raise EdgesegError(f"{where}: {error}") from error
-    if any((part <= 0).any() for part in times) or not _numbers(vars(record.latency).values()):
+    asked = list(_asked(record))
+    if (
+        any((part <= 0).any() for part in times)
+        or not _numbers([record.energy_mj, *vars(record.latency).values(), *asked])
+        or not all(value > 0 for value in asked)
+    ):
         raise EdgesegError(f"{where}: a time is zero, negative or not a number; measure again")
     return record
 
 
-def _stage_samples(record: Record) -> list[Samples]:
-    return [stage.samples for stage in record.stages or []]
+def _more_samples(record: Record) -> Iterator[Samples]:
+    yield from (stage.samples for stage in record.stages or [])
+    if record.camera is not None:
+        yield record.camera.ages
+
+
+def _asked(record: Record) -> Iterator[float]:
+    """The figures of what a protocol asks beyond a latency; all of them are above 0."""
+    if record.sustained is not None:
+        yield from (record.sustained.fps, record.sustained.kept, len(record.segments))
+        yield from (segment.fps for segment in record.segments)
+    if (seen := record.camera) is not None:
+        yield from (seen.fps, seen.frames, seen.ages.count, seen.age_p50_ms, seen.age_max_ms)
+    if (cold := record.cold_start) is not None:
+        yield from (cold.processes, cold.load_ms, cold.first_ms, cold.ready_ms, len(cold.loads_ms))
+        yield from (*cold.loads_ms, *cold.firsts_ms, *cold.readies_ms)
 
 
 def _evaluation(document: Any, where: str) -> Evaluation:

@@ -149,6 +149,11 @@ def read_card(folder: Path) -> RunCard:
     return card
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is what training leaves behind, finished or not."""
+    return any((folder / name).exists() for name in (CARD, "log.jsonl", "checkpoint.safetensors"))
+
+
 def load_run(folder: Path | str, trust: bool = False) -> Student:
     """The student of a run, in eval mode.
 

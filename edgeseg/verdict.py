@@ -246,12 +246,13 @@ def _parity(artifact: StoredArtifact) -> Said:
         yield Reason("parity", f"its masks were never compared with the run's; run `edgeseg verify {artifact.path}`")
         return
     for hop in ledger.hops:
-        if not _holds(hop):
+        if not holds(hop):
             why = "; ".join(hop.reasons) or f"{hop.nonfinite} NaN or infinite values, or figures that are not numbers"
             yield Reason("parity", f"the masks change from {hop.name} ({hop.precision}, {hop.images} images): {why}")
 
 
-def _holds(hop: Hop) -> bool:
+def holds(hop: Hop) -> bool:
+    """Whether a hop passed, by figures that are numbers."""
     figures = (hop.relative_rms, hop.max_error, hop.same_label, hop.boundary_f, hop.worst_class_iou)
     return hop.passed and hop.nonfinite == 0 and all(math.isfinite(x) for x in figures if x is not None)
 
@@ -308,9 +309,9 @@ def _accuracy(drop: Drop | Reason, max_drop: float) -> Said:
 def _precision(artifact: StoredArtifact, record: Record | None) -> Said:
     if record is None:
         return
-    asked = _spelt(artifact.manifest.precision.asked)
-    checked = _spelt(artifact.manifest.precision.executed) or asked
-    executed = _spelt(record.execution.precision)
+    asked = spelt(artifact.manifest.precision.asked)
+    checked = spelt(artifact.manifest.precision.executed) or asked
+    executed = spelt(record.execution.precision)
     where = f"{record.execution.runtime} on {record.device.name}"
     if executed is None:
         yield f"{where} does not say in which precision it ran; {asked} was asked for"
@@ -322,7 +323,8 @@ def _precision(artifact: StoredArtifact, record: Record | None) -> Said:
         yield f"{where} ran in {executed}, not in {asked} as asked; masks and accuracy were measured in {executed} too"
 
 
-def _spelt(precision: str | None) -> str | None:
+def spelt(precision: str | None) -> str | None:
+    """A precision in our word for it."""
     return None if precision is None else SPELLINGS.get(precision.lower(), precision.lower())
 
 

@@ -89,6 +89,7 @@ class Search:
     sensitivity: list[Damage]
     chosen: int | None
     words: str
+    device: str = "local"
 
 
 def called(trial: Trial) -> str:

@@ -4,8 +4,9 @@
     2. everything in whole numbers, with the range estimator that keeps most labels in PyTorch, and corrected biases if they help
     3. while that loses too much: blocks back in float, the most damaged first, twice as many each time; then fewer again
 
-Each trial is an artifact with its proof, scored on labelled images and timed in turns with the float one. It is written down
-when it is there, so that a search that was stopped goes on where it was.
+Each trial is an artifact with its proof, scored on labelled images here and timed in turns with the float one, here or on a device.
+It is written down when it is scored and again when it is timed, so that a search that was stopped, or whose device went away, goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeseg import schema
-from edgeseg.artifact import Artifact
 from edgeseg.data import Data
 from edgeseg.drops import Drop, paired_drop
-from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, MissingTool
+from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, MissingTool
 from edgeseg.evaluate import evaluate
 from edgeseg.export import networks
 from edgeseg.export.apart import Job, export_apart
@@ -42,7 +42,8 @@ from edgeseg.quantize.scheme import Recipe
 from edgeseg.quantize.sensitivity import IMAGES, sensitivity
 from edgeseg.runtimes import RUNTIMES
 from edgeseg.runtimes.compare import Comparison, compare_paired
-from edgeseg.runtimes.launch import Worker
+from edgeseg.runtimes.devices import open_device
+from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.measure import job
 from edgeseg.runtimes.statistics import EQUIVALENT
 from edgeseg.students import Student
@@ -51,8 +52,11 @@ from edgeseg.verdict import MAX_DROP
 TRIALS = 10
 """Artifacts that a search makes at most, float included."""
 
-PAIRS, BURST_S = 5, 0.2
-"""Rounds of bursts in each of three sets of processes, and the seconds of a burst."""
+NOT_ITS_FAULT = frozenset({"lost", "busy", "garbled"})
+"""Outcomes that say something of the device and nothing of the artifact."""
+
+PAIRS, BURST_S, MEDIAN_S = 5, 0.2, 1.0
+"""Rounds of bursts in each of three sets of processes, and the seconds of a burst, and of one for a median by itself."""
 
 
 @dataclass
@@ -62,6 +66,7 @@ class Plan:
     folder: of the run. `out` gets the chosen artifact; the trials lie in a hidden folder beside it.
     data, split: labelled images that trials are scored on, never those that results are reported on.
     reference: the float student that losses count against, where `student` was trained on from it.
+    device: where trials are timed, by name or address.
     """
 
     folder: Path
@@ -81,11 +86,39 @@ class Plan:
     recipe: Recipe = field(default_factory=lambda: Recipe("auto"))
     trust: list[str] = field(default_factory=list)
     reference: Student | None = None
+    device: str = "local"
+
+    @property
+    def timed(self) -> bool:
+        """Whether there are times, the runtime's own; here somebody may stand in for it, who computes the same and tells none."""
+        return self.device != "local" or self.runs_here
 
     @property
     def runs_here(self) -> bool:
-        """Whether times are the runtime's own; else somebody stands in for it, who computes the same and tells no time."""
+        """Whether it is the runtime itself that artifacts are proven in."""
         return RUNTIMES[self.target.name].provenance == "measured"
+
+    def check(self) -> None:
+        """Refuse what cannot be searched before anything is made."""
+        if self.split == self.data.test:
+            spec = f"{self.data.spec}[{self.split}]"
+            raise EdgesegError(f"a search on {spec} would choose by what results are reported on")
+        if self.budget_ms is not None and not self.timed:
+            raise MissingTool(
+                f"{self.target.name} does not run here, so nothing can be held to {self.budget_ms:g} ms; leave the budget out, or search on the device"
+            )
+        if self.device == "local":
+            return
+        if RUNTIMES[self.target.name].remotely is None:
+            raise EdgesegError(
+                f"the agent on {self.device} does not run {self.target.name}; leave --on {self.device} out"
+            )
+        with closing(open_device(self.device)) as where:
+            if where.provenance == "simulated":
+                raise EdgesegError(
+                    f"{self.device} tells no time, so a search learns nothing there; name a device, or local"
+                )
+            where.probe()
 
     @property
     def aside(self) -> Path:
@@ -97,19 +130,15 @@ def search(plan: Plan, say: Say) -> Search:
     """Look for the fastest artifact that loses at most `max_drop` points of mIoU, and put it at `plan.out`.
 
     Raises:
-        EdgesegError: the split is that of the results, or the float export failed.
-        MissingTool: there is a budget for the time, and the runtime is not here.
+        EdgesegError: the split is that of the results, or the float artifact failed.
+        MissingTool: there is a budget for the time, and the runtime is not here; or the device is not there.
+        InvalidMeasurement: the device went away, or is not to be had; what was found so far is kept.
     """
-    if plan.split == plan.data.test:
-        raise EdgesegError(f"a search on {plan.data.spec}[{plan.split}] would choose by what results are reported on")
-    if plan.budget_ms is not None and not plan.runs_here:
-        raise MissingTool(
-            f"{plan.target.name} does not run here, so nothing can be held to {plan.budget_ms:g} ms; leave the budget out, or search on the device"
-        )
+    plan.check()
     run = _Run(plan, say)
     floats = run.trial(replace(plan.target, precision="fp32"), None)
     if floats.failed:
-        raise EdgesegError(f"the float export failed, so there is nothing to compare with: {floats.failed}")
+        raise EdgesegError(f"the float artifact failed, so there is nothing to compare with: {floats.failed}")
     run.trial(replace(plan.target, precision="fp16"), None)
     document = run.calibrated()
     whole = run.trial(plan.target, document)
@@ -135,6 +164,7 @@ def search(plan: Plan, say: Say) -> Search:
         sensitivity=damage,
         chosen=chosen,
         words=words,
+        device=plan.device,
     )
     if chosen is not None:
         _put(plan.aside / run.trials[chosen].folder, plan.out)
@@ -261,13 +291,18 @@ class _Run:
         )
         made = self._done.get(key)
         if made is None or not (self.plan.aside / made.folder / "manifest.json").exists():
-            made = self._made(number, target, document, keep, ranges)
-            self._done[key] = made
-            self._write()
+            made = self._keep(key, self._made(number, target, document, keep, ranges))
+        if self.plan.timed and made.time is None and made.failed is None:
+            made = self._keep(key, self._timed(made))
         made = replace(made, number=number)
         if self._base is None:
             self._base = self.plan.aside / made.folder
         self.trials.append(made)
+        return made
+
+    def _keep(self, key: str, made: Trial) -> Trial:
+        self._done[key] = made
+        self._write()
         return made
 
     def _made(
@@ -302,7 +337,6 @@ class _Run:
             executed=manifest.precision.executed if plan.runs_here else None,
             miou=scored.score.miou,
             drop=drop,
-            time=self._timed(outcome.artifact),
             megabytes=round(sum(file.bytes for file in manifest.files) / 1e6, 2),
             failed=None if outcome.error is None else str(outcome.error),
         )
@@ -317,18 +351,30 @@ class _Run:
             self._reference = evaluate(where, plan.reference or plan.student, "", plan.data, plan.split, "run")
         return self._reference
 
-    def _timed(self, artifact: Artifact) -> Time | None:
-        """How long it takes, against the float artifact; null where the runtime is not here."""
-        if not self.plan.runs_here:
-            return None
-        median = _median_ms(artifact, self.plan.threads)
-        if self._base is None:
-            return Time(median, 1.0, 1.0, 1.0, "equivalent")
-        found = compare_paired(self._base, artifact, threads=self.plan.threads, pairs=PAIRS, burst_s=BURST_S)
+    def _timed(self, made: Trial) -> Trial:
+        """The trial with its time against the float artifact, or with how it failed where it is timed."""
+        plan, place = self.plan, self.plan.aside / made.folder
+        try:
+            median = _median_ms(place, plan.threads, plan.device)
+            if self._base is None:
+                return replace(made, time=Time(median, 1.0, 1.0, 1.0, "equivalent"))
+            found = compare_paired(
+                self._base, place, threads=plan.threads, pairs=PAIRS, burst_s=BURST_S, device=plan.device
+            )
+        except MissingTool as error:
+            raise MissingTool(self._ended(error)) from error
+        except InvalidMeasurement as error:
+            if isinstance(error, Died) and error.outcome in NOT_ITS_FAULT:
+                raise InvalidMeasurement(self._ended(error)) from error
+            return replace(made, failed=str(error))
         assert found.ratio is not None
         assert found.low is not None
         assert found.high is not None
-        return Time(median, found.ratio, found.low, found.high, _decision(found))
+        return replace(made, time=Time(median, found.ratio, found.low, found.high, _decision(found)))
+
+    def _ended(self, error: EdgesegError) -> str:
+        timed = len(self.trials)
+        return f"{error}; {timed} timed trial{'' if timed == 1 else 's'} and the one under way are kept, the same command goes on"
 
     def calibrated(self) -> Quantization:
         """Everything in whole numbers."""
@@ -369,6 +415,7 @@ class _Run:
             plan.data.spec,
             plan.split,
             plan.threads,
+            *([] if plan.device == "local" else [plan.device]),
         ]
 
     def _read(self) -> Iterator[tuple[str, Trial]]:
@@ -393,9 +440,9 @@ def _decision(found: Comparison) -> str:
     return "slower" if found.low / noise > 1 + EQUIVALENT else "inconclusive"
 
 
-def _median_ms(artifact: Artifact, threads: int) -> float:
+def _median_ms(artifact: Path, threads: int, device: str) -> float:
     """The median of one frame, from a short burst in a fresh process."""
-    with closing(Worker()) as worker:
-        job(artifact).open(worker, threads)
+    with closing(open_device(device)) as where, closing(where.spawn()) as worker:
+        job(artifact).trusted(worker, threads)
         worker.ask("burst", seconds=BURST_S, count=5)
-        return float(worker.ask("burst", seconds=1.0, count=20)["median_ns"]) / 1e6
+        return float(worker.ask("burst", seconds=MEDIAN_S, count=20)["median_ns"]) / 1e6

@@ -26,7 +26,16 @@ import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, NoReturn, Protocol, Sequence  # noqa: UP035  Python 3.8 evaluates
+from typing import (  # noqa: UP035  Python 3.8 evaluates
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    NoReturn,
+    Protocol,
+    Sequence,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +57,9 @@ BLOCK = 8 << 20
 
 ROOM = 16 << 20
 """Bytes that stay free on the device."""
+
+AGENT = "edgeseg-agent.py"
+"""This file, among those of a measurer that begins with the start of Python."""
 
 SYS = Path("/sys")
 
@@ -74,6 +86,33 @@ def loop(steps: Sequence[Step], given: Any, marks: Marks, first: int, enough: in
         if (now >= until and row + 1 >= enough) or now >= stop:
             return row + 1
     return len(marks)
+
+
+WAKE_NS = 500_000
+"""A sleep may end this much late."""
+
+
+def frames(run: Step, given: Any, marks: Marks, fps: float) -> Iterator[int]:
+    """Take frames as a camera gives them into `marks`: arrival, start, end. After each, the number that were taken.
+
+    The newest frame is taken, older ones are dropped. While it waits for one the processor rests, as it does behind a
+    camera, until half a ms before.
+    """
+    clock, period = time.perf_counter_ns, 1e9 / fps
+    begin, frame = clock(), 0
+    for row in range(len(marks)):
+        now = clock()
+        frame = max(frame, int((now - begin) / period))
+        arrival = begin + round(frame * period)
+        if arrival - now > WAKE_NS:
+            time.sleep((arrival - now - WAKE_NS) / 1e9)
+        start = clock()
+        while start < arrival:
+            start = clock()
+        run(given)
+        marks[row] = arrival, start, clock()
+        frame += 1
+        yield row + 1
 
 
 class PeakMemory:
@@ -110,6 +149,52 @@ class PeakMemory:
 
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return None
+
+
+# -- pictures: this machine prepares them with these too ---------------------------------------------------------------
+
+
+def opencv() -> Any:
+    """OpenCV, which only the whole way from a photo needs."""
+    return need("cv2", "opencv-python-headless")
+
+
+def decode(data: bytes) -> Any:
+    """JPEG or PNG bytes to RGB `[H, W, 3]`; null for what is none."""
+    np, cv2 = need("numpy", "numpy"), opencv()
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+
+
+def prepare(image: Any, spec: Message) -> Any:
+    """RGB `[H, W, 3]` of any size to an input: resized (bilinear), and normalised unless that is baked in.
+
+    spec: `height`, `width`, `baked`, and for what is not `mean`, `std`, `layout`, `dtype`.
+    """
+    np, height, width = need("numpy", "numpy"), spec["height"], spec["width"]
+    if image.shape[:2] != (height, width):
+        cv2 = opencv()
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    if "pre" in spec["baked"]:
+        return np.ascontiguousarray(image)[None]
+    mean, std = np.asarray(spec["mean"]), np.asarray(spec["std"])
+    scaled = image * (1 / (255 * std)).astype(np.float32) - (mean / std).astype(np.float32)
+    planes = scaled if spec["layout"] == "NHWC" else scaled.transpose(2, 0, 1)
+    return np.ascontiguousarray(planes[None], dtype=spec["dtype"])
+
+
+def labels(output: Any) -> Any:
+    """An output to its label map `[H, W]`: `labels [1, H, W]`, `logits [1, K, H, W]`, or the logits of one mask `[1, 1, H, W]`."""
+    if output.ndim == 3:
+        label_map = output[0]
+    else:
+        label_map = output[0, 0] > 0 if output.shape[1] == 1 else output[0].argmax(axis=0)
+    return label_map.astype("uint8", copy=False)
+
+
+def enlarge(label_map: Any, height: int, width: int) -> Any:
+    """A label map `[h, w]` at another size, nearest neighbour: labels cannot be averaged."""
+    cv2 = opencv()
+    return cv2.resize(label_map, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 # -- the device --------------------------------------------------------------------------------------------------------
@@ -555,18 +640,24 @@ def put(descriptor: int, line: bytes) -> None:
 class Measurer:
     """One network and what it is fed."""
 
-    def __init__(self, requests: int, answers: int) -> None:
+    def __init__(self, requests: int, answers: int, begun: int | None = None) -> None:
         self._requests, self._answers = Lines(requests), answers
+        self._begun, self._waited = begun, 0
 
     def serve(self) -> None:
         """Answer until there are no more requests."""
         while True:
             line = self._requests.next()
             if line is None:
+                begin = time.perf_counter_ns()
                 if not self._requests.fill():
                     return
+                self._waited += time.perf_counter_ns() - begin
                 continue
             request = json.loads(line)
+            del request["child"]
+            if request["do"] == "enough":  # of a series that had just ended by itself
+                continue
             try:
                 answer = getattr(self, request.pop("do"))(**request)
             except Exception as error:  # noqa: BLE001  whatever a runtime raises is an outcome
@@ -584,7 +675,10 @@ class Measurer:
         asked: Message,
         decoder: Message | None = None,
     ) -> Message:
-        """Open the network and run it once; what it draws is part of the answer. `load_ms` is without any import."""
+        """Open the network and run it once; what it draws is part of the answer. `load_ms` is without any import.
+
+        `ready_ms`: from the start of Python on, if that was for this; without what was waited for the other end.
+        """
         np = need("numpy", "numpy")
         self._net, self._layout = RUNTIMES[runtime](file, asked), layout
         if decoder:
@@ -598,48 +692,67 @@ class Measurer:
         self.memory.note()
         self.memory.forget()
         begin = time.perf_counter_ns()
-        output = self._net.run(feeds)[0]
+        output = self._run(feeds)
         first_ns = time.perf_counter_ns() - begin
+        ready_ns = self._begun and time.perf_counter_ns() - self._begun - self._waited
         self.memory.note()
-        self._feeds, self._labels = feeds, self._label(output).copy()
-        drawn = base64.b64encode(zlib.compress(self._labels.tobytes())).decode()
+        self._feeds, self._labels, self._threads = feeds, labels(output).copy(), asked["threads"]
         return {
             "event": "opened",
             "version": self._net.version,
             "load_ms": load_ns / 1e6,
             "first_ms": first_ns / 1e6,
-            "labels": {"shape": list(self._labels.shape), "data": drawn},
+            "ready_ms": ready_ns and ready_ns / 1e6,
+            "peak_memory_bytes": self.memory.peak,
+            "model_memory_bytes": self.memory.growth,
+            "labels": drawn(self._labels),
         }
 
-    def _label(self, output: Any) -> Any:
-        """The label map `[H, W]` of an output, as `runtimes/pixels.py` has it."""
-        if output.ndim == 3:
-            return output[0].astype("uint8")
-        planes = output[0].transpose(2, 0, 1) if self._layout == "NHWC" else output[0]
-        return (planes[0] > 0 if len(planes) == 1 else planes.argmax(axis=0)).astype("uint8")
+    def draw(self, file: str) -> Message:
+        """The labels of another input."""
+        (name,) = self._feeds
+        made = self._run({name: need("numpy", "numpy").load(file)})
+        return {"event": "drawn", "labels": drawn(labels(made))}
 
-    def measure(self, warmup_count: int, warmup_s: float, max_s: float) -> Message:
-        """Time the network: the warm-up, then chunk after chunk until the other end has enough, or `max_s` have passed."""
+    def measure(
+        self,
+        warmup_count: int,
+        warmup_s: float,
+        max_s: float,
+        fps: float | None = None,
+        photo: str | None = None,
+        spec: Message | None = None,
+    ) -> Message:
+        """Time the network: the warm-up, then chunk after chunk until the other end has enough, or `max_s` have passed.
+
+        fps: as frames of a camera come. photo: the whole way instead, from its bytes to a label map of its size.
+        """
         np = need("numpy", "numpy")
         clock = time.perf_counter_ns
-        marks = np.empty((1 << 20, 2), np.int64)
+        steps: Sequence[Step] = [self._run]
+        given: Any = self._feeds
+        if photo and spec:
+            steps, given = self._whole(Path(photo), spec)
+        marks = np.empty((1 << 20, len(steps) + 1), np.int64)
         gc.collect()
         gc.disable()
         self.memory.forget()
         begin = clock()
         until, stop = begin + int(warmup_s * 1e9), begin + int(max_s * 1e9)
-        self._send("warmup", marks[: loop([self._run], self._feeds, marks, 0, warmup_count, until, stop)])
+        self._send("warmup", marks[: loop(steps, given, marks, 0, warmup_count, until, stop)])
         self.memory.note()
         busy, own, begin = busy_s(), time.process_time(), clock()
-        count, crc, stop = 0, 0, begin + int(max_s * 1e9)
-        while True:
-            rows = loop([self._run], self._feeds, marks, 0, 1, clock() + CHUNK_NS, stop)
-            crc, count = self._send("chunk", marks[:rows], crc), count + rows
+        stop = begin + int(max_s * 1e9)
+        count = crc = 0
+        for chunk in self._camera(fps, stop) if fps else self._chunks(steps, given, marks, stop):
+            crc, count = self._send("chunk", chunk, crc), count + len(chunk)
             if clock() >= stop or self._told():
                 break
         wall_s, own, after = (clock() - begin) / 1e9, time.process_time() - own, busy_s()
         gc.enable()
-        last = self._run(self._feeds)
+        last, whole = self._run(self._feeds), self._labels
+        if photo:
+            whole = labels(steps[2](steps[1](steps[0](given))))
         return {
             "event": "done",
             "count": count,
@@ -647,17 +760,54 @@ class Measurer:
             "others_cores": None if busy is None or after is None else max(0.0, (after - busy - own) / wall_s),
             "peak_memory_bytes": self.memory.peak,
             "model_memory_bytes": self.memory.growth,
-            "unchanged": float(np.mean(self._label(last) == self._labels)),
+            "unchanged": float(np.mean(labels(last) == self._labels)),
             "nonfinite": int(last.size - np.count_nonzero(np.isfinite(last))),
+            "alike": float(np.mean(whole == self._labels)),
         }
 
+    def _chunks(self, steps: Sequence[Step], given: Any, marks: Marks, stop: int) -> Iterator[Marks]:
+        while True:
+            yield marks[: loop(steps, given, marks, 0, 1, time.perf_counter_ns() + CHUNK_NS, stop)]
+
+    def _camera(self, fps: float, stop: int) -> Iterator[Marks]:
+        np, clock = need("numpy", "numpy"), time.perf_counter_ns
+        marks, sent, until = np.empty((1 << 20, 3), np.int64), 0, clock() + CHUNK_NS
+        for row in frames(self._run, self._feeds, marks, fps):
+            if clock() >= min(until, stop):
+                yield marks[sent:row]
+                sent, until = row, clock() + CHUNK_NS
+
+    def _whole(self, photo: Path, spec: Message) -> tuple[list[Step], bytes]:
+        """The steps from the bytes of a photo to a label map of its size, and the bytes."""
+        data = photo.read_bytes()
+        height, width = decode(data).shape[:2]
+        (name,) = self._feeds
+        opencv().setNumThreads(self._threads)
+        return [
+            decode,
+            lambda image: {name: prepare(image, spec)},
+            self._run,
+            lambda output: enlarge(labels(output), height, width),
+        ], data
+
+    def burst(self, seconds: float, count: int) -> Message:
+        """A short series: at least `count` samples and `seconds`."""
+        marks = need("numpy", "numpy").empty((1 << 20, 2), "int64")
+        begin = time.perf_counter_ns()
+        gc.disable()
+        done = loop([self._run], self._feeds, marks, 0, count, begin + int(seconds * 1e9), begin + int(3600e9))
+        gc.enable()
+        return {"event": "burst", **packed(marks[:done])}
+
     def _run(self, feeds: Message) -> Any:
-        return self._net.run(feeds)[0]
+        """An output, `[1, K, H, W]` or `[1, H, W]`."""
+        made = self._net.run(feeds)[0]
+        return made.transpose(0, 3, 1, 2) if made.ndim == 4 and self._layout == "NHWC" else made
 
     def _send(self, event: str, marks: Marks, crc: int = 0) -> int:
-        data = marks.astype("<i8").tobytes()
-        say(self._answers, {"event": event, "data": base64.b64encode(data).decode()})
-        return zlib.crc32(data, crc)
+        said = packed(marks)
+        say(self._answers, {"event": event, **said})
+        return zlib.crc32(said["data"].encode(), crc)
 
     def _told(self) -> bool:
         """Whether the other end has enough, or is gone."""
@@ -670,6 +820,16 @@ class Measurer:
         return {"event": "execution", "words": self._net.words(self._feeds)}
 
 
+def packed(marks: Marks) -> Message:
+    """Samples as they are sent."""
+    return {"columns": marks.shape[1], "data": base64.b64encode(marks.astype("<i8").tobytes()).decode()}
+
+
+def drawn(label_map: Any) -> Message:
+    """A label map as it is sent."""
+    return {"shape": list(label_map.shape), "data": base64.b64encode(zlib.compress(label_map.tobytes())).decode()}
+
+
 # -- the keeper --------------------------------------------------------------------------------------------------------
 
 
@@ -678,7 +838,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self._stdin, self._lock, self._folder = Lines(0), -1, Path()
-        self._child: Child | None = None
+        self._children: dict[int, Child] = {}
 
     def serve(self) -> NoReturn:
         """Answer until the other end is gone, then end everything."""
@@ -699,12 +859,14 @@ class Keeper:
     def _wait(self) -> bool:
         """Handle what arrives first; false at the end of stdin."""
         while True:
-            child = self._child
-            ready = select.select([0, *([child.output.descriptor, child.words] if child else [])], [], [])[0]
-            if child and child.words in ready:
-                child.listen()
-            if child and child.output.descriptor in ready:
-                self._carry(child)
+            children = list(self._children.items())
+            ends = [end for _, child in children for end in (child.output.descriptor, child.words)]
+            ready = select.select([0, *ends], [], [])[0]
+            for number, child in children:
+                if child.words in ready:
+                    child.listen()
+                if child.output.descriptor in ready:
+                    self._carry(number, child)
             if 0 in ready:
                 if not self._stdin.fill():
                     return False
@@ -714,7 +876,7 @@ class Keeper:
                         return True
                     self._answer(line)
 
-    def _carry(self, child: Child) -> None:
+    def _carry(self, number: int, child: Child) -> None:
         """The measurer's whole lines, and how it ended if it did."""
         more = child.output.fill()
         while True:
@@ -723,8 +885,8 @@ class Keeper:
                 break
             put(1, line)
         if not more:
-            self._child = None
-            say(1, {"event": "exit", **child.end()})
+            del self._children[number]
+            say(1, {"event": "exit", "name": child.name, **child.end()})
 
     def _answer(self, line: bytes) -> None:
         request = json.loads(line)
@@ -733,9 +895,9 @@ class Keeper:
             if self._lock >= 0:
                 os.utime(self._lock)
             return say(1, {"event": "pong"})
-        if do in ("open", "measure", "enough", "execution"):
-            if self._child:
-                self._child.tell(line)
+        if do in ("open", "draw", "measure", "enough", "burst", "execution"):
+            if request["child"] in self._children:
+                self._children[request["child"]].tell(line)
             return None
         del request["do"]
         try:
@@ -745,8 +907,8 @@ class Keeper:
             return say(1, {"event": "error", "kind": "device", "line": f"{where}{error.strerror or error}"})
 
     def do_state(self) -> Message:
-        """Load, clocks, temperature."""
-        return {"event": "state", "state": state()}
+        """Load, clocks, temperature, and the processor time that was spent, by all and by this."""
+        return {"event": "state", "state": state(), "spent": [busy_s(), sum(os.times()[:4])]}
 
     def do_lock(self, folder: str, lock: str, who: str, end: bool) -> Message:
         """Have the device for oneself, or hear who has it; `end` ends that one, for it shows no sign of life."""
@@ -761,6 +923,7 @@ class Keeper:
             return self._busy(end)
         for part in self._folder.glob("files/*.part"):  # of one that was cut off
             part.unlink()
+        shutil.rmtree(self._folder / "open", ignore_errors=True)  # likewise
         about = {"pid": os.getpid(), "group": os.getpgrp() == os.getpid(), "who": who, "since": time.time()}
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, json.dumps(about).encode(), 0)
@@ -848,26 +1011,30 @@ class Keeper:
             return {"event": "error", "kind": "device", "line": f"{sha[:12]} arrived damaged; is the disk all right?"}
         return {"event": "stored"}
 
-    def do_start(self, files: dict[str, str]) -> Message:
-        """A fresh measurer in a folder that has these files by their names."""
-        place = self._folder / "open"
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        for name, sha in files.items():
-            target = place / name
+    def do_start(self, child: int, name: str, files: dict[str, str], cold: bool = False) -> Message:
+        """A fresh measurer, beside those there are, in a folder that has these files by their names; `cold`: Python too."""
+        place = self._folder / "open" / str(child)
+        place.mkdir(parents=True)
+        for path, sha in files.items():
+            target = place / path
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(self._folder / "files" / sha, target)
             except OSError:  # a file system without links
                 shutil.copyfile(self._folder / "files" / sha, target)
-        self._child = Child(place)
-        return {"event": "started", "pid": self._child.pid}
+        self._children[child] = Child(place, name, cold)
+        return {"event": "started", "pid": self._children[child].pid}
+
+    def do_end(self, child: int) -> Message:
+        """End one measurer, if it has not ended by itself."""
+        if child in self._children:
+            self._children.pop(child).end(kill=True)
+        shutil.rmtree(self._folder / "open" / str(child), ignore_errors=True)
+        return {"event": "ended"}
 
     def _end(self) -> None:
-        if self._child:
-            self._child.end(kill=True)
-            shutil.rmtree(self._folder / "open", ignore_errors=True)
-        self._child = None
+        for child in list(self._children):
+            self.do_end(child)
 
     def _leave(self) -> NoReturn:
         self._end()
@@ -898,7 +1065,8 @@ def is_agent(pid: int) -> bool:
 class Child:
     """The measurer, seen from the keeper."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, name: str, cold: bool) -> None:
+        self.name, begun = name, time.perf_counter_ns()
         requests, self._requests = os.pipe()
         answers, writing = os.pipe()
         self.output, self._tail = Lines(answers), b""
@@ -913,6 +1081,9 @@ class Child:
                 for descriptor in (self._requests, answers, self.words):
                     os.close(descriptor)  # or the end of the requests would never be seen
                 os.chdir(place)
+                if cold:
+                    os.set_inheritable(writing, True)
+                    os.execv(sys.executable, [sys.executable, AGENT, str(writing), str(begun)])
                 Measurer(0, writing).serve()
             except BaseException as error:  # noqa: BLE001  a fork must not come back
                 os.write(2, f"{type(error).__name__}: {error}\n".encode())
@@ -959,4 +1130,7 @@ def _die_with(keeper: int) -> None:
 
 
 if __name__ == "__main__":
-    Keeper().serve()
+    if len(sys.argv) > 1:
+        Measurer(0, int(sys.argv[1]), int(sys.argv[2])).serve()
+    else:
+        Keeper().serve()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import statistics
+from edgeseg.runtimes.devices import Device, open_device
 from edgeseg.runtimes.devices.prepare import caveats
-from edgeseg.runtimes.launch import Worker
 from edgeseg.runtimes.measure import Job, Progress, job
 from edgeseg.runtimes.record import Noise, Record
 from edgeseg.schema import STRICT
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 PROCESSES = 3
 """Fresh processes per subject: two processes of the same model differ by a constant that no further burst removes."""
 
-BURST_COUNT = 5
-"""Fewest samples of a burst."""
+BURST_S, BURST_COUNT = 0.25, 5
+"""Least time and fewest samples of a burst."""
+
+Provenance: TypeAlias = Literal["measured", "simulated", "claimed"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Comparison:
     ratio:      median time of the second over that of the first, with its 95 % interval `low..high`; null when refused.
     noise:      the same figures as log-ratios for the first against itself, where that was measured.
     why:        one line per thing the reader has to know.
+    device:     where, by name or address.
     """
 
     __pydantic_config__ = STRICT
@@ -44,6 +47,8 @@ class Comparison:
     high: float | None
     noise: Noise | None
     why: list[str]
+    device: str = "local"
+    provenance: Provenance = "measured"
 
 
 ALIKE: dict[str, Callable[[Record], object]] = {
@@ -66,15 +71,15 @@ def compare_records(a: Record, b: Record) -> Comparison:
             for reason in record.reasons
             if reason not in caveats(record.device.prepared)  # not to quote, but both are so
         ]
+    where = (a.device.address, a.provenance)
     if refusals:
-        return Comparison("inconclusive", None, None, None, None, refusals)
+        return Comparison("inconclusive", None, None, None, None, refusals, *where)
     first = statistics.bootstrap_medians(*a.samples.unpack(), seed=1)
     second = statistics.bootstrap_medians(*b.samples.unpack(), seed=2)
     low, high = statistics.interval(np.log(second / first))
     found = Noise(float(np.log(b.latency.p50_ms / a.latency.p50_ms)), low, high)
-    return _comparison(
-        found, None, ["measured one after the other, not interleaved: a change of the machine shows as well"]
-    )
+    why = ["measured one after the other, not interleaved: a change of the machine shows as well"]
+    return _comparison(found, None, why, *where)
 
 
 def compare_paired(
@@ -83,38 +88,60 @@ def compare_paired(
     *,
     threads: int,
     pairs: int = 10,
-    burst_s: float = 0.25,
+    burst_s: float | None = None,
     progress: Progress | None = None,
+    device: str = "local",
 ) -> Comparison:
-    """Compare two subjects now, in short bursts that take turns, in three sets of fresh processes with `pairs` rounds each.
+    """Compare two subjects now, as `compare_in_turns` does any number of them."""
+    return compare_in_turns(a, [b], threads=threads, pairs=pairs, burst_s=burst_s, progress=progress, device=device)[0]
 
-    A second instance of the first subject takes part in every round: what differs between the two is the noise floor.
+
+def compare_in_turns(
+    first: Artifact | Path | str,
+    others: Sequence[Artifact | Path | str],
+    *,
+    threads: int,
+    pairs: int = 10,
+    burst_s: float | None = None,
+    progress: Progress | None = None,
+    device: str = "local",
+) -> list[Comparison]:
+    """Each of the others against the first, in short bursts that take turns, in three sets of fresh processes with `pairs` rounds each.
+
+    A second instance of the first subject takes part in every round: what differs between the two is the noise floor. The
+    order of a round is made here, wherever it is measured.
+
+    Raises:
+        InvalidMeasurement: a subject draws other masks on the device than here. Died: a process there came to nothing.
     """
+    burst_s = BURST_S if burst_s is None else burst_s
     if pairs < 2 or not burst_s > 0:
         raise EdgesegError(
             f"a paired comparison needs at least 2 pairs and a burst longer than 0 s, got {pairs} and {burst_s}"
         )
-    jobs = (job(a), job(b), job(a))
+    jobs = [job(subject) for subject in (first, *others, first)]
     rng = np.random.default_rng(0)
     medians = []
-    for process in range(PROCESSES):
-        medians.append(_rounds(jobs, threads, pairs, burst_s, rng))
-        if progress:
-            progress((process + 1) / PROCESSES)
+    with closing(open_device(device)) as where:
+        for process in range(PROCESSES):
+            medians.append(_rounds(jobs, where, threads, pairs, burst_s, rng))
+            if progress:
+                progress((process + 1) / PROCESSES)
+        provenance: Provenance = "simulated" if any(each.on(where) == "simulated" for each in jobs) else "measured"
     logs = np.log(medians)
-    found = statistics.paired(logs[:, :, 1] - logs[:, :, 0])
-    return _comparison(found, statistics.paired(logs[:, :, 2] - logs[:, :, 0]), [])
+    *gaps, noise = (statistics.paired(logs[:, :, at] - logs[:, :, 0]) for at in range(1, len(jobs)))
+    return [_comparison(gap, noise, [], where.address, provenance) for gap in gaps]
 
 
 def _rounds(
-    jobs: tuple[Job, ...], threads: int, pairs: int, burst_s: float, rng: np.random.Generator
+    jobs: Sequence[Job], where: Device, threads: int, pairs: int, burst_s: float, rng: np.random.Generator
 ) -> list[list[float]]:
     """Medians `[pairs, jobs]` in ns, from one set of processes, in a new random order in every round."""
     medians = [[0.0] * len(jobs) for _ in range(pairs)]
     with ExitStack() as stack:
-        workers = [stack.enter_context(closing(Worker())) for _ in jobs]
+        workers = [stack.enter_context(closing(where.spawn())) for _ in jobs]
         for worker, subject in zip(workers, jobs, strict=True):
-            subject.open(worker, threads)
+            subject.trusted(worker, threads)
             worker.ask("burst", seconds=burst_s, count=BURST_COUNT)  # warm-up
         for row in medians:
             for index in rng.permutation(len(jobs)):
@@ -122,7 +149,13 @@ def _rounds(
     return medians
 
 
-def _comparison(found: Noise, noise: Noise | None, why: list[str]) -> Comparison:
+def _comparison(
+    found: Noise,
+    noise: Noise | None,
+    why: list[str],
+    device: str,
+    provenance: Provenance,
+) -> Comparison:
     verdict = statistics.decide(found.low, found.high)
     if noise is not None and statistics.decide(noise.low, noise.high) != "equivalent":
         verdict = "inconclusive"
@@ -130,4 +163,6 @@ def _comparison(found: Noise, noise: Noise | None, why: list[str]) -> Comparison
         why = [*why, f"too noisy now: the first differs from itself by {gap}"]
     ratio, low, high = (float(np.exp(value)) for value in (found.gap, found.low, found.high))
     times = f"the second takes {ratio:.3f} times as long as the first (95 %: {low:.3f} to {high:.3f})"
-    return Comparison(verdict, ratio, low, high, noise, [times, *why])
+    if provenance == "simulated":
+        why = [*why, "simulated: these are times of no device, and nothing to quote"]
+    return Comparison(verdict, ratio, low, high, noise, [times, *why], device, provenance)

@@ -48,6 +48,8 @@ class ExecuTorchGraph:
             "arithmetic": listing(types),
             "not_delegated": listing(left),
         }
+        if card["delegate"] == "xnnpack" and types.get("fp16"):
+            settings["sums"] = "float16, rounded after every term"  # tests/export/test_executorch_target.py proves it
         if self._opening.operators:
             settings["ops"] = PLUGIN if card["plugin"] else GRAPH
         ours = sum(left.get(name, 0) for name in self._opening.operators)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -20,6 +19,7 @@ from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import Device, described, open_device
 from edgeseg.runtimes.devices.base import Measuring
 from edgeseg.runtimes.devices.prepare import caveats, prepared
+from edgeseg.runtimes.devices.trust import EVIDENCE, SILENT
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.record import (
     SCHEMA,
@@ -36,7 +36,7 @@ from edgeseg.runtimes.record import (
 from edgeseg.runtimes.telemetry import Here, Place, take, validity
 from edgeseg.runtimes.telemetry.there import There
 from edgeseg.runtimes.telemetry.watch import Watch
-from edgeseg.runtimes.worker import PRECISE, STAGES, Marks, busy_s, pack, unpack
+from edgeseg.runtimes.worker import PRECISE, STAGES, Marks, pack, unpack
 
 if TYPE_CHECKING:
     from edgeseg.artifact import Artifact
@@ -65,6 +65,21 @@ class Job:
         picture = str(image.resolve()) if image else None
         folder = str(self.folder.resolve())
         return worker.ask("open", path=folder, threads=threads, size=self.size, image=picture, e2e=e2e)
+
+    def trusted(self, worker: Measuring, threads: int) -> None:
+        """Have the worker open the subject, and refuse what must not be believed. It is fed its evidence, where it has any.
+
+        Raises:
+            InvalidMeasurement: it draws other masks there than here.
+        """
+        evidence = self.folder / "evidence" / EVIDENCE[0]
+        opened = self.open(worker, threads, evidence if evidence.exists() else None)
+        if doubts := opened.get("doubts"):
+            raise InvalidMeasurement(f"{self.folder}: {'; '.join(doubts)}")
+
+    def on(self, where: Device) -> Literal["measured", "simulated"]:
+        """What its figures on a device are worth."""
+        return "measured" if self.provenance == where.provenance == "measured" else "simulated"
 
 
 def job(subject: Artifact | Path | str, size: tuple[int, int] | None = None) -> Job:
@@ -155,12 +170,12 @@ def measure(
     task = job(subject, size)
     asked = prepare or {}
     with closing(open_device(device)) as where, prepared(where, asked) as notes:
-        if where.kind != "local" and protocol.kind not in ("single", "sustained"):
-            raise EdgesegError(f"{protocol.name} is measured on local only; on {device} take quick or sustained:10m")
+        task = replace(task, provenance=task.on(where))
+        sensors = (place or Here()) if where.kind == "local" else There(where)
         if protocol.kind == "cold-start":
-            found = cold_start(task, where, protocol, threads, image, place or Here(), progress)
+            found = cold_start(task, where, protocol, threads, image, sensors, progress)
         else:
-            watch = Watch(place or Here()) if where.kind == "local" else Watch(There(where), meanwhile=False)
+            watch = Watch(sensors, meanwhile=where.kind == "local")
             found = _measured(task, where, protocol, threads, e2e, image, watch, progress)
     return _as_prepared(found, asked, notes)
 
@@ -189,13 +204,14 @@ def _measured(
             opened = task.open(worker, threads, image, e2e)
             rounds = 2 if e2e else 1
             model = _timed(worker, "measure", protocol, progress, 0, rounds)
-            whole = _timed(worker, "end_to_end", protocol, progress, 1, rounds) if e2e else None
+            whole = _timed(worker, "end_to_end", protocol, progress, 1, rounds) if e2e else {}
             told = worker.ask("execution")
         device = described(where, before, where.state())
     except Died as died:
         raise Failed(_failure(task, described(where, before, before), protocol, threads, died)) from died
     record = _record(task, protocol, device, opened, model, schema.parse(Execution, told["execution"], "the worker"))
     record = replace(record, **_asked(record, model), **(_whole(whole) if whole else {}))
+    model["doubts"] = [*model.get("doubts", []), *whole.get("doubts", [])]
     return _judged(replace(record, **watch.says(unpack(model["steady"])[:, 0])), reasons(record, model))
 
 
@@ -226,20 +242,26 @@ def cold_start(
     """The first frame of fresh processes, one after the other: a sample is loading and first inference together."""
     before, sensors, count = where.state(), take(place), protocol.min_count
     starts, loads, firsts, readies = (np.empty(count, np.int64) for _ in range(4))
-    begin, busy, own = time.perf_counter_ns(), busy_s(), _own_s()
+    begin, spent = time.perf_counter_ns(), where.spent()
     told: dict[str, Any] = {}
+    doubts: list[str] = []
     for turn in range(count):
         starts[turn] = time.perf_counter_ns()
-        with closing(where.spawn()) as worker:
-            opened = task.open(worker, threads, image)
-            readies[turn] = time.perf_counter_ns() - starts[turn]
-            if turn == count - 1:
-                told = opened | worker.ask("execution")
-        loads[turn], firsts[turn] = (round(1e6 * opened[name]) for name in ("load_ms", "first_ms"))
+        try:
+            with closing(where.spawn(cold=True)) as worker:
+                opened = task.open(worker, threads, image)
+                # of this machine's clock only where it starts the process itself
+                ready_ms = opened.get("ready_ms") or (time.perf_counter_ns() - starts[turn]) / 1e6
+                if turn == count - 1:
+                    told = opened | worker.ask("execution")
+        except Died as died:
+            raise Failed(_failure(task, described(where, before, before), protocol, threads, died)) from died
+        times_ms = (opened["load_ms"], opened["first_ms"], ready_ms)
+        loads[turn], firsts[turn], readies[turn] = (round(1e6 * ms) for ms in times_ms)
+        doubts += opened.get("doubts", [])
         if progress:
             progress((turn + 1) / count)
-    wall_s = (time.perf_counter_ns() - begin) / 1e9
-    others = max(0.0, ((busy_s() - busy) - (_own_s() - own)) / wall_s)
+    others = _others(spent, where.spent(), (time.perf_counter_ns() - begin) / 1e9)
     load_ms, first_ms, ready_ms = (float(np.median(each)) / 1e6 for each in (loads, firsts, readies))
     each_ms = [(each / 1e6).tolist() for each in (loads, firsts, readies)]
     found = ColdStart(count, load_ms, first_ms, ready_ms, *each_ms)
@@ -249,12 +271,17 @@ def cold_start(
     opened = {"load_ms": load_ms, "first_ms": first_ms}
     record = _record(task, protocol, described(where, before, where.state()), opened, model, execution)
     said = Sensors(sensors, after := take(place), validity.notes(sensors, after))
-    return _judged(replace(record, cold_start=found, sensors=said), reasons(record, {"others_cores": others}))
+    if others is None:
+        doubts.append(SILENT)
+    answer = {"others_cores": others or 0.0, "doubts": list(dict.fromkeys(doubts))}
+    return _judged(replace(record, cold_start=found, sensors=said), reasons(record, answer))
 
 
-def _own_s() -> float:
-    """Processor time of this process and of all that it started and that have ended, in s."""
-    return sum(os.times()[:4])
+def _others(before: tuple[float, float] | None, after: tuple[float, float] | None, wall_s: float) -> float | None:
+    """Cores that other programs kept busy between two accounts of processor time, of all and of ours."""
+    if before is None or after is None:
+        return None
+    return max(0.0, ((after[0] - before[0]) - (after[1] - before[1])) / wall_s)
 
 
 class Failed(InvalidMeasurement):

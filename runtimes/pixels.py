@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import InputSpec
+from edgeseg.runtimes import agent
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
     """JPEG or PNG bytes to RGB `[H, W, 3]`."""
-    import cv2
-
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    pixels = agent.decode(data)
     if pixels is None:
         raise EdgesegError(f"{len(data)} bytes are no image that can be decoded; give a JPEG or PNG")
     return np.asarray(pixels, np.uint8)
@@ -36,35 +35,27 @@ def size(spec: InputSpec) -> tuple[int, int]:
 
 def prepare(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:
     """RGB `[H, W, 3]` of any size to exactly what `spec` says: resized (bilinear), and normalised unless that is baked in."""
-    height, width = size(spec)
-    if image.shape[:2] != (height, width):
-        import cv2
+    made: NDArray[Any] = agent.prepare(image, takes(spec))
+    return made
 
-        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
-    if "pre" in spec.baked:
-        return np.ascontiguousarray(image)[None]
-    scale = np.asarray([1 / (255 * std) for std in spec.std], np.float32)
-    shift = np.asarray([mean / std for mean, std in zip(spec.mean, spec.std, strict=True)], np.float32)
-    scaled = image * scale - shift
-    planes = scaled if spec.layout == "NHWC" else scaled.transpose(2, 0, 1)
-    normal: NDArray[Any] = np.ascontiguousarray(planes[None], dtype=spec.dtype)
-    return normal
+
+def takes(spec: InputSpec) -> dict[str, Any]:
+    """An input in the words of `agent.prepare`."""
+    height, width = size(spec)
+    norm = {"mean": spec.mean, "std": spec.std, "layout": spec.layout, "dtype": spec.dtype}
+    return {"height": height, "width": width, "baked": spec.baked, **norm}
 
 
 def labels(output: NDArray[Any]) -> NDArray[np.uint8]:
     """An output to its label map `[H, W]`: `labels [1, H, W]`, `logits [1, K, H, W]`, or the logits of one mask `[1, 1, H, W]`."""
-    if output.ndim == 3:
-        label_map: NDArray[Any] = output[0]
-    else:
-        label_map = output[0, 0] > 0 if output.shape[1] == 1 else output[0].argmax(axis=0)
-    return label_map.astype(np.uint8, copy=False)
+    label_map: NDArray[np.uint8] = agent.labels(output)
+    return label_map
 
 
 def enlarge(label_map: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """A label map `[h, w]` at another size, nearest neighbour: labels cannot be averaged."""
-    import cv2
-
-    return np.asarray(cv2.resize(label_map, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+    larger: NDArray[np.uint8] = agent.enlarge(label_map, height, width)
+    return larger
 
 
 def pattern(height: int, width: int) -> NDArray[np.uint8]:

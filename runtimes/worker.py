@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import RUNTIMES, open_artifact, pixels, runtime_of, statistics
-from edgeseg.runtimes.agent import PeakMemory, Step, loop
+from edgeseg.runtimes.agent import PeakMemory, Step, frames, loop
 from edgeseg.runtimes.base import Session, profiled
 from edgeseg.runtimes.record import Protocol
 from edgeseg.runtimes.serve import Servant
@@ -30,9 +30,6 @@ PRECISE = 0.10
 
 STAGES = ("decode", "resize", "infer", "labels")
 """Steps of the end-to-end path. `resize` includes the normalisation where it is not baked in."""
-
-WAKE_NS = 500_000
-"""A sleep may end this much late."""
 
 Marks = NDArray[np.int64]
 """`[samples, steps + 1]`: the start of a sample, then the end of each of its steps, in ns."""
@@ -61,29 +58,19 @@ def collect(steps: Sequence[Step], given: Any, protocol: Protocol) -> tuple[Mark
 
 
 def open_loop(run: Step, given: Any, protocol: Protocol) -> Marks:
-    """Frames as a camera gives them, `[frames taken, 3]`: arrival, start, end. The newest is taken, older ones are dropped.
-
-    While it waits for a frame the processor rests, as it does behind a camera, until half a ms before.
-    """
+    """Frames as a camera gives them, `[frames taken, 3]`: arrival, start, end."""
     assert protocol.fps is not None
-    clock, period = time.perf_counter_ns, 1e9 / protocol.fps
     marks = np.empty((CAPACITY, 3), np.int64)
-    begin, row, frame = clock(), 0, 0
-    while row < len(marks):
-        now = clock()
-        frame = max(frame, int((now - begin) / period))
-        arrival = begin + round(frame * period)
-        if arrival - now > WAKE_NS:
-            time.sleep((arrival - now - WAKE_NS) / 1e9)
-        while (start := clock()) < arrival:
-            pass
-        run(given)
-        marks[row] = arrival, start, clock()
-        passed = marks[row, 2] - marks[0, 1]
-        row, frame = row + 1, frame + 1
-        if (passed >= _ns(protocol.min_s) and row >= protocol.min_count) or passed >= _ns(protocol.max_s):
+    row = 0
+    for row in frames(run, given, marks, protocol.fps):
+        if seen(marks[:row], protocol) or marks[row - 1, 2] - marks[0, 1] >= _ns(protocol.max_s):
             break
     return marks[:row].copy()
+
+
+def seen(marks: Marks, protocol: Protocol) -> bool:
+    """Whether the frames of a camera, `[frames taken, 3]`, are as many and as long as the protocol wants."""
+    return len(marks) >= protocol.min_count and bool(marks[-1, 2] - marks[0, 1] >= _ns(protocol.min_s))
 
 
 def enough(marks: Marks, protocol: Protocol) -> bool:

@@ -62,6 +62,7 @@ def test_the_commands_run_in_order(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
     monkeypatch.setattr("edgeseg.quantize.search.PAIRS", 2)  # how fast anything is here is not what this is about
     monkeypatch.setattr("edgeseg.quantize.search.BURST_S", 0.02)
+    monkeypatch.setattr("edgeseg.runtimes.compare.BURST_S", 0.02)
     image, _ = tiny_data.split("test")[0]
     save_picture(tmp_path / "street.jpg", image)
     writer = cv2.VideoWriter("drive.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (96, 64))

@@ -1,4 +1,4 @@
-"""`edgeseg devices list|probe|add|restore`."""
+"""`edgeseg devices list|probe|add|restore|emulate`."""
 
 from __future__ import annotations
 
@@ -97,6 +97,33 @@ def add(
             device.probe()
     path = book.add(name, entry)
     emit(asdict(entry), as_json, f"{name} is {url}, kept in {path}")
+
+
+@devices.command("emulate")
+def emulate(
+    name: Annotated[str, typer.Argument(metavar="BOARD", help="pi5 or pi4.")],
+    sources: Annotated[
+        Path | None, typer.Option(help="A list of apt sources that has arm64, if this machine's own do not.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Unpack everything again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make an aarch64 system to run an artifact's numbers on, in ~/.cache/edgeseg: 80 MB of packages and wheels, nothing is installed.
+
+    Afterwards `-d emulated://BOARD` is a device: its masks are those of the processor, its times nobody's, and marked so.
+
+    Example: edgeseg devices emulate pi5
+    """
+    from edgeseg import schema
+    from edgeseg.runtimes.devices import sysroot
+
+    system = sysroot.sysroot(name)
+    if fresh:
+        system.clear()
+    with talk.status(f"making {name}") as status:
+        made = sysroot.assemble(system, lambda line: status.update(f"{name}: {line}"), sources)
+    parts = f"Python {made.python}, {len(made.debs)} packages and {len(made.wheels)} wheels"
+    emit(schema.dump(made), as_json, f"emulated://{name} is in {system.made.parent}: {parts}")
 
 
 @devices.command("restore")

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from edgeseg.cli.app import TRUSTED, Json, app, emit, progress
+from edgeseg.cli.app import TRUSTED, Json, app, emit, parse_size, progress
+from edgeseg.cli.distill import TeacherClasses, TeacherWeights
+from edgeseg.cli.export import words
 from edgeseg.errors import EdgesegError
 
 SHOWN = 10
@@ -16,11 +18,18 @@ SHOWN = 10
 
 @app.command()
 def embed(
-    teacher: Annotated[Path, typer.Option(help="The run that looks at the images, semantic or promptable.")],
+    teacher: Annotated[
+        str, typer.Option(help="A run, or a network from elsewhere, e.g. transformers:facebook/sam-vit-huge.")
+    ],
     data: Annotated[str, typer.Option(help="Any data, e.g. camvid:PATH; shards:PATH for tar files of photos.")],
     out: Annotated[Path, typer.Option(help="The folder of the shards.")],
     split: Annotated[str | None, typer.Option(help="What is learned from by default.")] = None,
     per_shard: Annotated[int, typer.Option(min=1, help="Images in a shard, unless the data has its own.")] = 256,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="That a promptable teacher's images are fitted into.")
+    ] = None,
+    teacher_weights: TeacherWeights = None,
+    teacher_classes: TeacherClasses = "",
     check: Annotated[
         bool, typer.Option("--check", help="Make nothing: read all shards and say what is not whole.")
     ] = False,
@@ -43,7 +52,9 @@ def embed(
     if threads:
         torch.set_num_threads(threads)
     work = ENGINES[engine]
-    job = Job(teacher, data, split, out, per_shard, trust=bool(TRUSTED))
+    weights = str(teacher_weights) if teacher_weights else None
+    names = tuple(words(teacher_classes))
+    job = Job(teacher, data, split, out, per_shard, bool(TRUSTED), parse_size(size), weights, names)
     how = How(batch, workers, threads, processes, tuple(TRUSTED))
     total, done, made = len(job.split), 0, 0
     with progress(f"{'checking' if check else 'embedding'} {total} images", total) as bar:

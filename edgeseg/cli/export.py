@@ -211,9 +211,15 @@ def verify(
     bisect: Annotated[
         bool, typer.Option("--bisect", help="Also: the first module whose output differs, and where in the picture.")
     ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option("-d", "--device", help="Instead: the artifact there against the same here, e.g. emulated://pi5."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare an artifact with its run on real images, mask by mask, and renew its ledger.
+
+    With -d DEVICE it is the last hop: what the artifact draws there against what it draws here. The ledger stays as it is.
 
     Example: edgeseg verify out/cam/openvino --data camvid:PATH --split test --count 50
     """
@@ -225,6 +231,11 @@ def verify(
     if not is_artifact(artifact):
         raise EdgesegError(f"{artifact} is a run; verify takes an artifact and compares it with its run")
     opened = Artifact.open(artifact)
+    if device is not None:
+        if against or bisect:
+            raise EdgesegError("-d compares an artifact there with the same one here; leave --against and --bisect out")
+        on_device(opened, device, data, split, count, as_json)
+        return
     run, card = source_run(opened, against)
     images = proof_data(data, card.training.data if card.training else None)
     where = {"artifact": str(artifact), "run": str(run), "data": images.spec if images else None, "split": split}
@@ -241,6 +252,29 @@ def verify(
     tables = [ledger_table(verified), *([stage_table(found), found["words"]] if found else [])]
     emit(ledger | {"bisect": found} if found else ledger, as_json, *tables)
     if error := refusal(verified):
+        raise error
+
+
+def on_device(artifact: Artifact, device: str, data: str | None, split: str | None, count: int, as_json: bool) -> None:
+    """Show what the artifact draws on a device against here; generated scenes where no images are named."""
+    from edgeseg import schema
+    from edgeseg.data import load_data
+    from edgeseg.parity import choose
+    from edgeseg.runtimes.devices.agreement import agree, refusal
+
+    generated = "synthetic_objects" if artifact.manifest.student.task == "promptable" else "synthetic"
+    where, pictures = choose(load_data(data or generated), split, count, artifact.size)
+    with progress(f"drawing on {device}") as bar:
+        found = agree(artifact, device, where, [one.image for one in pictures], bar)
+    rows: list[tuple[str, object]] = [
+        ("board", f"{found.model or 'unknown'}, {found.cpu or 'unknown'}"),
+        ("runtime, precision", f"{found.runtime}, {found.precision}"),
+        ("images", f"{len(found.shares)} of {found.images}"),
+        ("other labels", f"{found.different} of {found.pixels}"),
+        ("same labels", f"{found.same:.4%}, at least {found.limit:.2%}; worst image {min(found.shares):.4%}"),
+    ]
+    emit(schema.dump(found), as_json, table(f"{artifact.folder} on {device} against here", ["", ""], rows))
+    if error := refusal(found):
         raise error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, plain, progress, table, talk
+from edgeseg.cli.records import handed_in
+from edgeseg.cli.releases import holds_records, of_releases, record_in
 from edgeseg.errors import EdgesegError, InvalidMeasurement
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from edgeseg.community import Proof
+    from edgeseg.runtimes.compare import Comparison
     from edgeseg.runtimes.record import Record
 
 
@@ -39,6 +44,11 @@ def bench(
     ] = None,
     size: Size = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The record; SUBJECT/records/... by default.")] = None,
+    submit: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="Write it for the community's table too, e.g. into benchmarks/results."),
+    ] = None,
+    by: Annotated[str, typer.Option(help="With --submit: who measured, a name or a handle.")] = "",
     tool: Annotated[
         str | None,
         typer.Option(help="The runtime's own benchmark instead, e.g. benchmark_app: its figures, no record."),
@@ -70,6 +80,7 @@ def bench(
     from edgeseg.runtimes.protocol import parse
 
     settings = parse_settings(prepare)
+    proof = provable(subject, submit, by, tool)  # before the time is spent
     if is_artifact(subject) and tool:
         if given := [word for word, value in (("--e2e", e2e), ("--image", image), ("--size", size)) if value]:
             raise EdgesegError(f"{tool} feeds and times the file in its own way; leave {', '.join(given)} out")
@@ -103,6 +114,23 @@ def bench(
     emit(schema.dump(result), as_json, record_table(result), str(path))
     if not result.valid:
         raise InvalidMeasurement(f"not to be quoted: {'; '.join(result.reasons)}")
+    if submit and proof:
+        talk.print(f"for the table: {handed_in(result, proof, by, submit)}", markup=False, soft_wrap=True)
+
+
+def provable(subject: Path, submit: Path | None, by: str, tool: str | None) -> Proof | None:
+    """The proof of what is to be measured for the table; null where it is not."""
+    if submit is None and by:
+        raise EdgesegError("--by goes with --submit, the table that the measurement is for")
+    if submit is None:
+        return None
+    if tool:
+        raise EdgesegError(f"{tool} makes figures of its own and no record; leave --submit out, or --tool")
+    if not by:
+        raise EdgesegError("--submit needs --by: who measured, as the table is to call them")
+    from edgeseg.community import proof_of
+
+    return proof_of(subject)
 
 
 def with_tool(
@@ -168,6 +196,8 @@ def record_table(record: Record) -> Table:
             f"{100 * record.noise.gap:+.2f} % ({100 * record.noise.low:+.2f} to {100 * record.noise.high:+.2f})",
         ),
     ]
+    if record.provenance == "simulated":
+        rows.insert(0, ("simulated", "these are times of no device, and nothing to quote"))
     rows += _asked(record)
     if record.e2e is not None:
         rows.append(("end to end", f"p50 {record.e2e.p50_ms:.3f} ms, {record.e2e.sustained_fps:.2f} FPS"))
@@ -204,40 +234,59 @@ def _p90(value: float | None, upper: float | None) -> str:
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN")],
-    second: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN")],
+    first: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN|RECORDS")],
+    others: Annotated[list[Path], typer.Argument(metavar="RECORD|ARTIFACT|RUN|RECORDS...")],
+    device: Annotated[str, typer.Option("-d", "--device", help="For artifacts: where, as for bench.")] = "local",
     threads: Annotated[int, typer.Option(min=1, help="For artifacts and runs.")] = 1,
     pairs: Annotated[int, typer.Option(min=3, help="For artifacts and runs: interleaved pairs of bursts.")] = 12,
     as_json: Json = False,
 ) -> None:
-    """Is the second faster, slower, equivalent (within 2 %), or is it inconclusive?
+    """Is the second faster, slower, equivalent (within 2 %), or is it inconclusive? And each further one against the first?
 
-    Two records are compared as they were stored; two artifacts are measured now, in turns, which is the better evidence.
+    Records are compared as they were stored; artifacts are measured now, in turns, which is the better evidence, here or on a device.
+    Two folders of records are two releases: records of the same device, student, target, precision and protocol are paired, and
+    the exit code is 4 where the second is slower, 6 where that cannot be said.
 
     Example: edgeseg compare out/cam/onnxruntime out/cam/openvino --threads 2
     """
     from edgeseg import schema
-    from edgeseg.runtimes import record as records
-    from edgeseg.runtimes.compare import compare_paired, compare_records
+    from edgeseg.runtimes.compare import compare_in_turns
+    from edgeseg.runtimes.releases import compare_stored
 
-    if first.is_file() != second.is_file():
-        raise EdgesegError("compare takes two records or two folders, not one of each")
+    if any(holds_records(folder) for folder in (first, *others)):
+        if len(others) > 1 or device != "local":
+            raise EdgesegError("two folders of records are two releases; name two, without -d")
+        of_releases(first, others[0], as_json)
+    if len({path.is_file() for path in (first, *others)}) > 1:
+        raise EdgesegError("compare takes records or folders, not some of each")
     if first.is_file():
-        result = compare_records(records.read(first), records.read(second))
+        if device != "local":
+            raise EdgesegError(f"records are of where they were measured; leave -d {device} out, or name artifacts")
+        found = [compare_stored([record_in(first)], [record_in(other)]) for other in others]
     else:
-        for folder in (first, second):
+        for folder in (first, *others):
             is_artifact(folder)
         with progress("measuring in turns", unit=False) as bar:
-            result = compare_paired(first, second, pairs=pairs, threads=threads, progress=lambda share: bar(share, 1.0))
-    if result.ratio is None:
-        sentence = f"{second} against {first}: {result.verdict}"
-    else:
-        sentence = f"{second} is [bold]{result.verdict}[/]: {result.ratio:.3f} of the time of {first} ({result.low:.3f} to {result.high:.3f})"
-    if result.noise is not None:
-        low, high = (100 * (2.718281828**value - 1) for value in (result.noise.low, result.noise.high))
-        sentence += f"\nthe first against itself: {low:+.1f} to {high:+.1f} %"
-    emit(schema.dump(result), as_json, sentence)
-    for line in result.why:
-        talk.print(f"[yellow]note:[/] {line}", soft_wrap=True)
-    if result.ratio is None:
-        raise InvalidMeasurement(f"the two cannot be compared: {'; '.join(result.why)}")
+            found = compare_in_turns(
+                first, others, pairs=pairs, threads=threads, progress=lambda share: bar(share, 1.0), device=device
+            )
+    documents = [schema.dump(one) for one in found]
+    sentences = [_sentence(first, other, one) for other, one in zip(others, found, strict=True)]
+    emit(documents if len(documents) > 1 else documents[0], as_json, *sentences)
+    for other, one in zip(others, found, strict=True):
+        for line in one.why:
+            talk.print(f"[yellow]note:[/] {f'{other}: ' if len(found) > 1 else ''}{line}", soft_wrap=True)
+    if refused := [one for one in found if one.ratio is None]:
+        raise InvalidMeasurement(f"they cannot be compared: {'; '.join(refused[0].why)}")
+
+
+def _sentence(first: Path, other: Path, found: Comparison) -> str:
+    """What was found, and how far the first differs from itself."""
+    if found.ratio is None:
+        return f"{other} against {first}: {found.verdict}"
+    share = f"{found.ratio:.3f} of the time of {first} ({found.low:.3f} to {found.high:.3f})"
+    sentence = f"{other} is [bold]{found.verdict}[/]: {share}"
+    if found.noise is None:
+        return sentence
+    low, high = (100 * math.expm1(value) for value in (found.noise.low, found.noise.high))
+    return f"{sentence}\nthe first against itself: {low:+.1f} to {high:+.1f} %"

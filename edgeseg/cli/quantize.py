@@ -11,7 +11,7 @@ import typer
 
 from edgeseg.cli.app import TRUSTED, Json, app, counting, emit, parse_size, plain, progress, table, talk
 from edgeseg.cli.export import Images, chosen_targets, folder_name, report, subject, words
-from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,6 +78,8 @@ def quantize(
     With --max-drop or --budget-ms it searches: float, half precision, whole numbers, and whole numbers with the most damaged
     blocks in float are scored and timed, and the fastest that keeps the masks is put in place. That may be the float one.
 
+    With --on DEVICE they are timed there; a device that goes away ends the search, and the same command goes on.
+
     Example: edgeseg quantize runs/cam --to openvino,litert --calib camvid:PATH --out out/cam --max-drop 0.5
     """
     from edgeseg.data import load_data
@@ -91,8 +93,10 @@ def quantize(
     parsed = parse_size(size)
     source_data = load_data(calib)
     searching = max_drop is not None or budget_ms is not None
-    if searching and on != "local":
-        raise MissingTool(f"no device {on!r}: this version measures on `local` only; run edgeseg on the device itself")
+    if on != "local" and not searching:
+        raise EdgesegError(
+            f"--on {on} is where a search measures; say what to search for with --max-drop or --budget-ms"
+        )
     with subject(run, [parsed] if parsed else [], len(source_data.class_names), data) as (folder, source, usual, proof):
         student = load_run(folder)
         check_classes(student, source_data)
@@ -108,7 +112,7 @@ def quantize(
         if searching:
             scored = load_data(proof) if proof else source_data
             limits = (0.5 if max_drop is None else max_drop, budget_ms, threads, trials)
-            _search(base, targets, scored, limits, as_json)
+            _search(base, targets, scored, limits, on, as_json)
         else:
             _once(base, targets, proof or source_data.spec, as_json)
 
@@ -212,6 +216,7 @@ def _search(
     targets: Sequence[Target],
     data: Data,
     limits: tuple[float, float | None, int, int],
+    device: str,
     as_json: bool,
 ) -> None:
     """Every target searched; the first without an answer ends the command when all are done."""
@@ -239,6 +244,7 @@ def _search(
             base.recipe,
             list(TRUSTED),
             base.reference,
+            device,
         )
         found.append(search(plan, lambda words: talk.print(plain(words), soft_wrap=True)))
     documents = [schema.dump(one) for one in found]
@@ -272,7 +278,8 @@ def front_table(found: Search) -> Table:
                 "[red]fails[/]" if trial.failed else "",
             ]
         )
-    title = f"{found.student} on {found.target}, {found.images}, {found.threads} thread(s)"
+    where = "" if found.device == "local" else f" of {found.device}"
+    title = f"{found.student} on {found.target}, {found.images}, {found.threads} thread(s){where}"
     columns = ["", "artifact", "mIoU", "drop", "time / float's", "MB", "proof"]
     return table(title, columns, rows, right=(2, 3, 4, 5), whole=range(2, 7))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeseg.cli.app import Json, app, emit, show, table, talk
+from edgeseg.cli.app import Json, app, emit, plain, progress, show, table, talk
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
@@ -22,20 +22,52 @@ Budget = Annotated[float | None, typer.Option(help="Budget for the p90 bound in 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR|RUN")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The page.")] = Path("report.html"),
     max_drop: Drop = 0.5,
     max_p90_ms: Budget = None,
+    data: Annotated[str | None, typer.Option(help="Of a run: its data, for all that needs images.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of a run: the split to look at; the one that chose its epoch by default.")
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=0, max=20, help="Of a run: worst images to show, by loss and by edges.")
+    ] = 4,
     as_json: Json = False,
 ) -> None:
     """Put all that a folder holds (runs, artifacts, evaluations, records) on one page that needs no network.
 
+    Of a run itself: how it learned, its classes, what it takes for what, its worst images, and where it errs.
+
     Example: edgeseg report . -o report.html --max-p90-ms 33
     """
     from edgeseg.report import write_report
+    from edgeseg.runs import is_run
 
-    path = write_report(existing(folder), out, max_drop=max_drop, max_p90_ms=max_p90_ms)
+    if is_run(existing(folder)):
+        if max_p90_ms is not None or max_drop != 0.5:
+            raise EdgesegError(f"{folder} is a run, and gates are for artifacts; name the folder that holds those")
+        of_training(folder, out, data, split, images, as_json)
+        return
+    if data or split:
+        raise EdgesegError(f"--data and --split are for the report of a run, and {folder} is none")
+    path = write_report(folder, out, max_drop=max_drop, max_p90_ms=max_p90_ms)
     emit({"report": str(path), "bytes": path.stat().st_size}, as_json, str(path))
+
+
+def of_training(folder: Path, out: Path, data: str | None, split: str | None, images: int, as_json: bool) -> None:
+    """The page about a run, and what is not on it."""
+    from edgeseg.data import load_data
+    from edgeseg.report.training import write_training_report
+
+    if split and not data:
+        raise EdgesegError("--split is a part of the data; name that too, with --data")
+    source = load_data(data) if data else None
+    with progress(f"looking at {folder}") as bar:
+        missing = write_training_report(folder, out, source, split, images, lambda what, done, every: bar(done, every))
+    emit({"report": str(out), "bytes": out.stat().st_size, "missing": missing}, as_json, str(out))
+    for line in missing:
+        talk.print(f"[yellow]not drawn:[/] {plain(line)}", soft_wrap=True)
 
 
 @app.command()
@@ -61,8 +93,9 @@ def verdict(
     if not verdicts:
         raise EdgesegError(f"{folder} holds no artifact to judge; export one into it")
     emit([schema.dump(entry) for entry in verdicts], as_json, verdict_table(verdicts))
-    for problem in results.problems:
-        talk.print(f"[yellow]note:[/] {problem}", soft_wrap=True)
+    failed = [f"{failure.subject.path} could not be measured: {failure.detail}" for failure in results.failures]
+    for problem in [*failed, *results.problems]:
+        talk.print(f"[yellow]note:[/] {plain(problem)}", soft_wrap=True)
     if not as_json:
         say_why(verdicts)
     raise typer.Exit(exit_code(verdicts))

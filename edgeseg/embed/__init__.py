@@ -4,8 +4,8 @@
     00000.tar                       KEY.npy, KEY.json, KEY.npy, ... in the order of the data; or the names of the data's own shards
 
 The array of a semantic teacher is its logits `[K, h, w]` at the head's own resolution, of the whole image, padded at the right and
-bottom to a size that it takes; that of a promptable one is the first of the maps that `embed` gives, `[C, h, w]`, of the image
-fitted into the size of the run. Nothing is pickled. A shard is either whole or not there.
+bottom to a size that it takes; that of a promptable one is its embedding of the image, `[C, h, w]`, fitted into
+the size of the run. Nothing is pickled. A shard is either whole or not there.
 """
 
 from edgeseg.embed.job import Embeddings, Job, Shard, teacher_of

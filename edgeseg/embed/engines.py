@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeAlias
 
 from edgeseg.embed.job import Job
 from edgeseg.embed.work import work
 from edgeseg.errors import EdgesegError, need
 from edgeseg.registry import Registry
+from edgeseg.students.sources import is_source
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def ray(job: Job, how: How, advance: Advance) -> int:
     resources = {"num_gpus": 1} if torch.cuda.is_available() else {"num_cpus": how.threads or 1}
     share = library.remote(max_retries=3, **resources)(_share)
     job.begin()
-    sent = replace(job, teacher=job.teacher.resolve(), out=job.out.resolve())  # without what `job` has read by now
+    teacher = job.teacher if is_source(job.teacher) else str(Path(job.teacher).resolve())
+    sent = replace(job, teacher=teacher, out=job.out.resolve())  # without what `job` has read by now
     left = [share.remote(sent, how, rank) for rank in range(how.processes)]
     made = 0
     try:

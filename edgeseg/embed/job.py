@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from edgeseg import schema
 from edgeseg.data import Data, Split, load_data
 from edgeseg.errors import EdgesegError
 from edgeseg.provenance import MadeBy, made_by, versions
-from edgeseg.runs import RunCard, read_card
+from edgeseg.runs import load_run, read_card
 from edgeseg.schema import STRICT
+from edgeseg.students import Semantic, Student
+from edgeseg.students.sources import digest, from_source, is_source
 from edgeseg.tars import key_of
 
 SCHEMA = 1
@@ -52,6 +54,16 @@ def teacher_of(folder: Path) -> Embeddings | None:
     return schema.read(Embeddings, manifest) if manifest.exists() else None
 
 
+class Who(NamedTuple):
+    """A teacher; `size` is the one that a promptable one takes, null where nobody says."""
+
+    name: str
+    sha256: str
+    task: Literal["semantic", "promptable"]
+    class_names: list[str]
+    size: tuple[int, int] | None
+
+
 @dataclass(frozen=True)
 class Shard:
     """A tar file to make: the images `start` to `stop` of the split."""
@@ -65,21 +77,40 @@ class Shard:
 class Job:
     """A teacher, a split of a data set, and the folder that the shards go to.
 
+    teacher:   the folder of a run, or a network from elsewhere (`edgeseg.students.sources`).
     per_shard: images in a shard, where the data does not come in shards of its own.
     trust:     import the module that the teacher's run names.
+    size:      (height, width) that a promptable teacher's images are fitted into; null: as its run or its network says.
+    weights, class_names: of a teacher from elsewhere, as for `distill`.
     """
 
-    teacher: Path
+    teacher: str
     data: str
     split_name: str | None
     out: Path
     per_shard: int = 256
     trust: bool = False
+    size: tuple[int, int] | None = None
+    weights: str | None = None
+    class_names: tuple[str, ...] = ()
 
     @cached_property
-    def card(self) -> RunCard:
-        """What the teacher's run says about itself."""
-        return read_card(self.teacher)
+    def network(self) -> Student:
+        """The teacher; slow to open, so only what needs it asks."""
+        if is_source(self.teacher):
+            return from_source(self.teacher, self.source.class_names, self.class_names, self.weights, self.trust)
+        return load_run(self.teacher, trust=self.trust)
+
+    @cached_property
+    def card(self) -> Who:
+        """Who the teacher is."""
+        if not is_source(self.teacher):
+            card = read_card(Path(self.teacher))
+            return Who(card.name, card.sha256, card.task, card.class_names, card.size)
+        one = self.network
+        names = list(one.class_names) if isinstance(one, Semantic) else []
+        side = getattr(one, "side", None)  # SAM's square
+        return Who(one.name, digest(one), one.task, names, None if side is None else (side, side))
 
     @cached_property
     def source(self) -> Data:
@@ -135,8 +166,11 @@ class Job:
 
     def manifest(self) -> Embeddings:
         """What `embeddings.json` says of this job."""
-        if self.card.task == "promptable" and self.card.size is None:
-            raise EdgesegError(f"{self.teacher} does not say at which size it was trained; save it with one")
+        size = self.size or self.card.size
+        if self.card.task == "promptable" and size is None:
+            raise EdgesegError(f"{self.teacher} does not say which size it takes; name one with --size")
+        if self.card.task == "semantic" and self.size is not None:
+            raise EdgesegError("a semantic teacher sees images as they are; --size is for promptable ones")
         return Embeddings(
             schema=SCHEMA,
             kind="embeddings",
@@ -146,7 +180,7 @@ class Job:
             sha256=self.card.sha256,
             task=self.card.task,
             class_names=list(self.card.class_names),
-            size=self.card.size if self.card.task == "promptable" else None,
+            size=size if self.card.task == "promptable" else None,
             data=self.source.spec,
             split=self.split_name or self.source.fit,
             images=len(self.split),

@@ -20,10 +20,10 @@ from edgeseg.data.loader import ahead
 from edgeseg.embed.job import ARRAY, NOTE, Job, Shard
 from edgeseg.errors import EdgesegError
 from edgeseg.files import aside
-from edgeseg.runs import load_run
 from edgeseg.segment import StudentSegmenter
 from edgeseg.students import Promptable, Semantic, Student
 from edgeseg.students.assisted import is_assisted
+from edgeseg.students.maps import EMBEDDING, kept, staged, stages
 from edgeseg.tars import Add, writing
 
 Half = NDArray[np.float16]
@@ -45,8 +45,8 @@ class Frozen:
         """
         if isinstance(self.student, Promptable):
             assert self.size is not None
-            segmenter = StudentSegmenter(self.student, self.size)
-            made = torch.cat([segmenter.begin(image)[0].maps[0] for image in images])
+            fitted = _Fitted(self.student, self.size)
+            made = torch.cat([fitted.begin(image)[0] for image in images])
         else:
             assert isinstance(self.student, Semantic)
             made = self.student.low_logits(self.batch(images))
@@ -75,6 +75,19 @@ class Frozen:
         return height + -height % self.student.multiple, width + -width % self.student.multiple
 
 
+class _Fitted(StudentSegmenter):
+    """A promptable network, and of images fitted into its size what it has for their embedding."""
+
+    def encode(self, canvas: Image) -> torch.Tensor:  # type: ignore[override]
+        """`[1, C, h, w]`."""
+        keys, seen = (EMBEDDING,), self._student.prepare(canvas)
+        with kept(self._student, keys, seen) as maps:
+            if staged(self._student, keys):
+                return stages(self._student, keys, self._student.forward_features(seen))[EMBEDDING]
+            self._student.encode(seen)
+        return maps[EMBEDDING]
+
+
 def work(
     job: Job,
     rank: int = 0,
@@ -94,7 +107,7 @@ def work(
     advance(sum(shard.stop - shard.start for shard in mine) - sum(shard.stop - shard.start for shard in todo))
     if not todo:
         return 0
-    student = load_run(job.teacher, trust=job.trust)
+    student = job.network
     if is_assisted(student):
         raise EdgesegError(
             f"{job.teacher} has to be shown the labels along with the picture; distill from the run itself"

@@ -89,6 +89,13 @@ class Svg:
             f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" class="{escape(kind)}"/>'
         )
 
+    def cell(self, x: float, y: float, side: float, kind: str, share: float) -> None:
+        """A square as dense as its share, 0..1."""
+        self.parts.append(
+            f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(side)}" height="{_n(side)}" class="{escape(kind)}" '
+            f'fill-opacity="{share**0.6:.2f}"/>'
+        )
+
     def markup(self) -> Markup:
         """The drawing, safe to put into the page."""
         head = f'<svg viewBox="0 0 {_n(self.width)} {_n(self.height)}" role="img" aria-label="{escape(self.title)}">'
@@ -154,7 +161,7 @@ def pareto(points: Sequence[Point], budget_ms: float | None, width: int) -> Mark
         if point.p90_upper_ms:
             svg.line(left, top, x(point.p90_upper_ms), top, f"whisker {point.colour}")
         svg.circle(left, top, 6, f"{'ring' if point.ships is False else 'spot'} {point.colour}")
-    names = [_fit(point.name, 260) + (" ✕" if point.ships is False else "") for point in points]
+    names = [fit(point.name, 260) + (" ✕" if point.ships is False else "") for point in points]
     labels = place(names, spots, (x.start, y.end - 12, x.end, y.start))
     for name, point, (left, top) in zip(names, points, labels, strict=True):
         svg.text(left, top, name, kind=f"name halo ink {point.colour}")
@@ -165,8 +172,8 @@ def timeline(trace: Trace, width: int) -> Markup:
     """Every sample over time on a log axis: the warm-up grey and apart, steady throughput as lines."""
     height = 180 if width == PHONE else 210
     record = trace.record
-    starts, durations = _seconds(record.samples.unpack())
-    warm_starts, warm = _seconds(record.warmup.unpack())
+    starts, durations = in_seconds(record.samples.unpack())
+    warm_starts, warm = in_seconds(record.warmup.unpack())
     svg = Svg(width, height, f"{trace.name}: {len(durations)} samples over {record.latency.wall_s:.1f} s")
     span = float(starts[-1] + durations[-1] / 1e3)
     lead = float(warm_starts[-1] + warm[-1] / 1e3) if len(warm) else 0.0
@@ -177,7 +184,7 @@ def timeline(trace: Trace, width: int) -> Markup:
     svg.bar(x.start, y.end, x(0) - x.start, y.start - y.end, "warm-band")
     svg.dots([(x(float(a) - lead), y(float(b))) for a, b in zip(warm_starts, warm, strict=True)], "dots warm")
     column = np.array([x(float(start)) for start in starts]) // 2
-    keep = _thin(column, durations)
+    keep = thin(column, durations)
     svg.dots([(x(float(starts[i])), y(float(durations[i]))) for i in keep], f"dots {trace.colour}")
     for segment in record.segments if len(record.segments) > 1 else []:
         level = min(max(y(1000 / segment.fps), y.end), y.start) if segment.fps > 0 else y.end
@@ -185,8 +192,8 @@ def timeline(trace: Trace, width: int) -> Markup:
         svg.text(x(segment.start_s) + 3, level - 7, f"{segment.fps:.1f} fps", kind="name halo")
     figures = [("p50", record.latency.p50_ms), ("p90", record.latency.p90_ms), ("max", float(durations.max()))]
     known = [(name, value) for name, value in figures if value is not None]
-    for (name, value), top in zip(known, _apart([y(value) for _, value in known], 14), strict=True):
-        svg.text(x.end + 6, top + 4, f"{name} {_ms(value)}", kind="name")
+    for (name, value), top in zip(known, apart([y(value) for _, value in known], 14), strict=True):
+        svg.text(x.end + 6, top + 4, f"{name} {short_ms(value)}", kind="name")
     return svg.markup()
 
 
@@ -225,7 +232,7 @@ def drops(verdicts: Sequence[tuple[str, Verdict]], max_drop: float, width: int) 
     for row, (name, drop) in enumerate(known):
         top = 42 + 40 * row
         kind = "bad" if not drop.points <= max_drop else "good"
-        svg.text(12, top, _fit(name, width - 70), kind="name halo")
+        svg.text(12, top, fit(name, width - 70), kind="name halo")
         svg.text(width - 12, top, f"{drop.points:+.2f}", kind="name halo figure", anchor="end")
         svg.line(x(drop.low), top + 14, x(drop.high), top + 14, f"interval {kind}")
         svg.circle(x(drop.points), top + 14, 5, f"spot {kind}")
@@ -303,7 +310,7 @@ def grid(svg: Svg, x: Axis, y: Axis, across: str, up: str, first: float | None =
         svg.text(x.start - 7, y(tick) + 4, f"{tick:g}", kind="tick", anchor="end")
     right = -math.inf
     for tick in x.ticks(4 if svg.width == PHONE else 8):
-        if (first is None or tick >= first) and x(tick) - right > 30:
+        if (first is None or tick >= first) and x(tick) - right > max(30, LETTER * len(f"{tick:g}") + 8):
             right = x(tick)
             svg.line(right, bottom, right, bottom + 4, "axis")
             svg.text(right, bottom + 17, f"{tick:g}", kind="tick", anchor="middle")
@@ -313,7 +320,7 @@ def grid(svg: Svg, x: Axis, y: Axis, across: str, up: str, first: float | None =
         svg.text(4, 12, up, kind="tick")
 
 
-def _thin(columns: NDArray[np.float64], values: NDArray[np.float64]) -> list[int]:
+def thin(columns: NDArray[np.float64], values: NDArray[np.float64]) -> list[int]:
     """Indices worth drawing: in each pixel column the lowest, the highest and two between."""
     keep: list[int] = []
     edges = np.flatnonzero(np.diff(columns)) + 1
@@ -323,7 +330,7 @@ def _thin(columns: NDArray[np.float64], values: NDArray[np.float64]) -> list[int
     return keep
 
 
-def _apart(tops: list[float], least: float) -> list[float]:
+def apart(tops: list[float], least: float) -> list[float]:
     """The same heights, moved upwards so that neighbours (listed from low to high) are `least` px apart."""
     moved: list[float] = []
     for top in tops:
@@ -331,7 +338,7 @@ def _apart(tops: list[float], least: float) -> list[float]:
     return [top + max(0.0, 8 - moved[-1]) for top in moved]
 
 
-def _seconds(samples: tuple[NDArray[np.int64], NDArray[np.int64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def in_seconds(samples: tuple[NDArray[np.int64], NDArray[np.int64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Starts in s and durations in ms."""
     return samples[0] / 1e9, samples[1] / 1e6
 
@@ -349,7 +356,7 @@ def overlap(box: Box, others: Iterable[Box]) -> float:
     )
 
 
-def _fit(name: str, wide: float) -> str:
+def fit(name: str, wide: float) -> str:
     """The name, or its two ends where it is longer than `wide` px; the ends are what tells long names apart."""
     half = int(wide / LETTER) // 2
     return name if len(name) <= 2 * half else f"{name[: half - 1]}…{name[-half:]}"
@@ -359,7 +366,7 @@ def _say(point: Point) -> str:
     return f"{point.name} {point.miou:.1f} % in {point.p90_ms:.1f} ms"
 
 
-def _ms(value: float) -> str:
+def short_ms(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 

@@ -63,11 +63,11 @@ def damaged(path: Path, title: str) -> Overlay:
     drawn = np.asarray(_open(path, "RGB", "search again"))
     differs = (drawn == MARKED).all(-1)
     photo = Image.fromarray(2 * np.minimum(drawn, 127))
-    size = _small(photo.width, photo.height)
-    return Overlay(title, _jpeg(_marked(photo.resize(size, Image.Resampling.LANCZOS), differs)), *size)
+    size = small(photo.width, photo.height)
+    return Overlay(title, jpeg(marked(photo.resize(size, Image.Resampling.LANCZOS), differs)), *size)
 
 
-def _small(width: int, height: int) -> tuple[int, int]:
+def small(width: int, height: int) -> tuple[int, int]:
     """The size on the page."""
     scale = min(1.0, LONG_SIDE / max(height, width))
     return max(1, round(width * scale)), max(1, round(height * scale))
@@ -85,14 +85,14 @@ def _evidence(photo: Path, palette: list[tuple[int, int, int]], target: str) -> 
         )
     differs = ours != theirs
     height, width = ours.shape
-    size = _small(width, height)
+    size = small(width, height)
     image = image.resize(size, Image.Resampling.LANCZOS)
     drawn = {
-        "Student in torch": _tinted(image, ours, palette),
-        f"Artifact in {target}": _tinted(image, theirs, palette),
-        "Pixels that changed": _marked(image, differs),
+        "Student in torch": tinted(image, ours, palette),
+        f"Artifact in {target}": tinted(image, theirs, palette),
+        "Pixels that changed": marked(image, differs),
     }
-    overlays = [Overlay(title, _jpeg(picture), *size) for title, picture in drawn.items()]
+    overlays = [Overlay(title, jpeg(picture), *size) for title, picture in drawn.items()]
     caption = f"{differs.sum():,} of {differs.size:,} pixels changed their label ({100 * differs.mean():.3f} %)"
     truth = photo.with_name(f"{name}-truth.png")
     if truth.exists():
@@ -107,7 +107,7 @@ def _against_truth(truth: NDArray[np.uint8], ours: NDArray[np.uint8], theirs: ND
     return f": {(counted & (theirs == truth)).sum():,} became right, {(counted & (ours == truth)).sum():,} became wrong"
 
 
-def _tinted(image: Any, labels: NDArray[np.uint8], palette: list[tuple[int, int, int]]) -> Any:
+def tinted(image: Any, labels: NDArray[np.uint8], palette: list[tuple[int, int, int]]) -> Any:
     """The photo under the colours of the labels; void and unknown ids stay as they are in the photo."""
     from PIL import Image
 
@@ -118,12 +118,12 @@ def _tinted(image: Any, labels: NDArray[np.uint8], palette: list[tuple[int, int,
     return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
 
 
-def _marked(image: Any, differs: NDArray[np.bool_]) -> Any:
-    """The photo in pale grey with every changed pixel in magenta, grown until one alone is seen on a phone."""
+def marked(image: Any, differs: NDArray[np.bool_], grown: int = 5) -> Any:
+    """The photo in pale grey with every changed pixel in magenta, `grown` wide: one alone is seen on a phone."""
     from PIL import Image, ImageFilter
 
-    small = Image.fromarray(differs.astype(np.uint8) * 255).resize(image.size, Image.Resampling.BOX)
-    mask = small.point([0] + [255] * 255).filter(ImageFilter.MaxFilter(5))
+    share = Image.fromarray(differs.astype(np.uint8) * 255).resize(image.size, Image.Resampling.BOX)
+    mask = share.point([0] + [255] * 255).filter(ImageFilter.MaxFilter(grown)) if grown > 1 else share
     pale = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, (255, 255, 255)), 0.45)
     pale.paste(CHANGED, mask=mask)
     return pale
@@ -143,7 +143,8 @@ def _open(path: Path, mode: str, again: str = "run `edgeseg verify` again") -> A
         raise EdgesegError(f"{path} cannot be read ({error}); {again}") from error
 
 
-def _jpeg(image: Any) -> str:
+def jpeg(image: Any) -> str:
+    """A picture as a data URI."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

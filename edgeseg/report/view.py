@@ -19,6 +19,7 @@ from edgeseg.ledger import Ledger
 from edgeseg.metrics import Evaluation, PromptEvaluation
 from edgeseg.quantize.findings import Search, Trial, called
 from edgeseg.report import charts
+from edgeseg.report.asked import Nothing, Section, nothings, sections
 from edgeseg.report.images import Evidence, Overlay, damaged, evidence
 from edgeseg.report.trials import known, trials
 from edgeseg.results import Results, StoredSearch
@@ -139,6 +140,8 @@ class Page:
     figures: list[Figure]
     searches: list[Tried]
     timelines: list[Figure]
+    asked: list[Section]
+    nothings: list[Nothing]
     stages: list[Stages]
     tables: list[ClassTable]
     ledgers: list[tuple[str, Ledger]]
@@ -168,6 +171,8 @@ def page(results: Results, verdicts: Sequence[Verdict], max_drop: float, max_p90
         figures=list(_figures(entries, results, max_drop, max_p90_ms)),
         searches=searches,
         timelines=list(_timelines(entries)),
+        asked=sections(results.records, {entry.sha256: entry.colour for entry in entries}),
+        nothings=list(nothings(results.failures)),
         stages=list(_stages(entries)),
         tables=list(_class_tables(results, entries)),
         ledgers=[(_name(entries, a.sha256), a.manifest.ledger) for a in results.artifacts if a.manifest.ledger],

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import update_bn
 
 from edgeseg import schema
@@ -98,20 +98,31 @@ class Trainer:
     state: State = field(default_factory=State)
 
     def __post_init__(self) -> None:
-        strategy = "ddp" if self.devices > 1 else "auto"
+        devices, nodes = started_by_torchrun() or (self.devices, 1)
         self.fabric = Fabric(
-            accelerator="auto", devices=self.devices, strategy=strategy, precision=PRECISIONS[self.recipe.precision]
+            accelerator="auto",
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if devices * nodes > 1 else "auto",
+            precision=PRECISIONS[self.recipe.precision],
         )
+        if restarted_by_torchrun():
+            join_again()
         self.fabric.launch()
         torch.manual_seed(self.recipe.seed)
+        if self.recipe.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS chooses anew each time
+            torch.use_deterministic_algorithms(mode=True)
         split = self.recipe.split or self.data.fit
         if self.check:
             require(self.data, dict.fromkeys((split, self.data.select)), self.checked)
         self.fit_split = split
-        if self.recipe.batch % self.fabric.world_size:
-            raise EdgesegError(
-                f"a batch of {self.recipe.batch} images does not divide among {self.fabric.world_size} processes"
-            )
+        for images in (self.recipe.batch, self._without() or self.recipe.batch):
+            if images % (self.fabric.world_size * self.recipe.accumulate):
+                parts = f" and {self.recipe.accumulate} parts" if self.recipe.accumulate > 1 else ""
+                raise EdgesegError(
+                    f"a batch of {images} images does not divide among {self.fabric.world_size} processes{parts}"
+                )
         train = self.data.split(split)
         self.size = self.recipe.size or train[0][1].shape
         self.batches = self._batches(train, self.recipe.batch, TASKS[self.data.task].mixing(self.recipe))
@@ -130,6 +141,13 @@ class Trainer:
             mixing=mixing,
         )
 
+    def _without(self) -> int:
+        """Images without labels in a step."""
+        teaching = self.recipe.teaching
+        if teaching is None or teaching.unlabelled is None:
+            return 0
+        return teaching.unlabelled_batch or self.recipe.batch
+
     def _without_labels(self) -> Iterator[tuple[Tensor, Tensor]] | None:
         """Batches of images that only a teacher says something about, from the step on that training is at."""
         teaching = self.recipe.teaching
@@ -138,7 +156,7 @@ class Trainer:
         split = unlabelled(teaching.unlabelled)
         if self.check:
             refuse(teaching.unlabelled, split.problems())
-        batches = self._batches(split, teaching.unlabelled_batch or self.recipe.batch, None)
+        batches = self._batches(split, self._without(), None)
 
         def from_here() -> Iterator[tuple[Tensor, Tensor]]:
             yield from batches.forever(self.state.step)  # asked for the first batch, it knows where a resumed run is
@@ -189,12 +207,15 @@ class Trainer:
 
     def _open(self, resume: bool) -> None:
         checkpoint = self.out / CHECKPOINT
-        if not resume:
+        if restarted_by_torchrun():  # the command is the first one's
+            resume = checkpoint.exists()
+        elif not resume:
             if checkpoint.exists() or (self.out / "model.json").exists():
                 raise EdgesegError(f"{self.out} already holds a run; go on with --resume, or choose another --out")
-            return
-        if not checkpoint.exists():
+        elif not checkpoint.exists():
             raise EdgesegError(f"{self.out} has no {CHECKPOINT} to resume from; leave --resume out to start")
+        if not resume:
+            return
         self.restore(load_state(checkpoint), checkpoint)
         self._cut_log()
 
@@ -305,19 +326,11 @@ class Trainer:
             group["lr"] = lr
         images, labels = self.fabric.to_device((images, labels))
         self.student.train()
-        try:
-            loss = self.task.loss(self.module, self.student, images, labels, self.state.step, views)
-        except ValueError as error:  # BatchNorm behind a global pooling cannot learn from one value
-            raise EdgesegError(
-                f"{self.name} cannot learn from batches of {list(images.shape)}: {error}; make the batch larger"
-            ) from error
-        # the mean over the processes, so that all of them see the same and stop alike
-        mean = self.fabric.all_reduce(loss.detach().clone(), reduce_op="mean")
-        assert isinstance(mean, Tensor)
-        value = float(mean)
-        if not abs(value) < float("inf"):
-            raise self._lost("loss", value)
-        self.fabric.backward(loss)
+        parts = self.recipe.accumulate
+        value = 0.0
+        for part in range(parts):  # every so-many-th image, so that those with labels and those without are in each
+            some = None if views is None else views[part::parts]
+            value += self._learn(images[part::parts], labels[part::parts], some, part) / parts
         if self.fabric.world_size > 1:  # DDP knows of the student alone
             for learned in self.task.heads.parameters():
                 assert learned.grad is not None
@@ -334,6 +347,33 @@ class Trainer:
         self.state.step += 1
         follow(self.average, self.student, 0.0 if self.recipe.ema is None else self.recipe.ema, self.state.step)
         return value, lr
+
+    def _learn(self, images: Tensor, labels: Tensor, views: Tensor | None, part: int) -> float:
+        """The loss of a part of a step's images, its gradient added to what is there."""
+        parts = self.recipe.accumulate
+        last = part == parts - 1
+        with self.fabric.no_backward_sync(self.module, enabled=self.fabric.world_size > 1 and not last):
+            try:
+                number = self.state.step * parts + part
+                loss = self.task.loss(self.module, self.student, images, labels, number, views)
+            except ValueError as error:  # BatchNorm behind a global pooling cannot learn from one value
+                raise EdgesegError(
+                    f"{self.name} cannot learn from batches of {list(images.shape)}: {error}; make the batch larger, or accumulate in fewer parts"
+                ) from error
+            except RuntimeError as error:
+                if "deterministic" not in str(error):
+                    raise
+                raise EdgesegError(
+                    f"{self.name} has no way to the same bits each time here ({str(error).splitlines()[0]:.160}); set deterministic=false"
+                ) from error
+            # the mean over the processes, so that all of them see the same and stop alike
+            mean = self.fabric.all_reduce(loss.detach().clone(), reduce_op="mean")
+            assert isinstance(mean, Tensor)
+            value = float(mean)
+            if not abs(value) < float("inf"):
+                raise self._lost("loss", value)
+            self.fabric.backward(loss / parts)
+        return value
 
     def _lost(self, what: str, value: float) -> Diverged:
         """Why training cannot go on from here; the weights and the last checkpoint are those from before this step."""
@@ -407,6 +447,27 @@ class Trainer:
             yield write
         if board is not None:
             board.close()
+
+
+def started_by_torchrun() -> tuple[int, int] | None:
+    """Processes on this machine, and machines; nothing where torchrun did not start this one."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    here, all_of_them = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    return here, all_of_them // here
+
+
+def restarted_by_torchrun() -> bool:
+    """Whether a process had died, and torchrun began all of them anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def join_again() -> None:
+    """Meet the other processes under names of this attempt: under the old ones are addresses of those that died (PyTorch 2.13)."""
+    store, rank, world = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
+    names = distributed.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, store=names, rank=rank, world_size=world)
 
 
 def _changes(name: str, before: Any, now: Any) -> Iterator[str]:

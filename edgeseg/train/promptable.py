@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,21 @@ from torch import Tensor
 from edgeseg.data.base import Data, Image, Labels, Split
 from edgeseg.data.loader import Mixing
 from edgeseg.data.paste import Paste
+from edgeseg.embed import teacher_of
+from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID, PromptScore
 from edgeseg.pictures import overlay
 from edgeseg.prompt_metrics import measure_prompts
 from edgeseg.prompts import box_of, first_click, next_click, objects_of, targets
 from edgeseg.segment import StudentSegmenter
 from edgeseg.students import Promptable, Student
+from edgeseg.students.maps import EMBEDDING, Widths, kept, staged, stages, widths
 from edgeseg.students.promptable import BOTTOM_RIGHT, PADDING, POSITIVE, TOP_LEFT, Correct
-from edgeseg.train.maps import kept, staged, stages, widths
+from edgeseg.train.precomputed import Precomputed
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
 from edgeseg.train.teacher import PromptTeacher
-from edgeseg.train.teaching import ALONE, EMA, Key, Lesson, View
+from edgeseg.train.teaching import ALONE, EMA, Key, Lesson, Teaching, View
 from edgeseg.train.teaching.prompted import Masks
 
 MARK = 3
@@ -40,18 +44,39 @@ class PromptTask(Task):
 
     def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
         super().__init__(data, recipe, fabric)
-        self.teacher: PromptTeacher | None = None
+        self.teacher: PromptTeacher | Precomputed | None = None
         pieces = recipe.teaching.losses if recipe.teaching is not None else ()
         self.in_loop = any(isinstance(piece, Masks) for piece in pieces)
         if recipe.teaching is not None and recipe.teaching.teacher not in (EMA, ALONE):
-            self.teacher = PromptTeacher(recipe.teaching, fabric.device)
+            self.teacher = self._teacher(recipe.teaching)
+
+    def _teacher(self, teaching: Teaching) -> PromptTeacher | Precomputed:
+        if teacher_of(Path(teaching.teacher)) is None:
+            return PromptTeacher(teaching, self.fabric.device)
+        asked = [piece.type for piece in teaching.losses if piece.keys()[1] != (EMBEDDING,)]
+        if asked or teaching.unlabelled is not None:
+            what = f"answers for {', '.join(asked)}" if asked else "what it makes of images without labels"
+            raise EdgesegError(
+                f"{teaching.teacher} has a teacher's embeddings, not {what}; name the run that made them"
+            )
+        if self.recipe.prompts.paste:
+            raise EdgesegError(
+                f"{teaching.teacher} has embeddings of the images as they are, but objects are pasted into "
+                f"{self.recipe.prompts.paste:.0%} of them; learn with --set prompts.paste=0, or from the run that made them"
+            )
+        names = self.data.split(self.recipe.split or self.data.fit).names
+        return Precomputed(teaching, "promptable", names, self.fabric.device)
 
     def _meet(self, student: Student, average: Student) -> None:
         assert self.recipe.teaching is not None
         if self.recipe.teaching.teacher == EMA:
             self.teacher = PromptTeacher(self.recipe.teaching, self.fabric.device, average)
         assert self.teacher is not None  # no piece for promptable students does without one
-        self._make_heads(student, widths(student, self.ours), widths(self.teacher.network, self.theirs), 0)
+        if isinstance(self.teacher, Precomputed):
+            theirs: Widths = {EMBEDDING: self.teacher.channels()}
+        else:
+            theirs = widths(self.teacher.network, self.theirs)
+        self._make_heads(student, widths(student, self.ours), theirs, 0)
 
     @classmethod
     def mixing(cls, recipe: Recipe) -> Mixing | None:
@@ -64,7 +89,7 @@ class PromptTask(Task):
         """The mean over the rounds; each round is held to the same objects. On top, what the teacher has to say."""
         rng = np.random.default_rng((self.recipe.seed, step, self.fabric.global_rank))
         tutor = None
-        if self.teacher is not None:
+        if isinstance(self.teacher, PromptTeacher):
             with self.fabric.autocast():
                 tutor = Tutor(self.teacher, images, self.theirs)
         with kept(student, self.ours, images) as maps:
@@ -75,15 +100,21 @@ class PromptTask(Task):
             for masks, (_, quality) in zip(large, made, strict=True)
         ]
         total = torch.stack(parts).mean()
-        if tutor is None:
+        if self.teacher is None:
             return total
         self.said["loss_labels"] = total.detach()
         if staged(student, self.ours):
             with self.fabric.autocast():
                 maps |= stages(student, self.ours, module.forward_features(student.normalise(images)))
         nothing = images.new_zeros(0)
-        ours, theirs = View(nothing, maps), View(nothing, tutor.maps)
-        rounds = list(zip(large, tutor.answers, strict=True)) if tutor.answers else []
+        ours = View(nothing, maps)
+        if isinstance(self.teacher, Precomputed):
+            size = maps[self.ours[0]].shape[-2:]
+            theirs = View(nothing, {EMBEDDING: self.teacher.maps(images.shape[-2:], size, views)})
+        else:
+            assert tutor is not None
+            theirs = View(nothing, tutor.maps)
+        rounds = list(zip(large, tutor.answers, strict=True)) if tutor is not None and tutor.answers else []
         return total + self.taught(Lesson(ours, theirs, labels, images, _once, 1, self.seed(step), rounds))
 
     def look(self, student: Student, images: Tensor, labels: Tensor) -> None:

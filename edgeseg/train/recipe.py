@@ -110,6 +110,8 @@ class Recipe:
     """Everything that decides the weights, given a student, the data and the number of threads.
 
     batch:         images per step, over all processes.
+    accumulate:    parts that a step's images are taken in one after the other, where memory is short: their gradients are added up.
+                   BatchNorm and losses that look for the hardest pixels see a part at a time.
     student:       options the student is built with, e.g. `--set student.masks=3`.
     prompts:       how a promptable student is asked; `loss`, `class_weights` and `auxiliary` are the semantic students'.
     size:          (height, width) of the training crops; null takes the size of the first image.
@@ -121,12 +123,14 @@ class Recipe:
     norm_batches:  training batches from which the statistics of BatchNorm are taken anew before each evaluation: averaged
                    weights never saw any, and slow running means lag far behind in a short run; 0 keeps the running means.
     checkpoint:    steps between checkpoints inside an epoch; one is written after each epoch in any case.
+    deterministic: on a GPU, algorithms that give the same bits each time, or an error where there are none; a CPU does so anyway.
     teaching:      a teacher and what is learned from it; null for the labels alone.
     """
 
     __pydantic_config__ = STRICT
     epochs: int = 100
     batch: int = 8
+    accumulate: int = 1
     size: tuple[int, int] | None = None
     student: dict[str, Any] = field(default_factory=dict)
     prompts: Prompts = field(default_factory=Prompts)
@@ -146,13 +150,16 @@ class Recipe:
     norm_batches: int = 16
     checkpoint: int = 200
     seed: int = 0
+    deterministic: bool = False
     workers: int = 1
     teaching: Teaching | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "evaluate", "checkpoint"):
+        for name in ("epochs", "batch", "accumulate", "evaluate", "checkpoint"):
             if getattr(self, name) < 1:
                 raise EdgesegError(f"recipe: {name} must be at least 1, got {getattr(self, name)}")
+        if self.batch % self.accumulate:
+            raise EdgesegError(f"recipe: a batch of {self.batch} images does not divide into {self.accumulate} parts")
         if self.norm_batches < 0:
             raise EdgesegError(f"recipe: norm_batches is a number of batches or 0, got {self.norm_batches}")
         if self.size is not None and min(self.size) < 1:

@@ -19,9 +19,9 @@ from edgeseg.metrics import VOID, Score
 from edgeseg.pictures import overlay
 from edgeseg.students import Semantic, Student, upsample
 from edgeseg.students.assisted import is_assisted
+from edgeseg.students.maps import kept, staged, stages, widths
 from edgeseg.train.assisted import assisted_loss, label, measure_assisted, with_labels
-from edgeseg.train.maps import kept, staged, stages, widths
-from edgeseg.train.precomputed import Precomputed
+from edgeseg.train.precomputed import PrecomputedLogits
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.task import TASKS, Task
 from edgeseg.train.teacher import Teacher
@@ -35,21 +35,21 @@ class SemanticTask(Task):
 
     def __init__(self, data: Data, recipe: Recipe, fabric: Fabric) -> None:
         super().__init__(data, recipe, fabric)
-        self.teacher: Teacher | Precomputed | None = None
+        self.teacher: Teacher | PrecomputedLogits | None = None
         if recipe.teaching is not None and recipe.teaching.teacher not in (EMA, ALONE):
             self.teacher = self._teacher(recipe.teaching)
         self.weight: Tensor | None = None
         if recipe.class_weights != "none":
             self.weight = class_weights(data, recipe.split or data.fit).to(fabric.device)
 
-    def _teacher(self, teaching: Teaching) -> Teacher | Precomputed:
+    def _teacher(self, teaching: Teaching) -> Teacher | PrecomputedLogits:
         if teacher_of(Path(teaching.teacher)) is None:
             return Teacher(teaching, self.data.class_names, self.fabric.device)
         if self.theirs or teaching.unlabelled is not None:
             what = "maps of the teacher" if self.theirs else "what it makes of images without labels"
             raise EdgesegError(f"{teaching.teacher} has a teacher's logits, not {what}; name the run that made them")
         names = self.data.split(self.recipe.split or self.data.fit).names
-        return Precomputed(teaching, self.data.class_names, names, self.fabric.device)
+        return PrecomputedLogits(teaching, self.data.class_names, names, self.fabric.device)
 
     def _meet(self, student: Student, average: Student) -> None:
         assert self.recipe.teaching is not None
@@ -88,7 +88,7 @@ class SemanticTask(Task):
         if self.teacher is not None:
             with self.fabric.autocast():
                 size = ours.logits.shape[-2:]
-                if isinstance(self.teacher, Precomputed):
+                if isinstance(self.teacher, PrecomputedLogits):
                     theirs = View(self.teacher.logits(images, size, views), {})
                 else:
                     theirs = self.teacher.view(images, size, self.theirs, labels, self.seed(step))

@@ -15,9 +15,9 @@ from edgeseg.data.loader import Mixing
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import Registry
 from edgeseg.students import Student
+from edgeseg.students.maps import Widths
 from edgeseg.train.recipe import Recipe
 from edgeseg.train.teaching import PIECES, Key, Lesson
-from edgeseg.train.teaching.lesson import Widths
 
 
 class Task(ABC):

@@ -15,10 +15,10 @@ from edgeseg.metrics import VOID
 from edgeseg.runs import load_run, read_card
 from edgeseg.students import Features, Promptable, Semantic, Student, upsample
 from edgeseg.students.assisted import is_assisted
+from edgeseg.students.maps import kept, staged, stages
 from edgeseg.students.promptable import best_mask, spread
+from edgeseg.students.sources import digest, from_source, is_source
 from edgeseg.train.assisted import with_labels
-from edgeseg.train.maps import kept, staged, stages
-from edgeseg.train.sources import digest, from_source, is_source
 from edgeseg.train.teaching import ALONE, EMA, Key, Teaching, View
 
 

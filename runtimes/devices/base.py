@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import Registry
@@ -44,7 +44,7 @@ class Measuring(Protocol):
     """A fresh process on a device that measures: what `launch.Worker` is, wherever it runs."""
 
     def ask(self, do: str, limit_s: float = 0.0, tick: Tick | None = None, **request: Any) -> dict[str, Any]:
-        """The answer of `worker.Bench` to `open`, `measure`, `end_to_end`, `burst` or `execution`.
+        """The answer of `worker.Bench` to `open`, `measure`, `end_to_end`, `burst` or `execution`, and `doubts` of the device.
 
         Raises:
             Died: the process came to nothing. EdgesegError: what it raised.
@@ -55,9 +55,13 @@ class Measuring(Protocol):
 
 
 class Device(Protocol):
-    """A place to measure. `kind` is the first part of its address, `address` how the user names it, `url` where it is."""
+    """A place to measure. `kind` is the first part of its address, `address` how the user names it, `url` where it is.
+
+    provenance: what its times are worth: `simulated` where an emulator takes them.
+    """
 
     kind: ClassVar[str]
+    provenance: ClassVar[Literal["measured", "simulated"]]
     address: str
 
     @property
@@ -86,8 +90,11 @@ class Device(Protocol):
     def push(self, files: Mapping[str, Path]) -> dict[str, str]:
         """Bring files there by their SHA-256: where each is then, proven to be what it should be."""
 
-    def spawn(self) -> Measuring:
-        """A fresh measuring process; its `open` pushes what it needs."""
+    def spent(self) -> tuple[float, float] | None:
+        """Processor time until now in s: of the whole device, and of what measures on it; null where it does not say."""
+
+    def spawn(self, cold: bool = False) -> Measuring:
+        """A fresh measuring process; its `open` pushes what it needs. `cold`: from the start of Python on."""
 
     def recover(self) -> None:
         """Reach it again after it was lost, or raise MissingTool; what an earlier process left there is over then."""

@@ -163,7 +163,8 @@ class Channel:
 
     def _checked(self, event: Message) -> Message:
         if event["event"] == "exit":
-            raise ended(f"the measuring process on {self.address}", event["code"], event["signal"], event["words"])
+            noun = f"the process that measures {event['name']} on {self.address}"
+            raise ended(noun, event["code"], event["signal"], event["words"])
         if event["event"] != "error":
             return event
         kind, line = event["kind"], event["line"]

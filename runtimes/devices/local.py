@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import psutil
 
@@ -14,12 +15,14 @@ from edgeseg.runtimes.devices.base import DEVICES, Facts, Measuring
 from edgeseg.runtimes.devices.book import Entry
 from edgeseg.runtimes.launch import Worker
 from edgeseg.runtimes.record import DeviceState
+from edgeseg.runtimes.worker import busy_s
 
 
 class Local:
     """The machine that edgeseg runs on: nothing has to be brought there, so nothing is."""
 
     kind: ClassVar[str] = "local"
+    provenance: ClassVar[Literal["measured", "simulated"]] = "measured"
     address = url = "local"
 
     def reach(self) -> None:
@@ -45,8 +48,12 @@ class Local:
         """Where they are already."""
         return {sha: str(path.resolve()) for sha, path in files.items()}
 
-    def spawn(self) -> Measuring:
-        """A fresh measuring process."""
+    def spent(self) -> tuple[float, float] | None:
+        """Processor time of the whole machine, and of this process and of all that it started and that have ended, in s."""
+        return busy_s(), sum(os.times()[:4])
+
+    def spawn(self, cold: bool = False) -> Measuring:
+        """A fresh measuring process, which always begins with Python."""
         return Worker()
 
     def recover(self) -> None:

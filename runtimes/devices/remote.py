@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import getpass
 import io
+import itertools
 import platform
 import tempfile
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +31,10 @@ from edgeseg.runtimes.base import GRAPH, of_both, padded, usual_prompt
 from edgeseg.runtimes.devices.base import Facts, Tick
 from edgeseg.runtimes.devices.book import Entry
 from edgeseg.runtimes.devices.channel import LOADER, PATIENCE_S, Channel
-from edgeseg.runtimes.devices.trust import doubt
+from edgeseg.runtimes.devices.trust import FROM_PICTURE, SILENT, doubt
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.record import DeviceState, Protocol, Samples
-from edgeseg.runtimes.worker import Marks, enough, pack
+from edgeseg.runtimes.worker import Marks, enough, pack, seen
 
 WAIT_S = agent.SILENCE_S + 5.0
 """How long to wait for a device that is in use: an agent that was left alone is gone by then."""
@@ -46,6 +47,7 @@ class Remote(ABC):
     """A device with an agent. Subclasses say how a command runs there, and what it means when none does."""
 
     kind: ClassVar[str]
+    provenance: ClassVar[Literal["measured", "simulated"]] = "measured"
     home: ClassVar[str] = "~/.cache/edgeseg"
     lock_file: ClassVar[str] = "/tmp/edgeseg.lock"
 
@@ -53,6 +55,7 @@ class Remote(ABC):
         self.address, self.entry, self._patience_s = address, entry, patience_s
         self._open: Channel | None = None
         self._locked = False
+        self._numbers, self._measuring = itertools.count(), set[int]()
 
     @abstractmethod
     def command(self, words: Sequence[str]) -> list[str]:
@@ -147,10 +150,25 @@ class Remote(ABC):
                 self.channel.send_file({"do": "store", "sha": sha, "count": count}, file)
         return {sha: f"{stock['folder']}/{sha}" for sha in files}
 
-    def spawn(self) -> RemoteBench:
-        """A fresh measuring process, on a device that is nobody else's meanwhile."""
+    def spent(self) -> tuple[float, float] | None:
+        """Processor time of the whole device, and of the agent and what it measured, in s."""
+        busy, own = self.channel.ask("state")["spent"]
+        return None if busy is None else (busy, own)
+
+    def spawn(self, cold: bool = False) -> RemoteBench:
+        """A fresh measuring process, beside those there are, on a device that is nobody else's meanwhile."""
         self.lock()
-        return RemoteBench(self)
+        number = next(self._numbers)
+        self._measuring.add(number)
+        return RemoteBench(self, number, cold)
+
+    def end(self, number: int) -> None:
+        """End a measuring process; with the last one others may have the device."""
+        self._measuring.discard(number)
+        if self._measuring:
+            self.channel.ask("end", child=number)
+        else:
+            self.unlock()
 
     def recover(self) -> None:
         """Reach it again; what an earlier agent left there is over when this returns."""
@@ -172,6 +190,7 @@ class Remote(ABC):
         if self._open is not None:
             self._open.close()
         self._open, self._locked = None, False
+        self._measuring.clear()
 
 
 def whoami() -> str:
@@ -180,35 +199,39 @@ def whoami() -> str:
 
 
 class RemoteBench:
-    """What `worker.Bench` is on this machine, on a device: the same questions, the same answers; `doubts` are why not to believe it."""
+    """What `worker.Bench` is on this machine, on a device: the same questions, the same answers; `doubts` are why not to believe them."""
 
-    def __init__(self, device: Remote) -> None:
-        self._device, self._channel = device, device.channel
+    def __init__(self, device: Remote, number: int, cold: bool) -> None:
+        self._device, self._channel, self._number, self._cold = device, device.channel, number, cold
         self.doubts: list[str] = []
 
     def ask(self, do: str, limit_s: float = 0.0, tick: Tick | None = None, **request: Any) -> dict[str, Any]:
-        """The answer to `open`, `measure` or `execution`; each word of the device counts as life, so no limit is needed."""
-        if do == "measure":
-            return self.measure(schema.parse(Protocol, request["protocol"], "the request"), tick)
-        if do == "open":
-            return self.open(**request)
-        if do == "execution":
-            return self.execution()
-        raise EdgesegError(f"{do} is not measured on {self._device.address}; on local it is")
+        """The answer to a question; each word of the device counts as life, so no limit is needed."""
+        if do in ("measure", "end_to_end"):
+            protocol = schema.parse(Protocol, request["protocol"], "the request")
+            return self.measure(protocol, tick, whole=do == "end_to_end")
+        answers: dict[str, Callable[..., dict[str, Any]]]
+        answers = {"open": self.open, "burst": self.burst, "execution": self.execution}
+        return answers[do](**request)
+
+    def _ask(self, do: str, **request: Any) -> dict[str, Any]:
+        return self._channel.ask(do, child=self._number, **request)
 
     def open(self, path: str, threads: int, size: list[int] | None, image: str | None, e2e: bool) -> dict[str, Any]:
         """Bring the artifact there, open it, and see that it draws there what it draws here."""
-        self._artifact, self._threads = opened(Path(path), size, e2e, self._device.address), threads
+        self._artifact, self._threads = opened(Path(path), size, self._device.address), threads
         manifest = self._artifact.manifest
         runtime = runtime_of(self._artifact)
         assert runtime.remotely is not None  # `opened` has seen to that
         self._remotely, spec, made = runtime.remotely, manifest.input, manifest.output
-        given = input_of(self._artifact, image)
-        with_input = io.BytesIO()
-        np.save(with_input, given)
-        files = {entry.path: (entry.sha256, self._artifact.folder / entry.path) for entry in manifest.files}
-        self._bring(files, with_input.getvalue())
-        answer = self._channel.ask(
+        photo = Path(image).read_bytes() if image else pixels.encode(pixels.pattern(720, 1280)) if e2e else None
+        picture = pixels.decode(photo) if photo else pixels.pattern(*self._artifact.size)
+        given = pixels.prepare(picture, spec)
+        more = {INPUT: saved(given), **({PHOTO: photo} if photo and e2e else {})}
+        if self._cold:
+            more[agent.AGENT] = Path(agent.__file__).read_bytes()
+        self._bring(more)
+        answer = self._ask(
             "open",
             runtime=runtime.name,
             file=manifest.files[0].path,
@@ -222,27 +245,43 @@ class RemoteBench:
             },
             decoder=decoder_of(manifest),
         )
-        self._version = answer["version"]
-        drawn = answer["labels"]
-        labels = np.frombuffer(zlib.decompress(base64.b64decode(drawn["data"])), np.uint8).reshape(drawn["shape"])
-        found = doubt(self._artifact, given, Path(image) if image else None, labels)
+        self.version = answer["version"]
+        found = doubt(self._artifact, given, Path(image) if image else None, drawn(answer))
         self.doubts = [found] if found else []
-        return {"load_ms": answer["load_ms"], "first_ms": answer["first_ms"]}
+        return {**{key: answer[key] for key in OPENED}, "doubts": self.doubts}
 
-    def _bring(self, files: Mapping[str, tuple[str, Path]], given: bytes) -> None:
-        """The artifact's files and its input, and a fresh process that has them."""
+    def _bring(self, more: Mapping[str, bytes]) -> None:
+        """The artifact's files and more, and a fresh process that has them."""
+        artifact = self._artifact
+        named = {entry.path: (entry.sha256, artifact.folder / entry.path) for entry in artifact.manifest.files}
         with tempfile.TemporaryDirectory() as folder:
-            image = Path(folder) / INPUT
-            image.write_bytes(given)
-            named = {**files, INPUT: (sha256(image), image)}
+            for name, data in more.items():
+                file = Path(folder) / name
+                file.write_bytes(data)
+                named[name] = (sha256(file), file)
             self._device.push(dict(named.values()))
-        self._channel.ask("start", files={name: sha for name, (sha, _) in named.items()})
+        shas = {name: sha for name, (sha, _) in named.items()}
+        self._ask("start", name=str(self._artifact.folder), files=shas, cold=self._cold)
 
-    def measure(self, protocol: Protocol, tick: Tick | None) -> dict[str, Any]:
-        """Samples until the protocol is content, as they arrive."""
-        self._channel.send(
-            "measure", warmup_count=protocol.warmup_count, warmup_s=protocol.warmup_s, max_s=protocol.max_s
-        )
+    def draw(self, given: NDArray[Any]) -> NDArray[np.uint8]:
+        """The label map `[H, W]` of another input."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / INPUT
+            file.write_bytes(saved(given))
+            (place,) = self._device.push({sha256(file): file}).values()
+        return drawn(self._ask("draw", file=place))
+
+    def burst(self, seconds: float, count: int) -> dict[str, Any]:
+        """The median of a short series, in ns."""
+        marks = marks_of(self._ask("burst", seconds=seconds, count=count))
+        return {"median_ns": float(np.median(marks[:, 1] - marks[:, 0]))}
+
+    def measure(self, protocol: Protocol, tick: Tick | None, whole: bool = False) -> dict[str, Any]:
+        """Samples until the protocol is content, as they arrive; of the whole way from a photo, if it was opened for that."""
+        asked: dict[str, Any] = {name: getattr(protocol, name) for name in ("warmup_count", "warmup_s", "max_s", "fps")}
+        if whole:
+            asked |= {"photo": PHOTO, "spec": pixels.takes(self._artifact.manifest.input)}
+        self._channel.send("measure", child=self._number, **asked)
         series, begin = Series(protocol), time.monotonic()
 
         def ticking(_: float) -> None:
@@ -254,57 +293,52 @@ class RemoteBench:
                 series.add(event)
                 ticking(0.0)
                 if series.enough():
-                    self._channel.send("enough")
+                    self._channel.send("enough", child=self._number)
             series.check(event)
         except Died as died:
             died.samples = series.samples()
             raise
         told = {key: event[key] for key in TOLD}
-        doubts = list(self.doubts)
+        doubts = [] if whole else list(self.doubts)
+        if not event["alike"] >= FROM_PICTURE:
+            doubts.append(f"the photo that it decodes is another one: {event['alike']:.2%} of the labels are the same")
         if told["others_cores"] is None:
             told["others_cores"] = 0.0
-            doubts.append("the device does not say what else it was doing")
-        return {"warmup": pack(series.warmup), "steady": pack(series.steady), "doubts": doubts, **told}
+            doubts.append(SILENT)
+        return {**series.packed(), "doubts": doubts, **told}
 
     def execution(self) -> dict[str, Any]:
         """How the runtime ran it: its words, as this machine's reader of that runtime takes them."""
-        words = self._channel.ask("execution")["words"]
+        words = self._ask("execution")["words"]
         parts = (words["encoder"], words["decoder"]) if self._artifact.manifest.decoder else (words,)
-        made = reduce(of_both, (self._remotely.heard(part, self._version, self._threads) for part in parts))
+        made = reduce(of_both, (self._remotely.heard(part, self.version, self._threads) for part in parts))
         ops = {"ops": GRAPH} if self._artifact.manifest.op_tiers else {}  # the agent has no plugins
         return {"execution": schema.dump(replace(made, settings=made.settings | ops))}
 
     def close(self) -> None:
-        """End the process there and let others have the device."""
+        """End the process there and, with the last one, let others have the device."""
         with suppress(EdgesegError):  # it is gone: then so is the process, or soon
-            self._device.unlock()
+            self._device.end(self._number)
 
 
-INPUT = "edgeseg-input.npy"
+INPUT, PHOTO = "edgeseg-input.npy", "edgeseg-photo"
+
+OPENED = ("load_ms", "first_ms", "ready_ms", "peak_memory_bytes", "model_memory_bytes")
+"""What the agent says when it has opened an artifact, as the worker does."""
 
 TOLD = ("others_cores", "unchanged", "nonfinite", "peak_memory_bytes", "model_memory_bytes")
 """What the agent says at the end of a series, as the worker does."""
 
 
-def opened(folder: Path, size: list[int] | None, e2e: bool, address: str) -> Artifact:
+def opened(folder: Path, size: list[int] | None, address: str) -> Artifact:
     """The artifact, if it is one that an agent can open."""
     if size is not None:
         raise EdgesegError(f"{folder} is a run, which is measured on local only; export it, then measure the artifact")
-    if e2e:
-        raise EdgesegError(
-            f"--e2e decodes and resizes with OpenCV, which the agent on {address} does without; leave it out"
-        )
     artifact = Artifact.open(folder)
     runtime = runtime_of(artifact)
     if runtime.remotely is None:
         raise EdgesegError(f"the agent on {address} runs {', '.join(agent.RUNTIMES)} artifacts, this is {runtime.name}")
     return artifact
-
-
-def input_of(artifact: Artifact, image: str | None) -> NDArray[Any]:
-    """What the worker would feed: the image, or the pattern at the artifact's size, as the artifact takes it."""
-    picture = pixels.decode(Path(image).read_bytes()) if image else pixels.pattern(*artifact.size)
-    return pixels.prepare(picture, artifact.manifest.input)
 
 
 def decoder_of(manifest: Manifest) -> dict[str, Any] | None:
@@ -322,59 +356,78 @@ def decoder_of(manifest: Manifest) -> dict[str, Any] | None:
     }
 
 
+def saved(given: NDArray[Any]) -> bytes:
+    """An input as the agent loads it."""
+    file = io.BytesIO()
+    np.save(file, given)
+    return file.getvalue()
+
+
+def drawn(answer: dict[str, Any]) -> NDArray[np.uint8]:
+    """The label map `[H, W]` of an answer."""
+    said = answer["labels"]
+    return np.frombuffer(zlib.decompress(base64.b64decode(said["data"])), np.uint8).reshape(said["shape"])
+
+
+def marks_of(event: dict[str, Any]) -> Marks:
+    """Samples as the agent packed them."""
+    flat = np.frombuffer(base64.b64decode(event["data"]), "<i8")
+    return flat.reshape(-1, event["columns"]).astype(np.int64)
+
+
 class Series:
     """Samples as they arrive, and whether there are enough of them; the rule is the worker's."""
 
     def __init__(self, protocol: Protocol) -> None:
-        self._protocol, self._warmup, self._chunks = protocol, np.empty((0, 2), np.int64), [np.empty((0, 2), np.int64)]
+        self._protocol = protocol
+        self._camera = protocol.kind == "camera"
+        self._warmup: Marks = np.empty((0, 2), np.int64)
+        self._chunks: list[Marks] = []
         self._count = self._crc = 0
         self._look_ns: float | None = None  # no question before this time of the device
         self._told = False
 
     def add(self, event: dict[str, Any]) -> None:
         """A chunk of samples."""
-        data = base64.b64decode(event["data"])
-        marks = np.frombuffer(data, "<i8").reshape(-1, 2).astype(np.int64)
+        marks = marks_of(event)
         if event["event"] == "warmup":
             self._warmup = marks
             return
-        self._count, self._crc = self._count + len(marks), zlib.crc32(data, self._crc)
+        self._count, self._crc = self._count + len(marks), zlib.crc32(event["data"].encode(), self._crc)
         self._chunks.append(marks)
         if self._look_ns is None:
             self._look_ns = int(marks[0, 0]) + self._protocol.min_s * 1e9
 
     def enough(self) -> bool:
         """True once, when the protocol is content: asked after a chunk, answered where the worker would have looked."""
-        now = int(self._chunks[-1][-1, 1]) if len(self._chunks) > 1 else 0
+        now = int(self._chunks[-1][-1, -1]) if self._chunks else 0
         if self._told or self._look_ns is None or now < self._look_ns or self._count < self._protocol.min_count:
             return False
         skip, all_ = self._settled()
-        self._told = enough(all_[skip:], self._protocol)
+        self._told = (seen if self._camera else enough)(all_[skip:], self._protocol)
         self._look_ns = max(int(all_[skip, 0]) + self._protocol.min_s * 1e9, now + self._protocol.min_s * 1e9 / 4)
         return self._told
 
     def check(self, done: dict[str, Any]) -> None:
         """Refuse samples that are not those that were sent."""
-        if (done["count"], done["crc"]) != (self._count, self._crc):
+        if not self._chunks or (done["count"], done["crc"]) != (self._count, self._crc):
             raise Died(f"{self._count} of {done['count']} samples arrived, or were changed on the way", "garbled")
 
     def _settled(self) -> tuple[int, Marks]:
         all_ = np.concatenate(self._chunks)
-        return statistics.settled_after(all_[:, 1] - all_[:, 0]), all_
+        return 0 if self._camera else statistics.settled_after(all_[:, -1] - all_[:, 0]), all_
 
-    @property
-    def steady(self) -> Marks:
-        """All samples but those that still warmed up."""
+    def packed(self) -> dict[str, Any]:
+        """As the worker gives them: the warm-up, with what belongs to it by its times, steady samples, arrivals of a camera."""
+        if self._camera:
+            _, taken = self._settled()
+            return {"warmup": pack(self._warmup), "steady": pack(taken[:, 1:]), "arrivals": pack(taken[:, ::2])}
         skip, all_ = self._settled()
-        return all_[skip:]
-
-    @property
-    def warmup(self) -> Marks:
-        """The warm-up, and what belongs to it by its times."""
-        skip, all_ = self._settled()
-        return np.concatenate([self._warmup, all_[:skip]])
+        return {"warmup": pack(np.concatenate([self._warmup, all_[:skip]])), "steady": pack(all_[skip:])}
 
     def samples(self) -> Samples | None:
         """What has arrived so far; null when nothing has."""
-        all_ = np.concatenate(self._chunks)
-        return Samples.pack(all_[:, 0], all_[:, 1] - all_[:, 0]) if len(all_) else None
+        if not self._chunks:
+            return None
+        all_ = np.concatenate(self._chunks)[:, 1 if self._camera else 0 :]
+        return Samples.pack(all_[:, 0], all_[:, -1] - all_[:, 0])

@@ -19,6 +19,8 @@ EVIDENCE = ("01-image.jpg", "01-artifact.png")
 FROM_PICTURE = 0.9
 """Share of labels that must be those of the evidence, whose image is not to the bit the one it was drawn from: it is a JPEG."""
 
+SILENT = "the device does not say what else it was doing"
+
 
 def doubt(artifact: Artifact, given: NDArray[Any], image: Path | None, drawn: NDArray[np.uint8]) -> str | None:
     """Why the labels `drawn [H, W]` on a device for the input `given` must not be believed; null when they may be.

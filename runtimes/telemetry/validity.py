@@ -16,6 +16,11 @@ CLOCKS = 0.02
 LIMITS = (" governor", " min_freq", " max_freq")
 
 
+def is_setting(name: str) -> bool:
+    """Whether a flag of that name says what somebody chose, and not what happened."""
+    return name.startswith("power_mode") or name.endswith(LIMITS)
+
+
 def reasons(before: Reading, after: Reading) -> list[str]:
     """Why not to quote, one line each; none when all is well or nothing is known."""
     return [line for rule in RULES for line in rule(before, after)]
@@ -50,7 +55,7 @@ def _thermal(before: Reading, after: Reading) -> list[str]:
 
 
 def _changed(before: Reading, after: Reading) -> list[str]:
-    names = [name for name in before.flags if name.startswith("power_mode") or name.endswith(LIMITS)]
+    names = [name for name in before.flags if is_setting(name)]
     return [
         f"{name} changed from {before.flags[name]} to {after.flags.get(name)}"
         for name in sorted(names)

@@ -29,7 +29,7 @@ from edgeseg.pictures import save_picture
 from edgeseg.runs import load_run, read_card, save
 from edgeseg.tars import members, split_key, writing
 from edgeseg.train.loop import Trainer
-from edgeseg.train.precomputed import Precomputed
+from edgeseg.train.precomputed import PrecomputedLogits
 from edgeseg.train.recipe import read_recipe
 from edgeseg.train.teacher import Teacher
 from edgeseg.train.teaching import Teaching
@@ -41,12 +41,12 @@ from tests.conftest import TINY
 def shards(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The images that `TINY` is learned from, as the tiny run sees them, ten a shard."""
     out = tmp_path_factory.mktemp("embedded") / "shards"
-    assert work(Job(tiny_run, TINY, None, out, per_shard=10)) == 3
+    assert work(Job(str(tiny_run), TINY, None, out, per_shard=10)) == 3
     return out
 
 
 def job(tiny_run: Path, out: Path, **others: Any) -> Job:
-    return Job(tiny_run, TINY, None, out, per_shard=10, **others)
+    return Job(str(tiny_run), TINY, None, out, per_shard=10, **others)
 
 
 def bytes_in(folder: Path) -> dict[str, bytes]:
@@ -73,7 +73,7 @@ def test_images_of_any_size_are_padded_and_batched(tiny_run: Path, tmp_path: Pat
         for split in ("train", "val"):
             for kind, pixels in (("images", image), ("masks", labels)):
                 save_picture(tmp_path / split / kind / f"a.{number}.png", pixels[: size[0], : size[1]])
-    one = Job(tiny_run, f"folder:{tmp_path}", "train", tmp_path / "out")
+    one = Job(str(tiny_run), f"folder:{tmp_path}", "train", tmp_path / "out")
     work(one, batch=3)
     look = Embedded(one.out).look(Embedded(one.out).places(["a.2"])[0])  # a dot in the name is no end of the key
     assert (look.image, look.seen, look.array.shape) == ((50, 90), (56, 96), (10, 7, 12))
@@ -252,7 +252,7 @@ def test_tar_files_of_photos_keep_their_names_and_keys(
     else:
         assert set(np.unique(seen[:, 1:])) == ({0} if labels else {255})
         assert set(np.unique(seen[:, 0])) == ({1} if labels else {255})
-    one = Job(tiny_run, f"shards:{tmp_path}", "all", tmp_path / "out")
+    one = Job(str(tiny_run), f"shards:{tmp_path}", "all", tmp_path / "out")
     work(one)
     for number in range(3):
         made, given = (
@@ -306,7 +306,7 @@ def test_the_whole_image_is_taught_as_by_the_teacher_itself(
     images = torch.from_numpy(np.stack([split.image(n) for n in (3, 17)])).permute(0, 3, 1, 2)
     views = torch.tensor([[n, 64, 96, 1, 0, 1, 0] for n in (3, 17)], dtype=torch.float64)
     live = Teacher(Teaching(str(tiny_run), read_card(tiny_run).sha256), tiny_data.class_names)
-    stored = Precomputed(teaching, tiny_data.class_names, split.names)
+    stored = PrecomputedLogits(teaching, tiny_data.class_names, split.names)
     for size in ((8, 12), (16, 24)):
         wanted = live.logits(images, size)
         assert torch.allclose(
@@ -316,7 +316,7 @@ def test_the_whole_image_is_taught_as_by_the_teacher_itself(
     made = stored.logits(images, (8, 12), mirrored)
     assert torch.allclose(made, stored.logits(images, (8, 12), views).flip(3), atol=1e-5)  # sums in float32
     names = list(tiny_data.class_names)
-    both = Precomputed(replace(teaching, classes={names[1]: names[0]}), [names[0], *names[2:]], split.names)
+    both = PrecomputedLogits(replace(teaching, classes={names[1]: names[0]}), [names[0], *names[2:]], split.names)
     assert both.logits(images, (8, 12), views).shape == (2, 9, 8, 12)
     views[0, 1] = 63
     with pytest.raises(EdgesegError, match="train-00003 is 63x96, but was 64x96 when the teacher saw it"):
@@ -344,8 +344,8 @@ def test_logits_move_as_the_crop_does(
             np.save(stored, np.stack([2 * columns + 1, 2 * rows + 1, *[np.zeros_like(rows)] * 8]))
             add(f"{name}.npy", stored.getvalue())
             add(f"{name}.json", json.dumps({"image": [64, 96], "seen": [64, 96], "sha256": ""}).encode())
-    assert isinstance(trainer.task.teacher, Precomputed)  # type: ignore[attr-defined]
-    stored_logits: Precomputed = trainer.task.teacher  # type: ignore[attr-defined]
+    assert isinstance(trainer.task.teacher, PrecomputedLogits)  # type: ignore[attr-defined]
+    stored_logits: PrecomputedLogits = trainer.task.teacher  # type: ignore[attr-defined]
     stored_logits.embedded = Embedded(Path(teaching.teacher))
     stored_logits.embedded._files = [tmp_path / "00000.tar"] * 3
     stored_logits.places = stored_logits.embedded.places(split.names)
@@ -400,7 +400,7 @@ def test_what_shards_cannot_teach_is_said(teaching: Teaching, tiny_data: Data, t
     ):
         taught(tiny_data, tmp_path, teaching, "split=val")
     with pytest.raises(EdgesegError, match="does not know moon"):
-        Precomputed(teaching, ["moon"], [])
+        PrecomputedLogits(teaching, ["moon"], [])
 
 
 @pytest.mark.parametrize(
@@ -420,14 +420,14 @@ def test_what_only_a_teacher_at_hand_can_say(
 def test_a_promptable_teacher_s_map(tmp_path: Path, tiny_data: Data) -> None:
     asked: Any = es.create("rwkv_sam_tiny")
     save(asked, tmp_path / "run", size=(64, 64))
-    one = Job(tmp_path / "run", "synthetic_objects:size=64x96,train=3,val=2,test=2", None, tmp_path / "out")
+    one = Job(str(tmp_path / "run"), "synthetic_objects:size=64x96,train=3,val=2,test=2", None, tmp_path / "out")
     work(one)
     embedded = Embedded(one.out)
     look = embedded.look(embedded.places(["train-00001"])[0])
     assert (look.array.shape, look.image, look.seen) == ((256, 4, 4), (64, 96), (96, 96))
     assert embedded.manifest.size == (64, 64)
-    with pytest.raises(EdgesegError, match="made by a promptable teacher"):
-        Precomputed(Teaching(str(one.out), embedded.manifest.sha256), tiny_data.class_names, [])
+    with pytest.raises(EdgesegError, match="made by a promptable teacher; a student that names classes"):
+        PrecomputedLogits(Teaching(str(one.out), embedded.manifest.sha256), tiny_data.class_names, [])
     save(asked, tmp_path / "sizeless")
-    with pytest.raises(EdgesegError, match="does not say at which size"):
-        work(Job(tmp_path / "sizeless", one.data, None, tmp_path / "none"))
+    with pytest.raises(EdgesegError, match="does not say which size it takes; name one with --size"):
+        work(Job(str(tmp_path / "sizeless"), one.data, None, tmp_path / "none"))

@@ -131,13 +131,13 @@ def test_a_weight_that_is_no_number_is_seen(
 class Unfaithful(torch.nn.Module):
     """A layer that a converter gets wrong."""
 
-    def __init__(self, inner: torch.nn.Module) -> None:
+    def __init__(self, inner: torch.nn.Module, factor: float = 1.01) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.factor = inner, factor
 
     def forward(self, x: Tensor) -> Tensor:
         made: Tensor = self.inner(x)
-        return made * 1.01 if torch.compiler.is_exporting() else made
+        return made * self.factor if torch.compiler.is_exporting() else made
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -169,3 +169,28 @@ def test_bisect_says_when_it_is_the_file(small: Student, tiny_data: Data, tmp_pa
     assert found.first is None
     assert all(stage.fits for stage in found.stages)
     assert "export again" in found.words
+
+
+def test_half_precision_that_fails_says_whose_fault_it_is(
+    small: Semantic,  # noqa: F811
+    tiny_data: Data,
+    tmp_path: Path,
+) -> None:
+    from copy import deepcopy
+
+    def reasons(student: Semantic, name: str) -> str:
+        target = es.OnnxRuntime(precision="fp16")
+        ledger = es.export_model(student, target, tmp_path / name, (64, 96), data=tiny_data).manifest.ledger
+        assert ledger is not None
+        assert not ledger.passed
+        return ledger.hops[2].reasons[-1]
+
+    brittle, fooled = deepcopy(small), deepcopy(small)
+    last = [layer for layer in brittle.modules() if isinstance(layer, torch.nn.Conv2d)][-1]
+    assert last.bias is not None
+    last.bias.data += 40000.0  # here float16 knows every 32nd number
+    assert "these weights need float32 in places" in reasons(brittle, "brittle")
+    body = fooled.get_submodule("body")
+    assert isinstance(body, torch.nn.Sequential)
+    body[3] = Unfaithful(body[3], 1.5)
+    assert "the rest is lost by the runtime" in reasons(fooled, "fooled")

@@ -86,6 +86,27 @@ def test_every_family_is_proven_in_half_precision(export: Export, name: str) -> 
     artifact = export(name, BAKES, precision="fp16")
     assert proven(artifact)
     assert artifact.manifest.precision.executed == "fp16"
+    assert artifact.session.execution.settings["sums"] == "float16, rounded after every term"
+
+
+@needs_executorch
+@pytest.mark.slow
+def test_xnnpack_rounds_a_half_sum_after_every_term() -> None:
+    # so its float16 loses more than other runtimes', the more the longer the sums are; records and ledgers say so
+    from edgeseg.kernels.executorch_runtime import load_code, lower
+
+    terms = 256
+    layer = nn.Conv2d(terms, 8, 1, bias=False).requires_grad_(False)
+    image = torch.randn(1, terms, 12, 12, generator=torch.Generator().manual_seed(0)).half()
+    weight = layer.weight.half().double()
+    exported = torch.export.export(layer, (image.float(),))
+    made = load_code(lower(exported, False, half=True).code, 1).run([image.float()])[0].double()
+    step = torch.zeros_like(made)
+    for term in range(terms):
+        step = (step + image[:, [term]].double() * weight[:, term].view(1, -1, 1, 1)).half().double()
+    once = nn.functional.conv2d(image.double(), weight)
+    assert (made == step).double().mean() > 0.95  # all but a few that double rounding moves
+    assert relative_rms(made.numpy(), once.numpy()) > 5 * relative_rms(once.half().double().numpy(), once.numpy())
 
 
 @needs_executorch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +16,29 @@ from edgeseg import schema
 from edgeseg.artifact import Artifact
 from edgeseg.data import Data
 from edgeseg.drops import Drop
-from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, MissingTool
+from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, MissingTool
 from edgeseg.export import OnnxRuntime, TensorRt
+from edgeseg.export.target import Target
 from edgeseg.manifest import Source
 from edgeseg.quantize import search as module
 from edgeseg.quantize.aware import Aware, train_aware
 from edgeseg.quantize.calibration import CalibrationSet
+from edgeseg.quantize.document import Quantization
 from edgeseg.quantize.findings import Search, Time, Trial
 from edgeseg.quantize.scheme import Recipe
 from edgeseg.quantize.search import Plan, decide, refusal, search
 from edgeseg.quantize.sensitivity import blocks
 from edgeseg.runs import read_card
 from edgeseg.runtimes.compare import Comparison
+from edgeseg.runtimes.devices import DEVICES
+from edgeseg.runtimes.devices.remote import RemoteBench
+from edgeseg.runtimes.launch import Died
+from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.record import Noise
 from edgeseg.students import Semantic
 from tests.quantize import networks
 from tests.quantize.conftest import SIZE
+from tests.runtimes.here import Here, here
 
 
 def trial(number: int, precision: str, lost: float, ratio: float, decision: str = "faster", **others: Any) -> Trial:
@@ -185,6 +194,82 @@ def test_a_search_tries_writes_down_and_goes_on(plan: Plan, monkeypatch: pytest.
     assert again.trials == first.trials[:3]
     assert again.chosen is not None
     assert (plan.out / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (Died("board: no such operator", "unsupported_operator"), None),
+        (InvalidMeasurement("int8-2: wrong masks: 12.00% of the labels"), None),
+        (Died("board went away", "lost"), InvalidMeasurement),
+        (Died("board is in use by somebody", "busy"), InvalidMeasurement),
+        (MissingTool("board cannot be reached"), MissingTool),
+    ],
+)
+def test_what_fails_on_a_device_fails_and_a_device_that_fails_ends_the_search(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, error: EdgesegError, ends: type[EdgesegError] | None
+) -> None:
+    def fail(*_: Any) -> float:
+        raise error
+
+    monkeypatch.setattr(module, "_median_ms", fail)
+    run = module._Run(replace(plan, device="board"), print)
+    made = Trial(2, "int8", "int8-2")
+    if ends is None:
+        assert run._timed(made) == replace(made, failed=str(error))
+        return
+    with pytest.raises(ends, match="0 timed trials and the one under way are kept, the same command goes on"):
+        run._timed(made)
+
+
+def test_a_device_that_goes_away_in_the_middle_leaves_what_was_found(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DEVICES._entries, "here", lambda address, entry: here(tmp_path))
+    monkeypatch.setattr(module, "PAIRS", 2)  # how fast anything is here is not what this is about
+    monkeypatch.setattr(module, "BURST_S", 0.01)
+    monkeypatch.setattr(module, "MEDIAN_S", 0.01)
+    monkeypatch.setattr("edgeseg.runtimes.compare.PROCESSES", 1)
+    exported: list[str] = []
+    bursts: list[float] = []
+    burst = RemoteBench.burst
+
+    def made(self: Any, number: int, target: Target, document: Any, keep: list[str], ranges: str | None) -> Trial:
+        exported.append(target.precision)
+        null_artifact(self.plan.aside / target.precision, Null(sleep=True))
+        return Trial(number, target.precision, target.precision, keep, ranges, miou=50, drop=Drop(0, -0.1, 0.1, 8))
+
+    def cut(self: RemoteBench, seconds: float, count: int) -> dict[str, Any]:
+        bursts.append(seconds)
+        if len(bursts) == 6:  # two are the float artifact's, the next of the second trial
+            os.kill(self._channel.hello["pid"], signal.SIGKILL)
+        return burst(self, seconds, count)
+
+    document = Quantization(1, "quantization", "onnxruntime", "int8", Recipe(), {}, {}, [], [])
+    monkeypatch.setattr(module._Run, "_made", made)
+    monkeypatch.setattr(module._Run, "calibrated", lambda _: document)
+    monkeypatch.setattr(RemoteBench, "burst", cut)
+    plan = replace(plan, device="here://", max_drop=100.0)
+    with pytest.raises(
+        InvalidMeasurement, match="here went away; 1 timed trial and the one under way are kept, the same"
+    ):
+        search(plan, print)
+    assert exported == ["fp32", "fp16"] and not plan.out.exists()
+    found = search(plan, print)
+    assert exported == ["fp32", "fp16", "int8"]  # nothing twice
+    assert found.device == "here://" and all(one.time is not None for one in found.trials)
+    assert found.chosen is not None and (plan.out / "manifest.json").exists()
+
+
+def test_a_device_that_cannot_time_the_target_is_refused_at_once(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DEVICES._entries, "here", lambda address, entry: here(tmp_path))
+    with pytest.raises(EdgesegError, match="the agent on here:// does not run tensorrt"):
+        search(replace(plan, target=TensorRt(precision="w8a32"), device="here://"), print)
+    monkeypatch.setattr(Here, "provenance", "simulated")
+    with pytest.raises(EdgesegError, match="here:// tells no time"):
+        search(replace(plan, device="here://"), print)
 
 
 def untimed(number: int, precision: str, lost: float, **others: Any) -> Trial:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from edgeseg.report.charts import DESK, LETTER, PHONE, Axis, Point, _apart, _thin, front, pareto, place
+from edgeseg.report.charts import DESK, LETTER, PHONE, Axis, Point, apart, front, pareto, place, thin
 
 
 @pytest.mark.parametrize(
@@ -50,15 +50,15 @@ def test_labels_do_not_cover_each_other_even_in_a_crowd() -> None:
 
 
 def test_labels_on_the_right_stay_even_when_low() -> None:
-    tops = _apart([100.0, 98.0, 20.0], 14)
+    tops = apart([100.0, 98.0, 20.0], 14)
     assert tops == [100.0, 86.0, 20.0]
-    assert _apart([12.0, 11.0, 10.0], 14) == [36.0, 22.0, 8.0]
+    assert apart([12.0, 11.0, 10.0], 14) == [36.0, 22.0, 8.0]
 
 
 def test_thinning_keeps_lowest_and_highest_of_every_column() -> None:
     rng = np.random.default_rng(0)
     columns, values = np.repeat(np.arange(20.0), 50), rng.normal(10, 1, 1000)
-    kept = values[_thin(columns, values)]
+    kept = values[thin(columns, values)]
     assert len(kept) == 80
     for column in range(20):
         part = values[columns == column]

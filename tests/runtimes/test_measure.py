@@ -120,7 +120,7 @@ class Time:
 
 def test_a_camera_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     time, works = Time(), iter([4, 4, 25, 4, 18, 4, 4])
-    monkeypatch.setattr("edgeseg.runtimes.worker.time", time)
+    monkeypatch.setattr("edgeseg.runtimes.agent.time", time)
     protocol = replace(TINY, min_s=0, min_count=7, max_s=10, kind="camera", fps=100)
     marks = open_loop(lambda _: time.sleep(next(works) / 1000), None, protocol)
     arrivals = marks[:, 0] - marks[0, 0]

@@ -151,6 +151,19 @@ def test_a_bench_over_ssh_leaves_a_record(board: str, tmp_path: Path, capfd: pyt
     assert "p50" in capfd.readouterr().out
 
 
+def test_artifacts_take_turns_over_ssh(
+    board: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgeseg.runtimes.compare.PROCESSES", 1)
+    monkeypatch.setattr("edgeseg.runtimes.compare.BURST_S", 0.02)
+    artifact = str(null(tmp_path))
+    capfd.readouterr()
+    assert main(["compare", artifact, artifact, "-d", board, "--pairs", "3", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert (found["device"], found["provenance"]) == ("board", "simulated")
+    assert found["ratio"] == pytest.approx(1, rel=0.2)
+
+
 def test_devices_are_listed_and_asked(board: str, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     assert main(["devices", "list", "--json"]) == 0
@@ -262,7 +275,7 @@ def test_a_lost_board_keeps_its_samples_and_comes_back(
 ) -> None:
     bench = opened(device, null(tmp_path))
     (child,) = psutil.Process(device.channel.hello["pid"]).children()
-    device.channel.send("measure", warmup_count=1, warmup_s=0, max_s=60)
+    device.channel.send("measure", child=0, warmup_count=1, warmup_s=0, max_s=60)
     time.sleep(0.6)
     server.stop()
     with pytest.raises(Died, match="went away") as caught:
@@ -305,15 +318,15 @@ def test_a_tool_over_ssh_ends_with_its_connection(server: Server, device: Ssh, t
     mark = tmp_path / "pid"
     assert _guarded(device, {}, ["printf", "%s|", "two words", "it's"]).text == "two words|it's|"
 
-    def cut() -> None:
-        until(lambda: mark.exists() and mark.read_text().strip())
-        server.stop()
+    def cut_it() -> None:
+        if until(lambda: mark.exists() and mark.read_text().strip() != ""):
+            server.stop()
 
-    thread = threading.Thread(target=cut)
-    thread.start()
+    cut = threading.Thread(target=cut_it)
+    cut.start()
     with pytest.raises(Died, match="board went away in the middle of") as caught:
         _guarded(device, {}, ["sh", "-c", f"echo $$ >{mark}; exec sleep 60"])
-    thread.join()
+    cut.join()
     assert caught.value.outcome == "lost" and gone(int(mark.read_text()))
     server.start()
     device.close()

@@ -57,7 +57,7 @@ def test_a_label_picture_is_its_definition() -> None:
 
 def test_it_cannot_look_without_labels(run: Path, few: Data, tmp_path: Path) -> None:
     with pytest.raises(EdgesegError, match="shown the labels along with the picture"):
-        work(Job(run, few.spec, None, tmp_path))
+        work(Job(str(run), few.spec, None, tmp_path))
 
 
 SEMANTIC = [name for name in STUDENTS if "classes" in parameters(name)]

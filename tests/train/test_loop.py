@@ -195,7 +195,55 @@ def test_a_progress_display_is_told_of_every_step(tmp_path: Path, tiny_data: Dat
     assert not torch.equal(state["student"][key], state["average"][key])
 
 
+def test_parts_of_a_step_add_up(tiny_data: Data, tmp_path: Path) -> None:
+    """The gradient of a step in two parts is the mean of the two, images taken in turns; the weights move once."""
+    settings = ["batch=4", "workers=0", "clip=null", "optimizer.momentum=0", "optimizer.weight_decay=0"]
+    trainer, alone = (
+        Trainer("lraspp_mobilenet_v3_small", tiny_data, tmp_path, read_recipe(None, [*settings, f"accumulate={parts}"]))
+        for parts in (2, 1)
+    )
+    alone.student.load_state_dict(trainer.student.state_dict())
+    images, labels = next(trainer.batches.epoch(0))
+    before = [p.detach().clone() for p in trainer.student.parameters()]
+    value, lr = trainer.step(images, labels)
+    alone.student.train()
+    losses = []
+    for part in range(2):
+        loss = alone.task.loss(alone.module, alone.student, images[part::2], labels[part::2], part)
+        (loss / 2).backward()
+        losses.append(float(loss.detach()))
+    assert value == pytest.approx(sum(losses) / 2, rel=1e-6)
+    for now, then, one in zip(trainer.student.parameters(), before, alone.student.parameters(), strict=True):
+        assert one.grad is not None
+        assert torch.allclose(now, then - lr * one.grad, atol=1e-7)
+    assert trainer.state.step == 1
+    with pytest.raises(EdgesegError, match="a batch of 4 images does not divide into 3 parts"):
+        read_recipe(None, ["batch=4", "accumulate=3"])
+
+
+def test_without_a_way_to_the_same_bits_it_says_so(
+    tiny_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    try:
+        settings = ["batch=4", "workers=0", "deterministic=true"]
+        trainer = Trainer("lraspp_mobilenet_v3_small", tiny_data, tmp_path, read_recipe(None, settings))
+        assert torch.are_deterministic_algorithms_enabled()
+        images, labels = next(trainer.batches.epoch(0))
+
+        def refuse(*args: Any) -> None:
+            raise RuntimeError("nll_loss2d does not have a deterministic implementation, but you set ...")
+
+        monkeypatch.setattr(trainer.task, "loss", refuse)
+        with pytest.raises(EdgesegError, match=r"no way to the same bits each time here .*set deterministic=false"):
+            trainer.step(images, labels)
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+
+
 TWO = """
+import os
+import signal
 import sys
 import torch
 from edgeseg.data import load_data
@@ -204,10 +252,22 @@ from edgeseg.train.recipe import read_recipe
 from edgeseg.train.semantic import class_weights
 
 torch.set_num_threads(1)
-settings = ["epochs=1", "batch=4", "workers=0", "evaluate=1"]
+settings = ["epochs=1", "batch=4", "workers=0", "evaluate=1", "checkpoint=1"]
 data = load_data("synthetic:size=64x64,train=12,val=2,test=2")
 from pathlib import Path
 trainer = Trainer("ddrnet23_slim", data, Path(sys.argv[1]), read_recipe(None, settings), devices=2)
+
+def die(event):
+    if event.step == 2 and trainer.fabric.global_rank == 1 and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+trainer.notify = die
+restore = trainer.restore
+def told(*given):
+    restore(*given)
+    print("begun again from step", trainer.state.step)
+
+trainer.restore = told
 trainer.run(resume=False)
 weights = torch.cat([p.detach().flatten() for p in trainer.student.parameters()])
 both = trainer.fabric.all_gather(weights)
@@ -219,20 +279,34 @@ print("equal on both", trainer.fabric.global_rank)
 
 
 @pytest.mark.slow
-def test_two_processes_keep_equal_weights(tmp_path: Path) -> None:
+def test_two_processes_keep_equal_weights_and_survive_the_death_of_one(tmp_path: Path) -> None:
+    """Started by ourselves; then by torchrun, which begins anew when a process was killed in the second of three steps."""
     script = tmp_path / "two.py"
     script.write_text(TWO, encoding="utf-8")
-    top = Path(__file__).resolve().parents[2]
-    words = [sys.executable, str(script), str(tmp_path / "run")]
-    done = subprocess.run(
-        words, env=environment(top), cwd=top, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert sorted(line for line in done.stdout.splitlines() if "equal" in line) == [
-        "equal on both 0",
-        "equal on both 1",
+    elastic = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "--max-restarts=1",
+        "--monitor-interval=0.1",
     ]
-    assert read_card(tmp_path / "run").training is not None
+    for name, how in (("whole", []), ("killed", elastic)):
+        top = Path(__file__).resolve().parents[2]
+        done = subprocess.run(
+            [sys.executable, *how, str(script), str(tmp_path / name)],
+            env=environment(top), cwd=top, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert sorted(line for line in done.stdout.splitlines() if "equal" in line) == [
+            "equal on both 0",
+            "equal on both 1",
+        ]
+        assert ("begun again from step" in done.stdout) == (name == "killed")
+    weights = [tmp_path / name / "model.safetensors" for name in ("whole", "killed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)  # said once each
 
 
 @pytest.mark.slow

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID
 from edgeseg.students import upsample
+from edgeseg.students.maps import as_map
 from edgeseg.train.teaching import PIECES, Key, Lesson, Piece, View
 from edgeseg.train.teaching.align import Align
 from edgeseg.train.teaching.granularity import Mgd
 from edgeseg.train.teaching.hardness import Hardness
-from edgeseg.train.teaching.lesson import as_map, drawn
+from edgeseg.train.teaching.lesson import drawn
 from edgeseg.train.teaching.masked import Masked
 from edgeseg.train.teaching.resolution import Fst, shrunk
 

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from edgeseg.cli import main
 from edgeseg.data import Data, load_data
+from edgeseg.embed import Job, work
 from edgeseg.errors import EdgesegError
 from edgeseg.prompts import next_click
 from edgeseg.runs import read_card, save
 from edgeseg.students import Promptable, create
 from edgeseg.students.promptable import PADDING, POSITIVE
 from edgeseg.train.loop import Trainer
+from edgeseg.train.precomputed import Precomputed
 from edgeseg.train.promptable import Tutor, anywhere
 from edgeseg.train.recipe import read_recipe
 from edgeseg.train.teacher import PromptTeacher
@@ -171,6 +173,51 @@ def test_the_embedding_comes_nearer(objects: Data, teaching: Teaching, tmp_path:
         trainer.step(images, labels)
         parts.append(float(trainer.task.said["loss_embedding"]))
     assert parts[-1] < 0.8 * parts[0]
+
+
+@pytest.fixture(scope="module")
+def written(teaching: Teaching, tmp_path_factory: pytest.TempPathFactory) -> Teaching:
+    """What the teacher has for the embeddings of the images, written down."""
+    out = tmp_path_factory.mktemp("written") / "shards"
+    work(Job(teaching.teacher, OBJECTS, None, out))
+    return replace(teaching, teacher=str(out), losses=(Embedding(),))
+
+
+def test_a_written_embedding_is_the_teacher_s(objects: Data, teaching: Teaching, written: Teaching) -> None:
+    split = objects.split("train")
+    images = torch.from_numpy(np.stack([split.image(n) for n in (1, 3)])).permute(0, 3, 1, 2)
+    _, wanted = PromptTeacher(teaching).look(images, ("embedding",))
+    stored = Precomputed(written, "promptable", split.names)
+    views = torch.tensor([[n, 64, 96, 1, 0, 1, 0] for n in (1, 3)], dtype=torch.float64)
+    made = stored.maps((64, 96), wanted["embedding"].shape[-2:], views)
+    assert torch.allclose(made, wanted["embedding"], atol=2e-3 * float(wanted["embedding"].abs().max()))  # float16
+    assert stored.channels() == made.shape[1]
+
+
+@pytest.mark.parametrize("name", ["rwkv_sam_tiny", pytest.param("squeeze_sam", marks=pytest.mark.wide)])
+def test_a_student_learns_from_embeddings_without_the_teacher(
+    objects: Data, written: Teaching, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("edgeseg.train.teacher.load_run")
+    settings = ["batch=2", "workers=0", "epochs=1", "prompts.objects=1", "prompts.clicks=1", "prompts.rounds=1"]
+    recipe = read_recipe(None, [*settings, "prompts.paste=0", "norm_batches=0"])
+    trainer = Trainer(name, objects, tmp_path, replace(recipe, teaching=written))
+    trainer.run(resume=False)
+    assert math.isfinite(float(trainer.task.said["loss_embedding"]))
+    assert set(trainer.task.said) == {"loss_labels", "loss_embedding"}
+
+
+def test_what_embeddings_cannot_teach_is_said(objects: Data, written: Teaching, tmp_path: Path) -> None:
+    for more, what in (
+        ({"losses": (Embedding(), Masks())}, "has a teacher's embeddings, not answers for masks"),
+        ({"losses": (Embedding(theirs=0),)}, "has a teacher's embeddings, not answers for embedding"),
+        ({"unlabelled": OBJECTS}, "not what it makes of images without labels"),
+        ({}, "objects are pasted into 50% of them; learn with --set prompts.paste=0"),
+    ):
+        with pytest.raises(EdgesegError, match=what):
+            taught(objects, tmp_path, replace(written, **more))
+    with pytest.raises(EdgesegError, match="of another teacher than the recipe says"):
+        Precomputed(replace(written, sha256="0" * 64), "promptable", [])
 
 
 def test_averaged_weights_teach_a_promptable_student_too(objects: Data, tmp_path: Path) -> None:

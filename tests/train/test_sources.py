@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgeseg.cli import main
-from edgeseg.data import Data
+from edgeseg.data import Data, load_data
+from edgeseg.embed import Embedded
 from edgeseg.errors import EdgesegError
 from edgeseg.runs import read_card
 from edgeseg.students import Promptable
 from edgeseg.students.external import mend_torchvision
-from edgeseg.train.sources import Sam, digest, from_source
+from edgeseg.students.sources import Sam, digest, from_source
 from edgeseg.train.teacher import PromptTeacher, Teacher
 from edgeseg.train.teaching import Teaching
 from edgeseg.train.teaching.logits import Kd
@@ -145,6 +146,31 @@ def test_sam_answers_as_its_library_says(transformers: Any, sam: Path) -> None:
     assert torch.allclose(made, wanted.pred_masks[0], atol=1e-4)
     assert torch.allclose(quality, wanted.iou_scores[0], atol=1e-5)
     assert torch.allclose(boxed, box.pred_masks[0], atol=1e-4)
+
+
+def test_sam_s_embeddings_are_written_down(transformers: Any, sam: Path, tmp_path: Path) -> None:
+    loud = transformers.SamModel.from_pretrained(sam)
+    for weight in loud.vision_encoder.parameters():
+        if weight.ndim > 1:
+            weight.data.normal_(std=0.2)  # fresh ones are 1e-10, which float16 does not have
+    loud.save_pretrained(sam := tmp_path / "sam")
+    data = "synthetic_objects:size=64x96,train=2,val=1,test=1"
+    assert main(f"embed --teacher transformers:{sam} --data {data} --out {tmp_path / 'out'}".split()) == 0
+    embedded = Embedded(tmp_path / "out")
+    assert embedded.manifest.size == (128, 128)  # SAM's own square
+    assert embedded.manifest.sha256 == digest(from_source(f"transformers:{sam}", ["thing"]))
+    look = embedded.look(embedded.places(["train-00001"])[0])
+    assert (look.image, look.seen) == ((64, 96), (96, 96))
+    import cv2
+
+    image = load_data(data).split("train").image(1)
+    net = transformers.SamModel.from_pretrained(sam).eval()
+    square = np.full((128, 128, 3), (124, 116, 104), np.uint8)  # the mean colour
+    square[:85] = cv2.resize(image, (128, 85), interpolation=cv2.INTER_LINEAR)
+    student = from_source(f"transformers:{sam}", ["thing"])
+    with torch.inference_mode():
+        wanted = net.get_image_embeddings(student.normalise(torch.from_numpy(square).permute(2, 0, 1)[None]))
+    assert torch.allclose(torch.from_numpy(look.array).float(), wanted[0], atol=2e-3 * float(wanted.abs().max()))
 
 
 def test_sam_teaches_images_of_any_shape(sam: Path) -> None:

@@ -10,10 +10,11 @@ from pydantic import Field
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import Registry
 from edgeseg.schema import STRICT
+from edgeseg.students.maps import Key
 from edgeseg.train.teaching.align import Align
 from edgeseg.train.teaching.granularity import Mgd
 from edgeseg.train.teaching.hardness import Hardness
-from edgeseg.train.teaching.lesson import Key, Lesson, Piece, View
+from edgeseg.train.teaching.lesson import Lesson, Piece, View
 from edgeseg.train.teaching.logits import Bpkd, Cwd, Kd
 from edgeseg.train.teaching.masked import Masked
 from edgeseg.train.teaching.prompted import Embedding, Masks
@@ -37,7 +38,7 @@ EMA, ALONE = "ema", "none"
 class Teaching:
     """Who teaches, and how.
 
-    teacher: the folder of a run or of what one wrote down, a network from elsewhere (`edgeseg.train.sources`), `ema` for the
+    teacher: the folder of a run or of what one wrote down, a network from elsewhere (`edgeseg.students.sources`), `ema` for the
              student's own averaged weights (Tarvainen & Valpola: Mean teachers, arXiv 1703.01780), or `none` with pieces that need
              nobody.
     sha256:  of the teacher's weights, so that a resumed run notices another; empty where it has none of its own.

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg.schema import STRICT
+from edgeseg.students.maps import Key, Widths
 from edgeseg.students.student import upsample
-from edgeseg.train.teaching.lesson import Key, Lesson, Piece, Widths
+from edgeseg.train.teaching.lesson import Lesson, Piece
 from edgeseg.train.teaching.logits import divergence
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from edgeseg.errors import EdgesegError
 from edgeseg.schema import STRICT
-from edgeseg.train.teaching.lesson import Key, Lesson, Piece
+from edgeseg.students.maps import Key
+from edgeseg.train.teaching.lesson import Lesson, Piece
 
 
 @dataclass(frozen=True)

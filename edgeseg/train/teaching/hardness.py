@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from edgeseg.metrics import VOID
 from edgeseg.schema import STRICT
+from edgeseg.students.maps import Key, Widths
 from edgeseg.students.student import upsample
-from edgeseg.train.teaching.lesson import Key, Lesson, Piece, Widths
+from edgeseg.train.teaching.lesson import Lesson, Piece
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError
-
-Key: TypeAlias = int | str
-"""A map inside a network: an index into `forward_features` (-1 is the coarsest), or the name of a module that answers with it."""
-
-EMBEDDING = "embedding"
-"""The key of what a promptable network takes for the embedding of an image, a key of its own."""
-
-Widths: TypeAlias = Mapping[Key, int]
-"""The channels of each map that a piece asked for."""
+from edgeseg.students.maps import Key, Widths
 
 
 @dataclass(frozen=True)
@@ -103,18 +95,3 @@ def projection(inner: int, outer: int) -> nn.Module:
 def drawn(like: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
     """Uniform numbers from a seed, the same on every device."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(like)
-
-
-def as_map(answer: Any, image: Tensor, who: str) -> Tensor:
-    """A module's answer as `[B, C, h, w]` float32: a map, the last of a list, the first of a tuple, tokens `[B, h * w, C]`."""
-    if isinstance(answer, tuple | list) and answer:
-        answer = answer[0] if isinstance(answer, tuple) else answer[-1]
-    if isinstance(answer, Tensor) and answer.ndim == 3:
-        count = answer.shape[1]
-        rows = max(1, round((count * image.shape[-2] / image.shape[-1]) ** 0.5))
-        if rows * (count // rows) == count:
-            return answer.transpose(1, 2).unflatten(2, (rows, count // rows)).float()
-    if not isinstance(answer, Tensor) or answer.ndim != 4:
-        got = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise EdgesegError(f"{who} answers with {got}, which is no map [B, C, h, w]; name another module")
-    return answer.float()

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from edgeseg.losses import dice_loss
 from edgeseg.schema import STRICT
+from edgeseg.students.maps import EMBEDDING, Key, Widths
 from edgeseg.students.student import upsample
-from edgeseg.train.teaching.lesson import EMBEDDING, Key, Lesson, Piece, Widths, projection
+from edgeseg.train.teaching.lesson import Lesson, Piece, projection
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError
 from edgeseg.schema import STRICT
-from edgeseg.train.teaching.lesson import Key, Lesson, Piece, Widths, projection
+from edgeseg.students.maps import Key, Widths
+from edgeseg.train.teaching.lesson import Lesson, Piece, projection
 
 
 @dataclass(frozen=True)

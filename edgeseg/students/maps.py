@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from edgeseg.errors import EdgesegError
 from edgeseg.students import Promptable, Student
-from edgeseg.train.teaching.lesson import EMBEDDING, Key, Widths, as_map
+
+Key: TypeAlias = int | str
+"""A map inside a network: an index into `forward_features` (-1 is the coarsest), or the name of a module that answers with it."""
+
+EMBEDDING = "embedding"
+"""The key of what a promptable network takes for the embedding of an image, a key of its own."""
+
+Widths: TypeAlias = Mapping[Key, int]
+"""The channels of each map that a piece asked for."""
 
 
 @contextmanager
@@ -97,3 +105,18 @@ def _module(network: Student, name: str) -> nn.Module:
     near = difflib.get_close_matches(name, there, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(there[:5])} and more"
     raise EdgesegError(f"{network.name} has no module {name!r}; {hint}")
+
+
+def as_map(answer: Any, image: Tensor, who: str) -> Tensor:
+    """A module's answer as `[B, C, h, w]` float32: a map, the last of a list, the first of a tuple, tokens `[B, h * w, C]`."""
+    if isinstance(answer, tuple | list) and answer:
+        answer = answer[0] if isinstance(answer, tuple) else answer[-1]
+    if isinstance(answer, Tensor) and answer.ndim == 3:
+        count = answer.shape[1]
+        rows = max(1, round((count * image.shape[-2] / image.shape[-1]) ** 0.5))
+        if rows * (count // rows) == count:
+            return answer.transpose(1, 2).unflatten(2, (rows, count // rows)).float()
+    if not isinstance(answer, Tensor) or answer.ndim != 4:
+        got = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise EdgesegError(f"{who} answers with {got}, which is no map [B, C, h, w]; name another module")
+    return answer.float()
