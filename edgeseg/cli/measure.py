@@ -30,7 +30,7 @@ def bench(
         typer.Option(
             "-d",
             "--device",
-            help="local, ssh://user@host[:port], adb://[serial], or a name from `edgeseg devices list`.",
+            help="local, ssh://user@host[:port], adb://SERIAL, or a name from `edgeseg devices list`.",
         ),
     ] = "local",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the runtime.")] = 1,
@@ -59,7 +59,8 @@ def bench(
     prepare: Annotated[
         str,
         typer.Option(
-            metavar="SETTING[=VALUE],...", help="Change these of the device and put them back; README, Devices."
+            metavar="SETTING[=VALUE],...",
+            help="Change settings of the device meanwhile, e.g. governor=performance; then put them back.",
         ),
     ] = "",
     as_json: Json = False,

@@ -167,7 +167,7 @@ class Adb(Remote):
 
     def _ask(self) -> Mapping[str, str]:
         if not self._said:
-            done = shell.run(self, ["sh", "-c", ASK, "sh", self.entry.python, *PROPERTIES])
+            done = shell.run(self, ["sh", "-c", ASK, "sh", self.entry.python, *PROPERTIES], what="saying what it is")
             pairs = (re.split(r"\s*[=:]\s*", line, maxsplit=1) for line in done.text.splitlines())
             parts: list[str] = []
             for name, value in (pair for pair in pairs if len(pair) == 2):

@@ -14,9 +14,9 @@ from edgeseg.schema import STRICT
 class Entry:
     """A device.
 
-    url:        `ssh://user@host:port`; a host, port and key may as well stand under one name in ~/.ssh/config.
+    url:        `ssh://user@host:port`; a host, port and key may as well stand under one name in ~/.ssh/config. `adb://SERIAL`.
     python:     the interpreter there that has numpy and a runtime.
-    folder:     where files are kept there; by default `~/.cache/edgeseg`, and the lock in /tmp, for all of its users.
+    folder:     where files are kept there; by default where its kind has them: `~/.cache/edgeseg`, and the lock in /tmp, for all of its users.
     ssh_config: a file to read instead of ~/.ssh/config.
     """
 

@@ -63,7 +63,8 @@ class Channel:
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._heard = time.monotonic()
         self._sending, self._closed = threading.Lock(), threading.Event()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         try:
             self.hello = self._start()
         except BaseException:
@@ -225,6 +226,7 @@ class Channel:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._listener.join(timeout=2)  # it may not have read the end yet
         if self._process.stdout:
             self._process.stdout.close()
         self._stderr.close()

@@ -231,7 +231,7 @@ def _restore(device: Device, before: Mapping[str, str], path: Path) -> None:
 
 
 def _read(device: Device, name: str) -> str:
-    done = shell.run(device, ["sh", "-c", SETTINGS[name].read])
+    done = shell.run(device, ["sh", "-c", SETTINGS[name].read], what=f"reading {name}")
     if done.code or not done.text.strip():
         raise EdgesegError(f"{device.address} has no {name} that can be read and so put back; reading it {done.ending}")
     return done.text.strip()
@@ -239,7 +239,7 @@ def _read(device: Device, name: str) -> str:
 
 def _write(device: Device, name: str, value: str) -> None:
     """Set it and see that it is set."""
-    done = shell.run(device, ["sh", "-c", SETTINGS[name].write, "sh", value])
+    done = shell.run(device, ["sh", "-c", SETTINGS[name].write, "sh", value], what=f"setting {name}")
     if done.code:
         raise Refused(f"{device.address} does not take {name}; setting it {done.ending}")
     if SETTINGS[name].proven and (now_is := _read(device, name)) != value:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
 import signal
 import subprocess
 import tempfile
@@ -75,12 +74,21 @@ class Done:
         return f"{how}: {words[-1] if words else 'it says nothing':.200}"
 
 
-def run(device: Device, words: Sequence[str], given: IO[bytes] | None = None, limit_s: float = WORDS_S) -> Done:
+def run(
+    device: Device,
+    words: Sequence[str],
+    given: IO[bytes] | None = None,
+    limit_s: float = WORDS_S,
+    what: str | None = None,
+) -> Done:
     """Run a command there, with a file as its stdin; without one its stdin stays open for as long as this end lives.
+
+    what: it does, for the errors.
 
     Raises:
         MissingTool: the device cannot be reached. Died: it went away meanwhile. EdgesegError: it takes longer than `limit_s`.
     """
+    what = what or f"running {words[0]}"
     device.reach()
     argv = device.command(["sh", "-c", RUN, "sh", *words])
     # files, not pipes: a connection that commands share keeps pipes open
@@ -89,9 +97,7 @@ def run(device: Device, words: Sequence[str], given: IO[bytes] | None = None, li
             try:
                 code = process.wait(limit_s)
             except subprocess.TimeoutExpired:
-                raise EdgesegError(
-                    f"{shlex.join(words):.60} did not end on {device.address} within {limit_s:g} s"
-                ) from None
+                raise EdgesegError(f"{what} did not end on {device.address} within {limit_s:g} s") from None
             finally:
                 process.kill()
         out.seek(0)
@@ -102,7 +108,7 @@ def run(device: Device, words: Sequence[str], given: IO[bytes] | None = None, li
     if begun is None:
         raise device.explain(code, complaints or said.decode("utf-8", "replace").strip())
     if ended is None:
-        raise Died(f"{device.address} went away in the middle of {shlex.join(words):.60}", "lost")
+        raise Died(f"{device.address} went away in the middle of {what}", "lost")
     return Done(int(ended[1]), said[begun.end() : ended.start()], complaints)
 
 
@@ -113,12 +119,13 @@ def push(device: Remote, files: Mapping[str, Path]) -> None:
         EdgesegError: one does not arrive as it is.
     """
     folder = device.folder
-    there = run(device, ["sh", "-c", WHOLE, "sh", folder, *files]).text.split()
+    there = run(device, ["sh", "-c", WHOLE, "sh", folder, *files], what="looking for files").text.split()
     for sha, path in files.items():
         if sha in there:
             continue
         with path.open("rb") as file:
-            done = run(device, ["sh", "-c", STORE, "sh", folder, sha], file, WORDS_S + path.stat().st_size / 1e6)
+            limit_s = WORDS_S + path.stat().st_size / 1e6
+            done = run(device, ["sh", "-c", STORE, "sh", folder, sha], file, limit_s, f"storing {path.name}")
         if done.code:
             raise EdgesegError(
                 f"{path.name} did not arrive whole in {folder} on {device.address}; storing it {done.ending}"
@@ -131,7 +138,7 @@ def pull(device: Device, path: str) -> bytes:
     Raises:
         EdgesegError: there is no such file, or it changes meanwhile.
     """
-    done = run(device, ["sh", "-c", PROVEN, "sh", path])
+    done = run(device, ["sh", "-c", PROVEN, "sh", path], what=f"reading {path}")
     if done.code:
         raise EdgesegError(f"{path} cannot be read on {device.address}; reading it {done.ending}")
     data, _, said = done.out.rstrip(b"\n").rpartition(b"\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgeseg.artifact import Artifact
+from edgeseg.errors import EdgesegError
 from edgeseg.provenance import MadeBy, made_by, now
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import described, open_device
@@ -62,6 +63,8 @@ def measure_by_tool(
     """
     subject = job(artifact).subject
     with closing(open_device(device)) as where, prepared(where, prepare or {}) as notes:
+        if where.provenance == "simulated":
+            raise EdgesegError(f"{device} is emulated, and what {name} would time there is nothing; name a device")
         place = There(where) if isinstance(where, Remote) else Here()
         before, first = where.state(), take(place)
         if isinstance(where, Remote):

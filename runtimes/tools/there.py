@@ -79,7 +79,8 @@ def _guarded(device: Remote, files: Mapping[str, str], words: Sequence[str]) -> 
     pairs = [word for pair in files.items() for word in pair]
     who = json.dumps({"who": whoami()})
     places = [device.folder, device.lock_path]
-    done = shell.run(device, ["sh", "-c", GUARD, "sh", *places, who, *pairs, "--", *words], limit_s=LIMIT_S)
+    argv = ["sh", "-c", GUARD, "sh", *places, who, *pairs, "--", *words]
+    done = shell.run(device, argv, limit_s=LIMIT_S, what=f"running {words[0]}")
     if done.text.startswith(BUSY):
         holder = done.text.partition("\n")[2]
         try:
@@ -106,7 +107,7 @@ def _version(device: Remote, tool: Tool, path: str | None) -> str | None:
     if not tool.stated:
         return None
     words = ["sh", "-c", f'{SEARCH}"$@"', "sh", path or tool.name, "--help"]
-    done = shell.run(device, words)
+    done = shell.run(device, words, what=f"asking {tool.name} for its version")
     if done.code in (126, 127):
         raise _failed(device, tool.name, path or tool.name, done)
     return tool.version(Output(f"{done.text}\n{done.errors}"))

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -111,13 +112,16 @@ def test_a_phone_on_the_network_is_connected_and_made_anew_when_offline(fake: Fa
         phone(tmp_path, f"adb://{name}").reach()
 
 
-def test_a_phone_says_what_it_is(fake: FakeAdb, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_phone_says_what_it_is(fake: FakeAdb, capfd: pytest.CaptureFixture[str]) -> None:
+    parts = r"CPU part\t: 0xd0b\nprocessor\t: 1\nCPU part\t: 0xd05\n"
+    put(fake.phone, "grep", f'case $1 in CPU*) printf "{parts}";; *) exec {shutil.which("grep")} "$@";; esac')
     assert main(["devices", "add", "phone", "adb://SERIAL", "--python", "no-python-here"]) == 0
     capfd.readouterr()
     assert main(["devices", "probe", "phone", "--json"]) == 0
     said = json.loads(capfd.readouterr().out)["phone"]
     assert (said["name"], said["model"], said["python"], said["runtimes"]) == ("shiba", "Google Pixel 8", None, {})
     assert said["system"].startswith("Android 14 (API 34), Linux ") and said["system"].endswith(" arm64-v8a")
+    assert said["cpu"] == "Google Tensor G3 (Cortex-A55, Cortex-A76)"
     assert said["cores"] == len(list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*"))) and said["memory_bytes"] > 1e8
     assert said["state"]["temperature_c"] == 39.0  # the present one, not the cached; and no dead sensor's
     flags = said["sensors"]["flags"]
@@ -251,8 +255,8 @@ def test_real_phone_that_is_offline_is_reached_again(real: RealPhone, tmp_path: 
     device = phone(tmp_path, f"adb://{REAL}")
     device.reach()
     real.stop()
-    real.start()
     assert until(lambda: device._state() != "device")
+    real.start()
     device.reach()
     assert shell.run(device, ["echo", "back"]).text == "back\n"
 
@@ -270,7 +274,7 @@ def test_real_tool_ends_with_its_connection(real: RealPhone, tmp_path: Path) -> 
 
     other = threading.Thread(target=kill)
     other.start()
-    with pytest.raises(Died, match="went away in the middle of") as caught:
+    with pytest.raises(Died, match="went away in the middle of running endless") as caught:
         _guarded(device, {}, ["endless"])
     other.join()
     assert caught.value.outcome == "lost" and gone(int(mark.read_text()))

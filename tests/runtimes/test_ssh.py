@@ -26,7 +26,7 @@ from edgeseg.cli import main
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes import agent, statistics
 from edgeseg.runtimes import record as records
-from edgeseg.runtimes.devices import Entry, channel, make, open_device, remote
+from edgeseg.runtimes.devices import DEVICES, Entry, channel, make, open_device, remote
 from edgeseg.runtimes.devices.ssh import Ssh
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.telemetry import Here, take
@@ -188,10 +188,8 @@ def test_a_failure_is_stored_where_the_record_would_be(board: str, tmp_path: Pat
 def test_a_name_or_a_kind_that_is_not_there_is_missing(
     board: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for address, line in (
-        ("bord", "did you mean board?"),
-        ("serial://7", "there are adb://..., local, ssh://..., board"),
-    ):
+    kinds = ", ".join(kind if kind == "local" else f"{kind}://..." for kind in DEVICES)
+    for address, line in (("bord", "did you mean board?"), ("serial://7", f"there are {kinds}, board")):
         assert main(["bench", str(null(tmp_path)), "-d", address]) == 5
         assert line in capfd.readouterr().err
 

@@ -163,6 +163,8 @@ def test_the_command_line_says_which_tool_measured_where(
     assert main([*local, *threads]) == 6  # the same sensors are on this path
     assert main(["bench", str(folder), "--tool-path", str(elsewhere)]) == 1
     assert "give that too" in capfd.readouterr().err
+    monkeypatch.setattr(Here, "provenance", "simulated")
+    assert main(words) == 1 and "is emulated" in capfd.readouterr().err
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
