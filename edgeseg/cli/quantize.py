@@ -107,7 +107,7 @@ def quantize(
             chosen = choose_images(source_data, split, images, count, student.look)
         for warning in chosen.warnings():
             talk.print(f"[yellow]note:[/] {plain(warning)}", soft_wrap=True)
-        base = _Base(folder, source, student, usual[0], words(bake), chosen, recipe, out, student)
+        base = _Base(folder, source, student, parsed or usual[0], words(bake), chosen, recipe, out, student)
         if curve:
             base = _curve(base, targets[0], load_data(proof) if proof else source_data)
         if aware_epochs:

@@ -17,8 +17,12 @@ from edgeseg.runtimes.devices import open_device
 from edgeseg.runtimes.devices.remote import Remote
 from edgeseg.schema import STRICT
 
-SAME = {"fp32": 0.9999, "int8": 1.0}
-"""Least share of equal labels: float32 sums differ in their order alone, whole numbers not at all. Others: that of their precision."""
+# fp32: sums in another order; measured 1.0 under emulation.
+# int8: convolutions are equal to the bit, but the sum of two maps is rescaled in float32, where Arm and x86 round some ties to
+# different sides (ONNX Runtime: 2e-5 of the values at the first sum of DDRNet, by one step, and more from there on); measured 0.9989
+# of a trained one in ONNX Runtime, 1.0 in LiteRT, and 0.970 of an image of one with random weights, which is chaotic.
+SAME = {"fp32": 0.9999, "int8": 0.995}
+"""Least share of equal labels on two processors. Others: that of their precision."""
 
 
 @dataclass(frozen=True)

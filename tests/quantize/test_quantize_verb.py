@@ -36,6 +36,15 @@ def test_a_run_becomes_integer(
     assert [path.name for path in tmp_path.iterdir()] == ["onnxruntime-int8"]
 
 
+def test_the_size_that_is_asked_for_is_taken(taught_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+    monkeypatch.setattr("edgeseg.cli.quantize._once", lambda base, *_: sizes.append(base.size))
+    words = ["quantize", str(taught_run), "--to", "onnx", "--calib", TINY, "--images", "1", "--out", "out"]
+    for more in ([], ["--size", "32x48"]):
+        assert main(["--trust", networks.__name__, *words, *more]) == 0
+    assert sizes == [(64, 96), (32, 48)]
+
+
 QUANTIZE = ("quantize", "RUN", "--calib", TINY, "--out", "out", "--to")
 
 
