@@ -133,6 +133,18 @@ def test_a_run_that_is_not_finished_has_its_curves(run: Path, tmp_path: Path, da
     assert not (tmp_path / "b.html").exists()
 
 
+def test_a_promptable_run_has_curves_and_no_classes(run: Path, tmp_path: Path, data: Data) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    schema.write(copy / "model.json", replace(read_card(copy), task="promptable"))
+    lines = [line for line in (copy / "log.jsonl").read_text().splitlines() if "select" not in line]
+    lines.append(json.dumps({"step": 75, "epoch": 3, "select": "val", "miou_1": 61.5, "miou_3": None}))
+    (copy / "log.jsonl").write_text("\n".join(lines))
+    missing = write_training_report(copy, tmp_path / "a.html")
+    assert missing[0] == "classes and confusion: a promptable run has none"
+    text = (tmp_path / "a.html").read_text()
+    assert "after 1 click 61.5" in text and "<h2>Classes" not in text
+
+
 def test_a_log_is_read_by_epochs(run: Path) -> None:
     log = read_log(run / "log.jsonl")
     assert [epoch for epoch, _ in log.series["loss"]] == pytest.approx([0.8, 1.0, 1.8, 2.0, 2.8, 3.0])
