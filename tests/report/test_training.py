@@ -22,7 +22,8 @@ from edgeseg.data.statistics import label_statistics, region_counts
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate import evaluate, measure_split
 from edgeseg.metrics import VOID, Evaluation
-from edgeseg.report.curves import epoch_means, of_truth, rank_correlation
+from edgeseg.report.charts import LETTER, PHONE
+from edgeseg.report.curves import confusion, epoch_means, of_truth, rank_correlation
 from edgeseg.report.training import heat, write_training_report
 from edgeseg.runs import read_card
 from edgeseg.students import Semantic
@@ -160,6 +161,17 @@ def test_what_a_run_says_is_text_and_never_markup(run: Path, tmp_path: Path) -> 
     write_training_report(copy, tmp_path / "a.html")
     text = (tmp_path / "a.html").read_text()
     assert "<script" not in text and text.count("&lt;script&gt;") > 2
+
+
+def test_names_of_many_classes_do_not_touch_on_a_phone() -> None:
+    names = [f"class number {index}" for index in range(40)]
+    svg = str(confusion(np.eye(40, dtype=np.int64) * 9 + 1, names, PHONE))
+    places = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)"', svg)
+    rows = [float(y) for _, y, anchor in places if anchor == "end"]
+    columns = [float(x) for x, _, anchor in places if anchor == "middle"]
+    assert len(rows) == 40 and min(np.diff(rows)) >= 13
+    assert len(columns) >= 10 and min(np.diff(columns)) >= 2 * LETTER
+    assert float(re.findall(r'viewBox="0 0 (\d+)', svg)[0]) >= max(columns)
 
 
 def test_small_sums() -> None:
