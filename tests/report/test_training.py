@@ -112,6 +112,8 @@ def test_without_data_it_says_what_is_missing(run: Path, tmp_path: Path, data: D
     document = schema.read(Evaluation, copy / "eval-test.json")
     schema.write(copy / "eval-test.json", replace(document, sha256="0" * 64))
     assert len(write_training_report(copy, tmp_path / "c.html")) == 2  # of other weights
+    schema.write(copy / "eval-test.json", replace(document, confusions="damaged"))
+    assert "the confusion matrices are damaged" in write_training_report(copy, tmp_path / "c.html")[0]
     (copy / "log.jsonl").unlink()
     missing = write_training_report(copy, tmp_path / "d.html")
     assert "log.jsonl does not exist" in missing[0] and "<svg" not in (tmp_path / "d.html").read_text()
