@@ -140,7 +140,7 @@ def _take(results: Results, path: Path) -> None:
     elif isinstance(document, dict) and document.get("kind") == "failure":
         results.failures.append(schema.parse(Failure, document, str(path)))
     elif isinstance(document, dict) and document.get("kind") == "evaluation":
-        results.evaluations.append(_evaluation(document, str(path)))
+        results.evaluations.append(parse_evaluation(document, str(path)))
     elif isinstance(document, dict) and document.get("kind") == "prompt_evaluation":
         results.evaluations.append(_prompt_evaluation(document, str(path)))
     elif isinstance(document, dict) and document.get("kind") == "search":
@@ -183,7 +183,7 @@ def _asked(record: Record) -> Iterator[float]:
         yield from (*cold.loads_ms, *cold.firsts_ms, *cold.readies_ms)
 
 
-def _evaluation(document: Any, where: str) -> Evaluation:
+def parse_evaluation(document: Any, where: str) -> Evaluation:
     """An evaluation whose confusion matrices can be unpacked and whose figures are numbers."""
     evaluation = schema.parse(Evaluation, document, where)
     classes, score = len(evaluation.class_names), evaluation.score

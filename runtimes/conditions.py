@@ -6,7 +6,7 @@ from edgeseg.runtimes.record import Record
 from edgeseg.runtimes.telemetry.reading import Flag
 from edgeseg.runtimes.telemetry.validity import is_setting
 
-FASTER_CLOCK = 0.05
+OTHER_CLOCK = 0.05
 """Clocks after measuring that differ by more are worth a note."""
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeseg.errors import BudgetExceeded, EdgesegError, InvalidMeasurement
 from edgeseg.runtimes import statistics
 from edgeseg.runtimes.compare import ALIKE, Comparison, compare_records
-from edgeseg.runtimes.conditions import FASTER_CLOCK, busy_mhz, settings
+from edgeseg.runtimes.conditions import OTHER_CLOCK, busy_mhz, settings
 from edgeseg.runtimes.record import Record
 from edgeseg.schema import STRICT
 
@@ -186,7 +186,7 @@ def _notes(old: Record, new: Record) -> Iterator[str]:
         yield "nothing says how its clocks and power mode were set"
     clocks = busy_mhz(old), busy_mhz(new)
     if len(clocks[0]) == len(clocks[1]) and not all(
-        abs(a - b) <= FASTER_CLOCK * a for a, b in zip(*clocks, strict=True)
+        abs(a - b) <= OTHER_CLOCK * a for a, b in zip(*clocks, strict=True)
     ):
         yield f"the clocks after measuring were {_mhz(clocks[0])}, are {_mhz(clocks[1])}"
 

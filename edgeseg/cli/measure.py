@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, plain, progress, table, talk
-from edgeseg.cli.records import handed_in
+from edgeseg.cli.records import handed_in, provable
 from edgeseg.cli.releases import holds_records, of_releases, record_in
 from edgeseg.errors import EdgesegError, InvalidMeasurement
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgeseg.community import Proof
     from edgeseg.runtimes.compare import Comparison
     from edgeseg.runtimes.record import Record
 
@@ -116,21 +115,6 @@ def bench(
         raise InvalidMeasurement(f"not to be quoted: {'; '.join(result.reasons)}")
     if submit and proof:
         talk.print(f"for the table: {handed_in(result, proof, by, submit)}", markup=False, soft_wrap=True)
-
-
-def provable(subject: Path, submit: Path | None, by: str, tool: str | None) -> Proof | None:
-    """The proof of what is to be measured for the table; null where it is not."""
-    if submit is None and by:
-        raise EdgesegError("--by goes with --submit, the table that the measurement is for")
-    if submit is None:
-        return None
-    if tool:
-        raise EdgesegError(f"{tool} makes figures of its own and no record; leave --submit out, or --tool")
-    if not by:
-        raise EdgesegError("--submit needs --by: who measured, as the table is to call them")
-    from edgeseg.community import proof_of
-
-    return proof_of(subject)
 
 
 def with_tool(
@@ -234,8 +218,8 @@ def _p90(value: float | None, upper: float | None) -> str:
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN|RECORDS")],
-    others: Annotated[list[Path], typer.Argument(metavar="RECORD|ARTIFACT|RUN|RECORDS...")],
+    first: Annotated[Path, typer.Argument(metavar="RECORD|ARTIFACT|RUN")],
+    others: Annotated[list[Path], typer.Argument(metavar="RECORD|ARTIFACT|RUN...")],
     device: Annotated[str, typer.Option("-d", "--device", help="For artifacts: where, as for bench.")] = "local",
     threads: Annotated[int, typer.Option(min=1, help="For artifacts and runs.")] = 1,
     pairs: Annotated[int, typer.Option(min=3, help="For artifacts and runs: interleaved pairs of bursts.")] = 12,

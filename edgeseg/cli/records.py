@@ -37,6 +37,21 @@ def submit(
     emit({"submission": str(path)}, as_json, f"{path}\nlook through it, then open a pull request that adds it")
 
 
+def provable(subject: Path, submit: Path | None, by: str, tool: str | None) -> Proof | None:
+    """The proof of what is to be measured for the table; null where it is not."""
+    if submit is None and by:
+        raise EdgesegError("--by goes with --submit, the table that the measurement is for")
+    if submit is None:
+        return None
+    if tool:
+        raise EdgesegError(f"{tool} makes figures of its own and no record; leave --submit out, or --tool")
+    if not by:
+        raise EdgesegError("--submit needs --by: who measured, as the table is to call them")
+    from edgeseg.community import proof_of
+
+    return proof_of(subject)
+
+
 def handed_in(record: Record, proof: Proof, by: str, to: Path) -> Path:
     """The file of a submission, written."""
     from edgeseg import schema

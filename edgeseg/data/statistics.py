@@ -33,6 +33,8 @@ class LabelStatistics:
 
 def label_statistics(split: Split, classes: int, progress: Callable[[int, int], None] | None = None) -> LabelStatistics:
     """Count the labels of at most `MOST` images of a split."""
+    if not len(split):
+        raise EdgesegError("there is no image in the split to count labels of; choose another one")
     chosen = np.linspace(0, len(split) - 1, min(MOST, len(split))).astype(int).tolist()
     pixels, seen, regions = (np.zeros(classes) for _ in range(3))
     for done, index in enumerate(chosen, 1):

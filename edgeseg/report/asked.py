@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,13 +49,13 @@ def sections(records: Sequence[Record], colours: Mapping[str, str]) -> list[Sect
 
     colours: of what was measured, by its SHA-256.
     """
-    newest: dict[tuple[object, ...], Record] = {}
+    found: dict[tuple[object, ...], list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.created):
         if record.provenance == "measured" and record.samples.count:
             where = (record.subject.sha256, record.device.name, record.execution.threads, record.protocol.name)
-            newest[where] = record
+            found[where].append(record)
     made = [
-        Section(title, lede, [_answer(record, *said, colours) for record in newest.values() if (said := say(record))])
+        Section(title, lede, [_answer(same, *said, colours) for same in found.values() if (said := say(same[-1]))])
         for title, lede, say in KINDS
     ]
     return [section for section in made if section.answers]
@@ -65,16 +66,15 @@ Said = tuple[list[str], Callable[[Trace, int], Markup]]
 
 
 def _answer(
-    record: Record, lines: list[str], draw: Callable[[Trace, int], Markup], colours: Mapping[str, str]
+    same: Sequence[Record], lines: list[str], draw: Callable[[Trace, int], Markup], colours: Mapping[str, str]
 ) -> Answer:
+    record = same[-1]
     trace = Trace(name_of(record), colours.get(record.subject.sha256, "c1"), record)
-    energy = (
-        []
-        if record.energy_mj is None
-        else [f"{record.energy_mj:.1f} mJ a frame above idle, measured by {record.energy_source}"]
-    )
-    doubts = list(record.reasons)
-    return Answer(trace.name, [*lines, *energy], doubts, draw(trace, PHONE), draw(trace, DESK))
+    if record.energy_mj is not None:
+        lines = [*lines, f"{record.energy_mj:.1f} mJ a frame above idle, measured by {record.energy_source}"]
+    if len(same) > 1:
+        lines = [*lines, f"The newest of {len(same)} like it in the folder"]
+    return Answer(trace.name, lines, record.reasons, draw(trace, PHONE), draw(trace, DESK))
 
 
 def name_of(record: Record) -> str:

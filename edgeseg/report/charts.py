@@ -89,10 +89,10 @@ class Svg:
             f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" class="{escape(kind)}"/>'
         )
 
-    def cell(self, x: float, y: float, side: float, kind: str, share: float) -> None:
-        """A square as dense as its share, 0..1."""
+    def cell(self, x: float, y: float, wide: float, tall: float, kind: str, share: float) -> None:
+        """A rectangle as dense as its share, 0..1."""
         self.parts.append(
-            f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(side)}" height="{_n(side)}" class="{escape(kind)}" '
+            f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(wide)}" height="{_n(tall)}" class="{escape(kind)}" '
             f'fill-opacity="{share**0.6:.2f}"/>'
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,22 +82,23 @@ def confusion(matrix: NDArray[np.int64], names: Sequence[str], width: int) -> Ma
     count = len(names)
     left = 118 if width == PHONE else 170
     cell = min(44.0, (width - left - 4) / count)
-    svg = Svg(width, cell * count + 26, "Confusion between classes, in percent of the truth")
+    tall = max(cell, 14.0)  # a name needs as much
+    svg = Svg(width, tall * count + 26, "Confusion between classes, in percent of the truth")
     for row, name in enumerate(names):
-        top = 22 + cell * row
-        svg.text(left - 6, top + cell / 2 + 4, fit(f"{name} {row + 1}", left - 14), kind="tick", anchor="end")
-        if cell >= 14:
+        top = 22 + tall * row
+        svg.text(left - 6, top + tall / 2 + 4, fit(f"{name} {row + 1}", left - 14), kind="tick", anchor="end")
+        if row % math.ceil(2.2 * LETTER / cell) == 0:
             svg.text(left + cell * (row + 0.5), 14, str(row + 1), kind="tick", anchor="middle")
         for column in range(count):
             share = shares[row, column]
             if not share >= 0.0005:
                 continue
             kind = "right" if row == column else "taken"
-            svg.cell(left + cell * column, top, cell - 1, kind, share)
+            svg.cell(left + cell * column, top, cell - 1, tall - 1, kind, share)
             if cell >= 22 and share >= 0.01:
                 words = f"{100 * share:.0f}"
                 shade = "on" if share > 0.55 else "tick"
-                svg.text(left + cell * (column + 0.5), top + cell / 2 + 4, words, kind=shade, anchor="middle")
+                svg.text(left + cell * (column + 0.5), top + tall / 2 + 4, words, kind=shade, anchor="middle")
     return svg.markup()
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from edgeseg import schema
 from edgeseg.data.base import Data
 from edgeseg.data.statistics import LabelStatistics, label_statistics
 from edgeseg.errors import EdgesegError
@@ -22,6 +21,7 @@ from edgeseg.report.charts import DESK, PHONE
 from edgeseg.report.images import Overlay, jpeg, marked, small, tinted
 from edgeseg.report.layout import lay_out
 from edgeseg.report.view import Figure
+from edgeseg.results import parse_evaluation
 from edgeseg.runs import CARD, RunCard, load_run, read_card
 from edgeseg.train.errors import Errors, ImageErrors, errors_on, look, worst
 from edgeseg.train.log import Log, read_log
@@ -195,8 +195,7 @@ def _scores(folder: Path, card: RunCard | None, log: Log, seen: Seen | None, mis
         why = "training was not evaluated yet" if card is None else "a promptable run has none"
         missing.append(f"classes and confusion: {why}")
         return None
-    stored = [found for path in sorted(folder.glob("eval-*.json")) if (found := _evaluation(path, card))]
-    if stored:
+    if stored := list(_evaluations(folder, card, missing)):
         last = max(stored, key=lambda found: found.created)
         matrix = unpack_confusions(last.confusions, len(last.class_names)).sum(0)
         return Scores(f"{last.data} [{last.split}]", list(last.score.iou), matrix)
@@ -211,13 +210,16 @@ def _scores(folder: Path, card: RunCard | None, log: Log, seen: Seen | None, mis
     return Scores(str(best.score["select"]), [None if value is None else float(value) for value in values], None)
 
 
-def _evaluation(path: Path, card: RunCard) -> Evaluation | None:
-    """A stored evaluation of these very weights."""
-    document = read_json(path)
-    if not isinstance(document, dict) or document.get("kind") != "evaluation":
-        return None
-    found = schema.parse(Evaluation, document, str(path))
-    return found if found.sha256 == card.sha256 else None
+def _evaluations(folder: Path, card: RunCard, missing: list[str]) -> Iterator[Evaluation]:
+    """The stored evaluations of these very weights."""
+    for path in sorted(folder.glob("eval-*.json")):
+        try:
+            found = parse_evaluation(read_json(path), str(path))
+        except EdgesegError as error:
+            missing.append(str(error))
+            continue
+        if found.sha256 == card.sha256:
+            yield found
 
 
 def _page(

@@ -85,6 +85,8 @@ def errors_on(
         _add(sums, image, truth, labels, loss)
         if progress:
             progress(index + 1, len(split))
+    if not found:
+        raise EdgesegError("there is no image in the split to look at; choose another one")
     seen = sums["seen"]
     wrong, hardness = (
         np.divide(sums[name], seen, out=np.full(seen.shape, np.nan), where=seen > 0) for name in ("wrong", "loss")

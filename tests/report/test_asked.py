@@ -76,6 +76,17 @@ def test_throughput_is_frames_over_wall_time() -> None:
     assert rates[-1] == pytest.approx(5 / 0.09) and seconds[0] == pytest.approx(0.05)
 
 
+def test_the_newest_of_a_kind_is_shown_and_the_others_are_counted(folder: Path, tmp_path: Path) -> None:
+    record = slow_camera(tmp_path)
+    for day in (1, 3, 2):
+        records.write(
+            tmp_path / f"{day}.json", replace(record, created=f"2026-11-0{day}T00:00:00", energy_mj=day + 0.5)
+        )
+    html = render(collect(tmp_path))
+    assert "3.5 mJ a frame above idle" in html and "2.5 mJ a frame" not in html
+    assert "The newest of 3 like it in the folder" in html
+
+
 def test_simulated_answers_are_in_no_section(folder: Path, tmp_path: Path) -> None:
     records.write(tmp_path / "held.json", replace(throttled(tmp_path), provenance="simulated"))
     assert "Does it go on like that?" not in render(collect(tmp_path))

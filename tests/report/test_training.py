@@ -22,7 +22,8 @@ from edgeseg.data.statistics import label_statistics, region_counts
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate import evaluate, measure_split
 from edgeseg.metrics import VOID, Evaluation
-from edgeseg.report.curves import epoch_means, of_truth, rank_correlation
+from edgeseg.report.charts import LETTER, PHONE
+from edgeseg.report.curves import confusion, epoch_means, of_truth, rank_correlation
 from edgeseg.report.training import heat, write_training_report
 from edgeseg.runs import read_card
 from edgeseg.students import Semantic
@@ -111,6 +112,8 @@ def test_without_data_it_says_what_is_missing(run: Path, tmp_path: Path, data: D
     document = schema.read(Evaluation, copy / "eval-test.json")
     schema.write(copy / "eval-test.json", replace(document, sha256="0" * 64))
     assert len(write_training_report(copy, tmp_path / "c.html")) == 2  # of other weights
+    schema.write(copy / "eval-test.json", replace(document, confusions="damaged"))
+    assert "the confusion matrices are damaged" in write_training_report(copy, tmp_path / "c.html")[0]
     (copy / "log.jsonl").unlink()
     missing = write_training_report(copy, tmp_path / "d.html")
     assert "log.jsonl does not exist" in missing[0] and "<svg" not in (tmp_path / "d.html").read_text()
@@ -133,6 +136,18 @@ def test_a_run_that_is_not_finished_has_its_curves(run: Path, tmp_path: Path, da
     assert not (tmp_path / "b.html").exists()
 
 
+def test_a_promptable_run_has_curves_and_no_classes(run: Path, tmp_path: Path, data: Data) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    schema.write(copy / "model.json", replace(read_card(copy), task="promptable"))
+    lines = [line for line in (copy / "log.jsonl").read_text().splitlines() if "select" not in line]
+    lines.append(json.dumps({"step": 75, "epoch": 3, "select": "val", "miou_1": 61.5, "miou_3": None}))
+    (copy / "log.jsonl").write_text("\n".join(lines))
+    missing = write_training_report(copy, tmp_path / "a.html")
+    assert missing[0] == "classes and confusion: a promptable run has none"
+    text = (tmp_path / "a.html").read_text()
+    assert "after 1 click 61.5" in text and "<h2>Classes" not in text
+
+
 def test_a_log_is_read_by_epochs(run: Path) -> None:
     log = read_log(run / "log.jsonl")
     assert [epoch for epoch, _ in log.series["loss"]] == pytest.approx([0.8, 1.0, 1.8, 2.0, 2.8, 3.0])
@@ -148,6 +163,17 @@ def test_what_a_run_says_is_text_and_never_markup(run: Path, tmp_path: Path) -> 
     write_training_report(copy, tmp_path / "a.html")
     text = (tmp_path / "a.html").read_text()
     assert "<script" not in text and text.count("&lt;script&gt;") > 2
+
+
+def test_names_of_many_classes_do_not_touch_on_a_phone() -> None:
+    names = [f"class number {index}" for index in range(40)]
+    svg = str(confusion(np.eye(40, dtype=np.int64) * 9 + 1, names, PHONE))
+    places = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)"', svg)
+    rows = [float(y) for _, y, anchor in places if anchor == "end"]
+    columns = [float(x) for x, _, anchor in places if anchor == "middle"]
+    assert len(rows) == 40 and min(np.diff(rows)) >= 13
+    assert len(columns) >= 10 and min(np.diff(columns)) >= 2 * LETTER
+    assert float(re.findall(r'viewBox="0 0 (\d+)', svg)[0]) >= max(columns)
 
 
 def test_small_sums() -> None:
