@@ -228,13 +228,16 @@ def main() -> int:
         "--runs", type=Path, help="a folder of runs, each named as its student, to export in place of fresh weights"
     )
     parser.add_argument("--again", action="store_true", help="do exports anew that are there already")
+    parser.add_argument("--failed", action="store_true", help="do exports anew that did not pass")
     given = parser.parse_args()
     store = given.out / "matrix.jsonl"
     cells, gone = read(store), set()
     for cell in wanted(
         *([word for word in text.split(",") if word] for text in (given.students, given.targets, given.sizes))
     ):
-        if cell.target in gone or (cell.key in cells and not given.again):
+        done = cells.get(cell.key)
+        anew = given.again or (given.failed and done is not None and not done.passed)
+        if cell.target in gone or (done is not None and not anew) or (done is None and given.failed):
             continue
         try:
             made = filled(cell, given.runs)
