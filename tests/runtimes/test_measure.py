@@ -183,8 +183,11 @@ class Board:
 
     throttled = False
 
+    def __init__(self) -> None:
+        self._others = set(psutil.Process().children())
+
     def _busy(self) -> bool:
-        busy = bool(psutil.Process().children())
+        busy = bool(set(psutil.Process().children()) - self._others)
         self.throttled |= busy
         return busy
 
