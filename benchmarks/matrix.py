@@ -3,8 +3,8 @@
     python -m benchmarks.matrix --out benchmarks/results                        # all that is installed; hours on two cores
     python -m benchmarks.matrix --students ddrnet23_slim --sizes 64x96 --targets litert,coreml
 
-Exports are kept one by one in `matrix.jsonl` beside the table: a run that was stopped goes on, and several environments, each with
-other converters, fill one table. `--again` does the named ones anew. Students have fresh weights and a last
+Exports are kept one by one in `matrix.jsonl` beside the table: a run that was stopped goes on, and several processes and environments,
+each with other students or converters, fill one table. `--again` does the named ones anew. Students have fresh weights and a last
 layer fitted to generated scenes, unless `--runs` has a run of that name: what is shown is what converts and how exactly, not how
 good a trained one is.
 """
@@ -138,12 +138,20 @@ def shortened(reason: str) -> str:
 
 
 def read(file: Path) -> dict[tuple[str, str, str, str], Cell]:
-    """The cells that an earlier run filled."""
+    """The cells that were filled so far: of one that was done anew the last."""
     if not file.exists():
         return {}
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    cells = [schema.parse(Cell, line, str(file)) for line in lines]
+    # what a process that was killed wrote of a line has no end
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    cells = [schema.parse(Cell, json.loads(line), str(file)) for line in lines]
     return {cell.key: cell for cell in cells}
+
+
+def keep(file: Path, cell: Cell) -> None:
+    """One more cell in the file: a line at its end, so that several processes can fill one table."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(schema.dump(cell)) + "\n")
 
 
 def document(cells: Sequence[Cell]) -> str:
@@ -174,6 +182,26 @@ def document(cells: Sequence[Cell]) -> str:
     lines += ["", "## Everything", "", _row(HEADS), "|" + " --- |" * len(HEADS)]
     lines += [_row(_details(cell)) for cell in sorted(cells, key=lambda cell: cell.key)]
     return "\n".join(lines) + "\n"
+
+
+def in_order(cells: Sequence[Cell]) -> list[Cell]:
+    """The small sizes before the usual ones, students and targets as their registries have them."""
+    from edgeseg.export import TARGETS
+    from edgeseg.students import STUDENTS
+
+    small = {sizes[0] for sizes in SIZES.values()}
+    rows = {name: row for row, name in enumerate(STUDENTS)}
+    columns = {TARGETS[name].name: column for column, name in enumerate(TARGETS)}
+
+    def place(cell: Cell) -> tuple[bool, int, str, int]:
+        return (
+            cell.size not in small,
+            rows.get(cell.student, len(rows)),
+            cell.size,
+            columns.get(cell.target, len(columns)),
+        )
+
+    return sorted(cells, key=place)
 
 
 HEADS = ("student", "target", "precision", "size", "proof", "hop", "executed", "rel. RMS", "same label", "boundary F") + (
@@ -254,9 +282,9 @@ def main() -> int:
             file=sys.stderr,
             flush=True,
         )
-        cells[made.key] = made
-        write_text(store, "".join(json.dumps(schema.dump(each)) + "\n" for each in cells.values()))
-    write_text(given.out / "matrix.md", document(list(cells.values())))
+        keep(store, made)
+    cells = read(store)
+    write_text(given.out / "matrix.md", document(in_order(list(cells.values()))))
     return 0 if all(cell.passed for cell in cells.values()) else 2
 
 
