@@ -19,6 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from edgeseg.errors import EdgesegError, import_trusted
 
@@ -30,8 +31,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-talk = Console(stderr=True, highlight=False)
-show = Console(highlight=False)
+# no markup: what stands in square brackets, as in `edgeseg[openvino]`, is part of the text
+talk = Console(stderr=True, highlight=False, markup=False)
+show = Console(highlight=False, markup=False)
 
 # typer carries its own copy of click: the common ancestor of its usage errors has no public name
 _USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -87,13 +89,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fail(message: str, code: int, words: Sequence[str]) -> int:
     """Say what went wrong and return the exit code."""
-    talk.print(f"[bold red]error:[/] {plain(message)}", soft_wrap=True)
+    say(message, "error:", "bold red")
     if "--json" in words and not _printed:  # a result that is printed stays the one document
         sys.stdout.write(json.dumps({"error": message, "exit_code": code}) + "\n")
     return code
 
 
-def emit(document: Any, as_json: bool, *tables: Table | str) -> None:
+def say(line: str, head: str = "note:", style: str = "yellow", to: Console = talk) -> None:
+    """A line after a coloured head."""
+    to.print(Text.assemble((head, style), " ", line), soft_wrap=True)
+
+
+def emit(document: Any, as_json: bool, *tables: Table | Text | str) -> None:
     """The result: the JSON document, or the tables and lines a person reads."""
     global _printed
     if as_json:
@@ -101,7 +108,7 @@ def emit(document: Any, as_json: bool, *tables: Table | str) -> None:
         _printed = True
         return
     for table in tables:
-        show.print(table, soft_wrap=isinstance(table, str))
+        show.print(table, soft_wrap=not isinstance(table, Table))
 
 
 def table(
@@ -113,7 +120,7 @@ def table(
 ) -> Table:
     """A table; the columns in `right` hold numbers, those in `whole` are never broken."""
     result = Table(
-        title=plain(title) or None,
+        title=title or None,
         title_justify="left",
         title_style="bold",
         header_style="bold",
@@ -125,7 +132,7 @@ def table(
             column, justify="right" if index in right else "left", overflow="fold", no_wrap=index in whole
         )
     for row in rows:
-        result.add_row(*("-" if cell is None else str(cell) for cell in row))
+        result.add_row(*("-" if cell is None else cell if isinstance(cell, Text) else str(cell) for cell in row))
     return result
 
 
@@ -133,11 +140,11 @@ def table(
 def progress(what: str, total: float | None = None, unit: bool = True) -> Iterator[Callable[[float, float], None]]:
     """A bar on stderr, a line where that is no terminal; the function given takes (done, all)."""
     if not talk.is_terminal:
-        talk.print(what, markup=False, soft_wrap=True)
+        talk.print(what, soft_wrap=True)
         yield lambda done, all_: None
         return
     columns = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         *([MofNCompleteColumn()] if unit else []),
         TimeRemainingColumn(),
@@ -151,11 +158,11 @@ def progress(what: str, total: float | None = None, unit: bool = True) -> Iterat
 def counting(what: str) -> Iterator[Callable[[int], None]]:
     """A counter of work whose end is not known; the function given takes how much more is done."""
     if not talk.is_terminal:
-        talk.print(what, markup=False, soft_wrap=True)
+        talk.print(what, soft_wrap=True)
         yield lambda more: None
         return
     with Progress(
-        TextColumn("{task.description}"), TextColumn("{task.completed}"), console=talk, transient=True
+        TextColumn("{task.description}", markup=False), TextColumn("{task.completed}"), console=talk, transient=True
     ) as bar:
         task = bar.add_task(what, total=None)
         yield lambda more: bar.advance(task, more)
@@ -179,8 +186,3 @@ def is_artifact(path: Path) -> bool:
         return False
     what = "does not exist" if not path.exists() else "is neither a run (model.json) nor an artifact (manifest.json)"
     raise EdgesegError(f"{path} {what}")
-
-
-def plain(text: str) -> str:
-    """A text without what rich would take for markup."""
-    return text.replace("[", r"\[")

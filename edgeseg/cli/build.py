@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeseg.cli.app import Json, app, emit, is_artifact, progress, table, talk
+from edgeseg.cli.app import Json, app, emit, is_artifact, progress, say, table
 from edgeseg.cli.export import ledger_table, proof_data, refuse_failed, source_run
 from edgeseg.errors import EdgesegError, MissingTool
 
@@ -60,7 +60,7 @@ def build(
         with progress(f"verifying {artifact}") as bar:
             proven = verify_with(proven, load_run(run), images, progress=bar)
     else:
-        talk.print(f"[yellow]note:[/] nothing is proven of this engine yet: edgeseg verify {artifact}", soft_wrap=True)
+        say(f"nothing is proven of this engine yet: edgeseg verify {artifact}")
     columns = ["engine", "TensorRT", "GPU", "seconds", "MiB"]
     rows = [[i, c.tensorrt, c.gpu.name, c.seconds, f"{c.bytes / 2**20:.1f}"] for i, c in enumerate(cards, 1)]
     document = {"engines": [schema.dump(each) for each in cards], "manifest": schema.dump(proven.manifest)}

@@ -7,6 +7,7 @@ import platform
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from edgeseg.cli.app import Json, app, emit, progress, table
 
@@ -29,10 +30,13 @@ def doctor(
         found = examine(self_test, bar)
     colour = {"ok": "green", "missing": "yellow", "broken": "red"}
     rows = [
-        [entry.part, entry.name, f"[{colour[entry.state]}]{entry.state}[/]", entry.version, entry.detail]
-        for entry in found
+        [entry.part, entry.name, Text(entry.state, colour[entry.state]), entry.version, entry.detail] for entry in found
     ]
     title = f"edgeseg {__version__}, Python {platform.python_version()}"
-    emit([dataclasses.asdict(entry) for entry in found], as_json, table(title, ["", "", "", "version", ""], rows))
+    emit(
+        [dataclasses.asdict(entry) for entry in found],
+        as_json,
+        table(title, ["", "", "", "version", ""], rows, whole=range(3)),
+    )
     if any(entry.state == "broken" for entry in found):
         raise typer.Exit(5)

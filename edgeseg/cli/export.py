@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
-from edgeseg.cli.app import TRUSTED, Json, app, emit, is_artifact, parse_size, plain, progress, table, talk
+from edgeseg.cli.app import TRUSTED, Json, app, emit, is_artifact, parse_size, progress, say, table
 from edgeseg.errors import EdgesegError, MissingTool
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def report(outcomes: list[Outcome], everything: bool, as_json: bool) -> None:
     proven = [one.artifact for one in outcomes if one.artifact]
     ledgers = [ledger_table(artifact) for artifact in proven] if len(proven) <= LEDGERS else []
     summary = [] if len(outcomes) == 1 else [outcome_table(outcomes)]
-    reasons = [f"{folder_name(one.target, one.size)}: {plain(str(one.error))}" for one in errors if summary]
+    reasons = [f"{folder_name(one.target, one.size)}: {one.error}" for one in errors if summary]
     emit(documents, as_json, *ledgers, *summary, *reasons)
     grave = [one for one in errors if not (everything and isinstance(one.error, MissingTool))]
     if grave:
@@ -180,9 +181,7 @@ def outcome_table(outcomes: list[Outcome]) -> Table:
     for one in outcomes:
         name = folder_name(one.target, one.size)
         if one.artifact is None:
-            rows.append(
-                [name, None, None, None, None, None, "[red]missing[/]" if isinstance(one.error, MissingTool) else FAIL]
-            )
+            rows.append([name, None, None, None, None, None, MISSING if isinstance(one.error, MissingTool) else FAIL])
             continue
         manifest = one.artifact.manifest
         hop = manifest.ledger.hops[-1] if manifest.ledger else None
@@ -191,12 +190,12 @@ def outcome_table(outcomes: list[Outcome]) -> Table:
         same = None if hop is None else f"{100 * hop.same_label:.3f}%"
         size = f"{sum(file.bytes for file in manifest.files) / 1e6:.1f}"
         seconds = str(manifest.conversion.get("seconds", "-"))
-        rows.append([name, rms, same, size, seconds, tiers, "[green]pass[/]" if one.error is None else FAIL])
+        rows.append([name, rms, same, size, seconds, tiers, PASS if one.error is None else FAIL])
     columns = ["artifact", "rel. RMS", "same label", "MB", "s", "operators", ""]
     return table("", columns, rows, right=(1, 2, 3, 4), whole=(0, 1, 2, 6))
 
 
-FAIL = "[red]FAIL[/]"
+PASS, FAIL, MISSING = Text("pass", "green"), Text("FAIL", "red"), Text("missing", "red")
 
 
 @app.command()
@@ -301,7 +300,7 @@ def stage_table(found: dict[str, Any]) -> Table:
             shown(stage["graph"]),
             shown(stage["file"]),
         ]
-        + ["[green]fits[/]" if stage["fits"] else "[red]differs[/]"]
+        + [Text("fits", "green") if stage["fits"] else Text("differs", "red")]
         for stage in found["stages"]
     ]
     title = f"modules in the order they run, within {found['within']:g}"
@@ -322,9 +321,7 @@ def source_run(artifact: Artifact, given: Path | None) -> tuple[Path, RunCard]:
         )
     card = read_card(run)
     if source.sha256 is not None and card.sha256 != source.sha256:
-        talk.print(
-            f"[yellow]note:[/] {run} has other weights than those {artifact.folder} was made from", soft_wrap=True
-        )
+        say(f"{run} has other weights than those {artifact.folder} was made from")
     return run, card
 
 
@@ -339,9 +336,7 @@ def proof_data(spec: str | None, trained_on: str | None) -> Data | None:
     try:
         return load_data(trained_on)
     except EdgesegError as error:
-        talk.print(
-            f"[yellow]note:[/] comparing on generated scenes, since the run's own data is gone: {error}", soft_wrap=True
-        )
+        say(f"comparing on generated scenes, since the run's own data is gone: {error}")
         return None
 
 
@@ -358,7 +353,7 @@ def ledger_table(artifact: Artifact) -> Table:
             f"{hop.boundary_f:.4f}",
             f"{hop.worst_class_iou:.4f} {hop.worst_class or ''}".strip(),
             hop.nonfinite,
-            "[green]pass[/]" if hop.passed else "[red]FAIL[/]",
+            PASS if hop.passed else FAIL,
         ]
         for hop in ledger.hops
     ]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
-from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, plain, progress, table, talk
+from edgeseg.cli.app import Json, Size, app, emit, is_artifact, parse_size, progress, say, table, talk
 from edgeseg.cli.records import handed_in, provable
 from edgeseg.cli.releases import holds_records, of_releases, record_in
 from edgeseg.errors import EdgesegError, InvalidMeasurement
@@ -114,7 +115,7 @@ def bench(
     if not result.valid:
         raise InvalidMeasurement(f"not to be quoted: {'; '.join(result.reasons)}")
     if submit and proof:
-        talk.print(f"for the table: {handed_in(result, proof, by, submit)}", markup=False, soft_wrap=True)
+        talk.print(f"for the table: {handed_in(result, proof, by, submit)}", soft_wrap=True)
 
 
 def with_tool(
@@ -148,9 +149,9 @@ def with_tool(
         ("p50", None if figures.p50_ms is None else f"{figures.p50_ms:.3f} ms{shares}"),
         ("mean", None if figures.mean_ms is None else f"{figures.mean_ms:.3f} ms of {figures.count or 'unknown'} runs"),
         ("threads, precision", f"{found.threads or 'unknown'}, {found.precision or 'as the file has it'}"),
-        *(("note", plain(line)) for line in measured.sensors.notes),
-        *(("warning", plain(line)) for line in found.warnings),
-        *(("not understood", plain(line)) for line in found.unread),
+        *(("note", line) for line in measured.sensors.notes),
+        *(("warning", line) for line in found.warnings),
+        *(("not understood", line) for line in found.unread),
     ]
     if any(tier != HOST for tier in artifact.manifest.op_tiers.values()):
         rows.append(("note", "the tool has no operators of edgeseg: what stands for them in the file ran"))
@@ -259,18 +260,18 @@ def compare(
     emit(documents if len(documents) > 1 else documents[0], as_json, *sentences)
     for other, one in zip(others, found, strict=True):
         for line in one.why:
-            talk.print(f"[yellow]note:[/] {f'{other}: ' if len(found) > 1 else ''}{line}", soft_wrap=True)
+            say(f"{other}: {line}" if len(found) > 1 else line)
     if refused := [one for one in found if one.ratio is None]:
         raise InvalidMeasurement(f"they cannot be compared: {'; '.join(refused[0].why)}")
 
 
-def _sentence(first: Path, other: Path, found: Comparison) -> str:
+def _sentence(first: Path, other: Path, found: Comparison) -> Text:
     """What was found, and how far the first differs from itself."""
     if found.ratio is None:
-        return f"{other} against {first}: {found.verdict}"
+        return Text(f"{other} against {first}: {found.verdict}")
     share = f"{found.ratio:.3f} of the time of {first} ({found.low:.3f} to {found.high:.3f})"
-    sentence = f"{other} is [bold]{found.verdict}[/]: {share}"
+    sentence = Text.assemble(f"{other} is ", (found.verdict, "bold"), f": {share}")
     if found.noise is None:
         return sentence
     low, high = (100 * math.expm1(value) for value in (found.noise.low, found.noise.high))
-    return f"{sentence}\nthe first against itself: {low:+.1f} to {high:+.1f} %"
+    return sentence.append(f"\nthe first against itself: {low:+.1f} to {high:+.1f} %")

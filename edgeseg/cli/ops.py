@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from edgeseg.cli.app import Json, app, emit, table, talk
 from edgeseg.errors import ParityFailed
@@ -45,7 +46,7 @@ def conformance(
             str(row.cases),
             "" if row.error is None else f"{row.error:.1e}",
             "" if row.within is None else f"{row.within:.0e}",
-            f"[{colour[row.state]}]{row.state}[/]",
+            Text(row.state, colour[row.state]),
             row.detail if row.state != "ok" else "",
         ]
         for row in rows

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeseg.cli.app import Json, app, emit, is_artifact, plain, progress, table
+from edgeseg.cli.app import Json, app, emit, is_artifact, progress, table
 from edgeseg.errors import EdgesegError, MissingTool
 
 
@@ -47,10 +47,7 @@ def profile(
         for kind in found.kinds
     ]
     dearest = sorted(found.operators, key=lambda each: -each.ms)[:top]
-    each = [
-        (plain(one.name), plain(one.kind), f"{one.ms:.3f}", f"{100 * one.ms / total:.1f}", _kib(one.bytes))
-        for one in dearest
-    ]
+    each = [(one.name, one.kind, f"{one.ms:.3f}", f"{100 * one.ms / total:.1f}", _kib(one.bytes)) for one in dearest]
     ones = [
         table(
             f"the {len(each)} dearest of {len(found.operators)}",

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.text import Text
 
-from edgeseg.cli.app import TRUSTED, Json, app, counting, emit, parse_size, plain, progress, table, talk
+from edgeseg.cli.app import TRUSTED, Json, app, counting, emit, parse_size, progress, say, table, talk
 from edgeseg.cli.export import Images, chosen_targets, folder_name, report, subject, words
 from edgeseg.errors import EdgesegError
 
@@ -106,7 +107,7 @@ def quantize(
         with counting(f"reading {images} calibration images") as count:
             chosen = choose_images(source_data, split, images, count, student.look)
         for warning in chosen.warnings():
-            talk.print(f"[yellow]note:[/] {plain(warning)}", soft_wrap=True)
+            say(warning)
         base = _Base(folder, source, student, parsed or usual[0], words(bake), chosen, recipe, out, student)
         if curve:
             base = _curve(base, targets[0], load_data(proof) if proof else source_data)
@@ -156,7 +157,7 @@ def _curve(base: _Base, target: Target, data: Data) -> _Base:
     talk.print(
         table(f"labels that stay on {target.name}", ["images", "mean", "lowest", "highest"], rows, right=range(4))
     )
-    talk.print(plain(curve_words(made)), soft_wrap=True)
+    talk.print(curve_words(made), soft_wrap=True)
     return replace(base, chosen=replace(base.chosen, card=replace(base.chosen.card, curve=made)))
 
 
@@ -251,7 +252,7 @@ def _search(
             device,
             time_blocks,
         )
-        found.append(search(plan, lambda words: talk.print(plain(words), soft_wrap=True)))
+        found.append(search(plan, lambda words: talk.print(words, soft_wrap=True)))
     documents = [schema.dump(one) for one in found]
     shown: list[Table | str] = []
     for one in found:
@@ -274,13 +275,13 @@ def front_table(found: Search) -> Table:
         time, drop = trial.time, trial.drop
         rows.append(
             [
-                "[bold green]*[/]" if trial.number == found.chosen else "",
+                Text("*", "bold green") if trial.number == found.chosen else "",
                 called(trial),
                 None if trial.miou is None else f"{trial.miou:.2f}",
                 None if drop is None else wide(drop.points, drop.low, drop.high, "+.2f"),
                 None if time is None else wide(time.ratio, time.low, time.high, ".3f"),
                 None if trial.megabytes is None else f"{trial.megabytes:.1f}",
-                "[red]fails[/]" if trial.failed else "",
+                Text("fails", "red") if trial.failed else "",
             ]
         )
     where = "" if found.device == "local" else f" of {found.device}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeseg.cli.app import Json, app, emit, plain, show
+from edgeseg.cli.app import Json, app, emit, say, show
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def check(
     emit(document, as_json, f"{len(found)} submissions, {len(bad)} refused")
     for path, wrong in bad if not as_json else []:
         for line in wrong:
-            show.print(f"[red]{plain(str(path))}:[/] {plain(line)}", soft_wrap=True)
+            say(line, f"{path}:", "red", show)
     if bad:
         raise InvalidMeasurement(f"{len(bad)} of {len(found)} submissions are not for the table")
 

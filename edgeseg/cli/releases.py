@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from edgeseg.cli.app import emit, is_artifact, plain, table, talk
+from edgeseg.cli.app import emit, is_artifact, say, table
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def of_releases(old: Path, new: Path, as_json: bool) -> None:
     rows = [
         [
             pair.found.verdict,
-            plain(pair.what),
+            pair.what,
             None if pair.found.ratio is None else f"{pair.found.ratio:.3f}",
             None if pair.found.low is None else f"{pair.found.low:.3f} to {pair.found.high:.3f}",
         ]
@@ -45,7 +45,7 @@ def of_releases(old: Path, new: Path, as_json: bool) -> None:
     lines += [f"{what}: only in {old}" for what in found.only_old]
     lines += [f"{what}: only in {new}" for what in found.only_new]
     for line in [*lines, *found.problems]:
-        talk.print(f"[yellow]note:[/] {plain(line)}", soft_wrap=True)
+        say(line)
     raise typer.Exit(found.exit_code)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeseg.cli.app import Json, app, emit, progress, talk
+from edgeseg.cli.app import Json, app, emit, progress, say
 from edgeseg.cli.export import proof_data, source_run
 from edgeseg.cli.measure import record_table
 from edgeseg.errors import ParityFailed
@@ -60,4 +60,4 @@ def _record(path: Path, as_json: bool) -> None:
     document = {"record": schema.dump(again), "comparison": schema.dump(comparison)}
     emit(document, as_json, record_table(again), f"against {path}: {comparison.verdict}{ratio}")
     for line in comparison.why:
-        talk.print(f"[yellow]note:[/] {line}", soft_wrap=True)
+        say(line)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
-from edgeseg.cli.app import Json, app, emit, plain, progress, show, table, talk
+from edgeseg.cli.app import Json, app, emit, progress, say, show, table
 from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def of_training(folder: Path, out: Path, data: str | None, split: str | None, im
         missing = write_training_report(folder, out, source, split, images, lambda what, done, every: bar(done, every))
     emit({"report": str(out), "bytes": out.stat().st_size, "missing": missing}, as_json, str(out))
     for line in missing:
-        talk.print(f"[yellow]not drawn:[/] {plain(line)}", soft_wrap=True)
+        say(line, "not drawn:")
 
 
 @app.command()
@@ -95,7 +96,7 @@ def verdict(
     emit([schema.dump(entry) for entry in verdicts], as_json, verdict_table(verdicts))
     failed = [f"{failure.subject.path} could not be measured: {failure.detail}" for failure in results.failures]
     for problem in [*failed, *results.problems]:
-        talk.print(f"[yellow]note:[/] {plain(problem)}", soft_wrap=True)
+        say(problem)
     if not as_json:
         say_why(verdicts)
     raise typer.Exit(exit_code(verdicts))
@@ -129,10 +130,10 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     return table(title, columns, rows, right=range(3, 8), whole=(0, *range(2, 8)))
 
 
-def _word(entry: Verdict) -> str:
+def _word(entry: Verdict) -> Text:
     if entry.ship:
-        return "[bold green]SHIP[/]"
-    return "[bold red]DON'T SHIP[/]" if entry.decided else "[bold yellow]UNDECIDED[/]"
+        return Text("SHIP", "bold green")
+    return Text("DON'T SHIP", "bold red") if entry.decided else Text("UNDECIDED", "bold yellow")
 
 
 def _place(entry: Verdict) -> str:
@@ -143,11 +144,11 @@ def say_why(verdicts: Sequence[Verdict]) -> None:
     """Every reason and note, under the artifact it belongs to."""
     for entry in verdicts:
         for reason in entry.reasons:
-            show.print(f"[red]{entry.artifact}:[/] {reason.text}", soft_wrap=True)
+            say(reason.text, f"{entry.artifact}:", "red", show)
         if entry.losses:
-            show.print(f"[dim]{entry.artifact}: points against the run: {entry.losses}[/]", soft_wrap=True)
+            say(f"points against the run: {entry.losses}", f"{entry.artifact}:", "dim", show)
         for note in entry.notes:
-            show.print(f"[dim]{entry.artifact}: {note}[/]", soft_wrap=True)
+            say(note, f"{entry.artifact}:", "dim", show)
 
 
 def _figure(value: float | None, digits: int = 2) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeseg.cli.app import Json, app, emit, plain, table, talk
+from edgeseg.cli.app import Json, app, emit, table, talk
 
 if TYPE_CHECKING:
     from edgeseg.runtimes.farm import Job, Outcome
@@ -29,10 +29,10 @@ def sweep(
     from edgeseg.runtimes.farm.sweep import verdict_of
 
     def tell(job: Job, device: str, outcome: Outcome) -> None:
-        talk.print(f"{device}: {_title(job)} {outcome.state}{f', {plain(outcome.reason)}' if outcome.reason else ''}")
+        talk.print(f"{device}: {_title(job)} {outcome.state}{f', {outcome.reason}' if outcome.reason else ''}")
 
     jobs, left_out = swept(file, out, tell, again)
-    rows = [[_title(job), job.pool, job.device, job.state, job.tries, job.reason and plain(job.reason)] for job in jobs]
+    rows = [[_title(job), job.pool, job.device, job.state, job.tries, job.reason] for job in jobs]
     document = {"jobs": [asdict(job) for job in jobs], "left_out": left_out}
     emit(document, as_json, table("", ["artifact", "pool", "device", "state", "tries", "why"], rows))
     if error := verdict_of(jobs, left_out):

@@ -93,7 +93,7 @@ def tune(
     def notify(trial: Trial) -> None:
         how = "" if trial.state == "COMPLETE" else f", ended after epoch {trial.epochs}"
         score = "-" if trial.value is None else f"{trial.value:.2f}"
-        talk.print(f"trial {trial.number + 1}: {score}{how}; {_said(trial.values)}", markup=False, soft_wrap=True)
+        talk.print(f"trial {trial.number + 1}: {score}{how}; {_said(trial.values)}", soft_wrap=True)
 
     ended = search_for(name, source, out, build, space, first, trials, seed, notify)
     best = best_of(ended)

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.text import Text
 
 import edgeseg as es
 from edgeseg.artifact import Artifact
+from edgeseg.cli import app as shown
 from edgeseg.cli import main
 from edgeseg.cli.app import app
 from edgeseg.data import Data
@@ -87,6 +89,17 @@ def test_models_and_info(document: Callable[..., Any], folder: Path) -> None:
 def test_doctor_finds_what_is_installed(document: Callable[..., Any]) -> None:
     found = {entry["name"]: entry for entry in document("doctor", "--no-self-test")}
     assert {found[name]["state"] for name in ("torch", "onnxruntime", "openvino", "label_map", "local")} == {"ok"}
+
+
+def test_square_brackets_are_shown() -> None:
+    """An install line like `edgeseg[litert]`, or a folder `a[b]`, is no markup; what is coloured is a `Text`."""
+    for name in ("show", "talk"):
+        console = getattr(shown, name)
+        with console.capture() as capture:
+            shown.say("of the line", "[head]:", to=console)
+            console.print(shown.table("[title]", ["[column]"], [["[cell]"], [Text("[word]", "red")]]))
+        for part in ("[head]: of the line", "[title]", "[column]", "[cell]", "[word]"):
+            assert part in capture.get(), (name, part)
 
 
 @pytest.mark.slow
