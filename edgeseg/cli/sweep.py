@@ -19,6 +19,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="Artifacts, devices, threads, protocol.")],
     out: Annotated[Path, typer.Option(help="The folder of the records and of the queue.")],
     again: Annotated[bool, typer.Option("--again", help="Also what failed, or has no figure to quote.")] = False,
+    engine: Annotated[str, typer.Option(help="Who measures: local, or ray (the cluster at RAY_ADDRESS).")] = "local",
     as_json: Json = False,
 ) -> None:
     """Measure artifacts on many devices, a worker each. Stopped, the same command goes on; nothing is measured twice.
@@ -31,7 +32,7 @@ def sweep(
     def tell(job: Job, device: str, outcome: Outcome) -> None:
         talk.print(f"{device}: {_title(job)} {outcome.state}{f', {outcome.reason}' if outcome.reason else ''}")
 
-    jobs, left_out = swept(file, out, tell, again)
+    jobs, left_out = swept(file, out, tell, again, engine)
     rows = [[_title(job), job.pool, job.device, job.state, job.tries, job.reason] for job in jobs]
     document = {"jobs": [asdict(job) for job in jobs], "left_out": left_out}
     emit(document, as_json, table("", ["artifact", "pool", "device", "state", "tries", "why"], rows))

@@ -6,27 +6,24 @@ What they were is written down on this machine, beside the devices file, before 
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
-from edgeseg.provenance import now
 from edgeseg.registry import Registry
 from edgeseg.runtimes.devices import shell
-from edgeseg.runtimes.devices.book import book_path
-from edgeseg.schema import STRICT
+from edgeseg.runtimes.devices.tokens import Token, claim, token_path
 
 if TYPE_CHECKING:
     from edgeseg.runtimes.devices.base import Device
+
+PREPARED = "prepared"
+"""The folder of the tokens."""
 
 ROOT = """root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 """
@@ -95,25 +92,6 @@ SETTINGS.add(
 )
 
 
-@dataclass(frozen=True)
-class Token:
-    """What a device was like, for whoever puts it back. `pid` and `started`: the process that has changed it."""
-
-    __pydantic_config__ = STRICT
-    device: str
-    created: str
-    pid: int
-    started: float
-    before: dict[str, str]
-
-    @property
-    def alive(self) -> bool:
-        """Whether it is still at work."""
-        with suppress(psutil.NoSuchProcess):
-            return psutil.Process(self.pid).create_time() == self.started
-        return False
-
-
 class Refused(EdgesegError):
     """A device does not take a setting."""
 
@@ -151,9 +129,7 @@ def prepared(device: Device, asked: Mapping[str, str]) -> Iterator[list[str]]:
         yield notes
         return
     before = {name: _read(device, name) for name in asked}
-    process = psutil.Process()
-    token = Token(device.url, now(), process.pid, process.create_time(), before)
-    path, touched = _claim(token), dict[str, str]()
+    path, touched = claim(PREPARED, device.url, before), dict[str, str]()
     ended: EdgesegError | None = None
     try:
         for name, value in asked.items():
@@ -185,7 +161,7 @@ def put_back(device: Device, only_left: bool = False) -> list[str]:
     Raises:
         EdgesegError: a run is still at work.
     """
-    path = token_path(device.url)
+    path = token_path(PREPARED, device.url)
     if not path.exists():
         return []
     token = schema.read(Token, path)
@@ -197,25 +173,6 @@ def put_back(device: Device, only_left: bool = False) -> list[str]:
         )
     _restore(device, token.before, path)
     return [f"{name} was put back, which a run of {token.created} had left changed" for name in token.before]
-
-
-def token_path(url: str) -> Path:
-    """Where it is written down what a device was like."""
-    name = re.sub(r"[^\w.@-]+", "-", url).strip("-")
-    return book_path().parent / "prepared" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}.json"
-
-
-def _claim(token: Token) -> Path:
-    """Write it down, unless another run has."""
-    path = token_path(token.device)
-    whole = schema.write(path.with_suffix(f".{token.pid}"), token)
-    try:
-        os.link(whole, path)
-    except FileExistsError:
-        raise EdgesegError(f"{token.device} is prepared by another run just now; wait until it is over") from None
-    finally:
-        whole.unlink()
-    return path
 
 
 def _restore(device: Device, before: Mapping[str, str], path: Path) -> None:

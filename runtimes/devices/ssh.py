@@ -59,13 +59,13 @@ WORDS: tuple[tuple[str, type[EdgesegError], str], ...] = (
 
 
 class Ssh(Remote):
-    """`ssh://user@host:port`, or a host of ~/.ssh/config."""
+    """`ssh://user@host:port`, or a host of ~/.ssh/config; `where`: that, as words for ssh."""
 
     kind: ClassVar[str] = "ssh"
 
-    def __init__(self, address: str, entry: Entry, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, address: str, entry: Entry, where: list[str], patience_s: float = PATIENCE_S) -> None:
         super().__init__(address, entry, patience_s)
-        self._where = target(entry.url)
+        self._where = where
         self._sockets: str | None = None
 
     def _ssh(self, *more: str) -> list[str]:
@@ -132,7 +132,7 @@ def ssh(address: str, entry: Entry) -> Ssh:
     """
     if shutil.which("ssh") is None:
         raise MissingTool("ssh is not installed; apt-get install openssh-client")
-    return Ssh(address, entry)
+    return Ssh(address, entry, target(entry.url))
 
 
 DEVICES.add("ssh", ssh)

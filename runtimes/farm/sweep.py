@@ -48,8 +48,7 @@ class Sweep:
             raise EdgesegError("a sweep needs at least one artifact, one device and a number of threads")
         if min(self.tries, self.patience, *self.threads) < 1:
             raise EdgesegError("threads, tries and patience are at least 1")
-        everywhere = [address for pool in self.pools.values() for address in pool]
-        if twice := sorted({address for address in everywhere if everywhere.count(address) > 1}):
+        if twice := sorted({address for address in self.addresses if self.addresses.count(address) > 1}):
             raise EdgesegError(f"{', '.join(twice)} is named twice; a device has one worker, in one pool")
         if empty := [name for name, pool in self.pools.items() if not pool]:
             raise EdgesegError(f"the pool {empty[0]} has no device")
@@ -58,6 +57,11 @@ class Sweep:
     def pools(self) -> Mapping[str, Sequence[str]]:
         """Name -> devices; a device that stands alone is a pool of its own."""
         return self.devices if isinstance(self.devices, dict) else {name: [name] for name in self.devices}
+
+    @property
+    def addresses(self) -> list[str]:
+        """The devices of all pools."""
+        return [address for pool in self.pools.values() for address in pool]
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,15 @@ async def run(
     return out
 
 
+def record_name(job: Job) -> str:
+    """The file of a job's record."""
+    name = re.sub(r"[^\w.@-]+", "-", f"{job.artifact}-{job.pool}-t{job.threads}-{job.protocol}").strip("-")
+    return f"{name}-{job.id}.json"
+
+
 async def measured(job: Job, device: str, folder: Path) -> Outcome:
     """What `edgeseg bench` makes of a job, in a process of its own; its record goes to `folder`."""
-    name = re.sub(r"[^\w.@-]+", "-", f"{job.artifact}-{job.pool}-t{job.threads}-{job.protocol}").strip("-")
-    path = folder / f"{name}-{job.id}.json"
+    path = folder / record_name(job)
     path.unlink(missing_ok=True)  # of an earlier try
     words = ["bench", job.artifact, "-d", device, "--threads", str(job.threads), "--protocol", job.protocol]
     code, said = await _edgeseg(*words, "-o", str(path))
@@ -153,23 +162,23 @@ async def _edgeseg(*words: str) -> tuple[int, str]:
     return process.returncode or 0, lines[-1].removeprefix("error: ") if lines else ""
 
 
-def swept(file: Path, out: Path, notify: Notify, again: bool = False) -> tuple[list[Job], dict[str, str]]:
+def swept(
+    file: Path, out: Path, notify: Notify, again: bool = False, engine: str = "local"
+) -> tuple[list[Job], dict[str, str]]:
     """Do, or go on with, what a file says: its jobs as they are then, and the devices that were left out.
 
-    again: also those that failed, or have no figure to quote.
+    again:  also those that failed, or have no figure to quote.
+    engine: who measures: `local`, or `ray`.
 
     Raises:
         EdgesegError: the file, an artifact in it, or another sweep that is at it. MissingTool: a device that nobody knows.
     """
     from edgeseg.artifact import Artifact
-    from edgeseg.runtimes.devices import open_device
+    from edgeseg.runtimes.farm.engines import ENGINES
     from edgeseg.runtimes.protocol import parse
 
     sweep = _read(file)
     parse(sweep.protocol)
-    for devices in sweep.pools.values():
-        for address in devices:
-            open_device(address).close()  # is there such a one? Nothing is contacted
     subjects = [Artifact.open(file.parent / each) for each in sweep.artifacts]
     wanted = [
         Job(pool, str(subject.folder.resolve()), subject.manifest.sha256, threads, sweep.protocol)
@@ -177,9 +186,9 @@ def swept(file: Path, out: Path, notify: Notify, again: bool = False) -> tuple[l
         for pool in sweep.pools
         for threads in sweep.threads
     ]
-    with Queue(out / "queue.sqlite").held() as queue:
+    with ENGINES[engine](sweep, out) as measure, Queue(out / "queue.sqlite").held() as queue:
         queue.want(wanted, again)
-        left_out = asyncio.run(run(queue, sweep, lambda job, device: measured(job, device, out), notify))
+        left_out = asyncio.run(run(queue, sweep, measure, notify))
         keys = {job.key for job in wanted}
         return [job for job in queue.jobs() if job.key in keys], left_out
 

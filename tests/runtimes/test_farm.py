@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
+import os
 import random
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ import pytest
 from edgeseg.cli import main
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes import record as records
-from edgeseg.runtimes.farm import Job, Outcome, Queue, Sweep, measured, run
+from edgeseg.runtimes.farm import Job, Outcome, Queue, Sweep, engines, measured, run
 from edgeseg.runtimes.farm.sweep import verdict_of
 from tests.runtimes.test_agent import null
 
@@ -191,3 +194,113 @@ def test_a_sweep_that_was_killed_goes_on(tmp_path: Path, capfd: pytest.CaptureFi
     for job in found:
         assert job["state"] in ("done", "invalid")
         assert records.read(Path(job["record"])).subject.path == str(artifact)
+
+
+# -- Ray ---------------------------------------------------------------------------------------------------------------
+
+with_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="needs the cluster extra: pip install 'edgeseg[cluster]'"
+)
+
+
+def test_a_job_whose_device_the_cluster_has_lost_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cluster:
+        looks = 0
+
+        def cluster_resources(self) -> dict[str, float]:
+            self.looks += 1
+            return {"edgeseg:pi": 1.0} if self.looks < 3 else {}
+
+    monkeypatch.setattr(engines, "LOOK_S", 0.01)
+    cluster, never = Cluster(), Future[Any]()
+    made = asyncio.run(engines._waited(cluster, never, "pi"))
+    assert (made.state, made.device, cluster.looks) == ("waiting", True, 3)
+    assert "offers it any more" in made.reason
+    ready = Future[Any]()
+    ready.set_result("what it gives")
+    assert asyncio.run(engines._waited(cluster, ready, "pi")) == "what it gives"
+
+
+@with_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of ray itself
+def test_two_thousand_jobs_through_ray_across_a_restart(tmp_path: Path) -> None:
+    """On two workers of Ray, 200 devices; 5 % go wrong, and the scheduler is cancelled in the middle."""
+    artifact = str(null(tmp_path))
+    devices = {f"pool-{number}": [f"device-{number}-{index}" for index in range(50)] for number in range(4)}
+    wanted = [Job(pool, artifact, "sha", number, "quick") for pool in devices for number in range(500)]
+    given, ended = sweep(devices, tries=20, patience=99), Counter[tuple[str, int]]()
+
+    def there(job: Job, device: str, packed: bytes) -> tuple[Outcome, str | None]:
+        assert b"manifest.json" in packed
+        if random.random() < 0.05:
+            return Outcome("waiting", None, "gone", device=True), None
+        return Outcome("done", "there"), json.dumps({"subject": {"path": "there"}, "of": [job.pool, job.threads]})
+
+    async def twice(measure: Callable[[Job, str], Any], queue: Queue) -> None:
+        async def counted(job: Job, device: str) -> Outcome:
+            made: Outcome = await measure(job, device)
+            ended[job.pool, job.threads] += made.state == "done"
+            return made
+
+        task = asyncio.create_task(run(queue, given, counted, calm_s=0))
+        while sum(ended.values()) < 700:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with queue.held():
+            assert await run(queue, given, counted, calm_s=0) == {}
+
+    with engines.ray(given, tmp_path, there, cpus=1) as measure:
+        queue = Queue(tmp_path / "q")
+        queue.want(wanted)
+        asyncio.run(twice(measure, queue))
+    with Queue(tmp_path / "q").held() as queue:
+        found = queue.jobs()
+    assert {job.state for job in found} == {"done"}
+    assert len(found) == len(ended) == sum(ended.values()) == 2000
+    for job in found:
+        assert job.record is not None
+        document = json.loads(Path(job.record).read_text())
+        assert document == {"subject": {"path": artifact}, "of": [job.pool, job.threads]}
+
+
+@with_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of ray itself
+def test_a_sweep_through_ray_brings_the_records_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    artifact = null(tmp_path)
+    (tmp_path / "sweep.yaml").write_text(json.dumps({"artifacts": ["null"], "protocol": "smoke", "tries": 1}))
+    words = ["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out"), "--engine", "ray", "--json"]
+    assert main(words) in (0, 6)  # 6: this machine is busy just now
+    (job,) = json.loads(capfd.readouterr().out)["jobs"]
+    assert job["state"] in ("done", "invalid")
+    record = records.read(Path(job["record"]))
+    assert (record.subject.path, record.subject.sha256) == (str(artifact), job["sha256"])
+
+
+@with_ray
+@pytest.mark.slow
+def test_a_device_that_no_machine_of_the_cluster_offers_is_one_line(tmp_path: Path) -> None:
+    null(tmp_path)
+    (tmp_path / "sweep.yaml").write_text(json.dumps({"artifacts": ["null"], "devices": ["pi"], "protocol": "smoke"}))
+    words = f"['sweep', '{tmp_path / 'sweep.yaml'}', '--out', '{tmp_path / 'out'}', '--engine', 'ray']"
+    program = f"""
+import os, ray, subprocess, sys
+ray.init(num_cpus=1, log_to_driver=False)
+address = ray.get_runtime_context().gcs_address
+words = [sys.executable, "-m", "edgeseg", *{words}]
+sys.exit(subprocess.run(words, env=os.environ | {{"RAY_ADDRESS": address}}).returncode)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+    )
+    assert done.returncode == 5, done.stderr
+    assert "no machine of the Ray cluster offers pi" in done.stderr
+    assert """--resources='{"edgeseg:pi": 1}'""" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -27,7 +27,7 @@ from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes import agent, statistics
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import DEVICES, Entry, channel, make, open_device, remote
-from edgeseg.runtimes.devices.ssh import Ssh
+from edgeseg.runtimes.devices.ssh import Ssh, ssh
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.telemetry import Here, take
 from edgeseg.runtimes.telemetry.there import There
@@ -124,7 +124,7 @@ def know(server: Server, key: str) -> None:
 
 @pytest.fixture
 def device(server: Server, tmp_path: Path) -> Iterator[Ssh]:
-    with closing(Ssh("board", server.entry(tmp_path))) as made:
+    with closing(ssh("board", server.entry(tmp_path))) as made:
         yield made
 
 
@@ -241,7 +241,7 @@ def test_the_user_s_configuration_cannot_skip_the_check(server: Server, tmp_path
     careless = tmp_path / "careless"
     careless.write_text("StrictHostKeyChecking no\n" + CLIENT.format(folder=server.folder).replace("known", "nothing"))
     entry = server.entry(tmp_path, ssh_config=str(careless))
-    with closing(Ssh("board", entry)) as device, pytest.raises(EdgesegError, match="is not known here"):
+    with closing(ssh("board", entry)) as device, pytest.raises(EdgesegError, match="is not known here"):
         device.probe()
 
 

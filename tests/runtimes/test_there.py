@@ -19,7 +19,8 @@ from edgeseg.cli import main
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes.compare import compare_records
 from edgeseg.runtimes.devices import DEVICES, prepare, shell
-from edgeseg.runtimes.devices.prepare import SETTINGS, Setting, Token, prepared, put_back
+from edgeseg.runtimes.devices.prepare import SETTINGS, Setting, prepared, put_back
+from edgeseg.runtimes.devices.tokens import Token
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.measure import measure
 from edgeseg.runtimes.null import Null, null_artifact

@@ -1,0 +1,138 @@
+"""Who runs a measurement: a process of this machine, or of the machine in a Ray cluster that has the device."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
+
+from edgeseg.artifact import Artifact
+from edgeseg.errors import MissingTool, need
+from edgeseg.files import write_json
+from edgeseg.registry import Registry
+from edgeseg.runtimes.farm.queue import Job
+from edgeseg.runtimes.farm.sweep import Measure, Outcome, Sweep, measured, record_name
+
+LOOK_S = 20.0
+"""How often a job that waits for its device is asked whether the cluster still has that."""
+
+There: TypeAlias = Callable[[Job, str, bytes], tuple[Outcome, str | None]]
+"""A job, its device and its artifact as a tar file to what came of it, and the document that it wrote."""
+
+
+@contextmanager
+def local(sweep: Sweep, out: Path) -> Iterator[Measure]:
+    """A process of this machine for each measurement; the devices are those that it knows.
+
+    Raises:
+        MissingTool: a device that nobody knows. Nothing is contacted.
+    """
+    from edgeseg.runtimes.devices import open_device
+
+    for address in sweep.addresses:
+        open_device(address).close()
+    yield lambda job, device: measured(job, device, out)
+
+
+@contextmanager
+def ray(sweep: Sweep, out: Path, there: There | None = None, cpus: int = 0) -> Iterator[Measure]:
+    """A task of Ray for each measurement (`cluster` extra), on the machine that offers its device as a resource, one task at a time.
+
+    Without RAY_ADDRESS it is a cluster of this machine, which offers them all. Artifacts travel with the tasks, and the records
+    come back; names of devices are those of the machine there.
+
+    Raises:
+        MissingTool: a device that no machine of the cluster offers.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it reports itself to its makers
+    library = need("ray")
+    own = None if os.environ.get("RAY_ADDRESS") else dict.fromkeys(map(resource, sweep.addresses), 1)
+    library.init(resources=own, log_to_driver=False)
+    try:
+        if lost := [address for address in sweep.addresses if not _offered(library, address)]:
+            raise MissingTool(
+                f"no machine of the Ray cluster offers {', '.join(lost)}; on the one that has it: "
+                f"""ray start --address=HOST:6379 --resources='{{"{resource(lost[0])}": 1}}'"""
+            )
+        task = library.remote(max_retries=0, num_cpus=cpus)(there or _measured_there)
+        packed: dict[str, Any] = {}
+
+        async def measure(job: Job, device: str) -> Outcome:
+            if job.artifact not in packed:
+                packed[job.artifact] = library.put(_packed(Path(job.artifact)))
+            asked = task.options(resources={resource(device): 1}).remote(job, device, packed[job.artifact])
+            try:
+                made = await _waited(library, asked.future(), device)
+            except library.exceptions.RayError as error:  # the machine there went away
+                return Outcome("waiting", None, f"{type(error).__name__} on Ray", device=True)
+            finally:
+                library.cancel(asked, force=True)
+            return made if isinstance(made, Outcome) else _kept(made, job, out)
+
+        yield measure
+    finally:
+        library.shutdown()
+
+
+def resource(device: str) -> str:
+    """What a machine of a Ray cluster offers one of, for a device that it has."""
+    return f"edgeseg:{device}"
+
+
+def _offered(library: Any, device: str) -> bool:
+    return bool(library.cluster_resources().get(resource(device), 0) >= 1)
+
+
+async def _waited(library: Any, future: Any, device: str) -> Any:
+    """What a task gives; an outcome where the cluster has lost its device before it began."""
+    waiting = asyncio.wrap_future(future)
+    while True:
+        await asyncio.wait({waiting}, timeout=LOOK_S)
+        if waiting.done():
+            return waiting.result()
+        if not _offered(library, device):
+            return Outcome("waiting", None, "no machine of the Ray cluster offers it any more", device=True)
+
+
+def _packed(artifact: Path) -> bytes:
+    """What an artifact's manifest names, as a tar file."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name in ("manifest.json", *(entry.path for entry in Artifact.open(artifact).manifest.files)):
+            tar.add(artifact / name, name)
+    return file.getvalue()
+
+
+def _measured_there(job: Job, device: str, artifact: bytes) -> tuple[Outcome, str | None]:
+    """A job on the machine that has its device: what came of it, and the document that it wrote."""
+    with TemporaryDirectory() as folder:
+        place = Path(folder) / "artifact"
+        with tarfile.open(fileobj=io.BytesIO(artifact)) as tar:
+            tar.extractall(place, filter="data")
+        made = asyncio.run(measured(replace(job, artifact=str(place)), device, Path(folder)))
+        return made, Path(made.record).read_text(encoding="utf-8") if made.record else None
+
+
+def _kept(made: tuple[Outcome, str | None], job: Job, out: Path) -> Outcome:
+    """The outcome with its document here, where it is about the artifact that is here."""
+    outcome, document = made
+    if document is None:
+        return outcome
+    about, path = json.loads(document), out / record_name(job)
+    about["subject"]["path"] = job.artifact
+    write_json(path, about)
+    return replace(outcome, record=str(path))
+
+
+ENGINES: Registry[Callable[[Sweep, Path], AbstractContextManager[Measure]]] = Registry("engine")
+"""Name -> what measures the jobs of a sweep, as long as its block lasts."""
+ENGINES.add("local", local)
+ENGINES.add("ray", ray)
