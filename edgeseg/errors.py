@@ -70,6 +70,7 @@ EXTRAS = {
     "openvino": "openvino",
     "optuna": "tune",
     "pnnx": "ncnn",
+    "qai_hub": "aihub",
     "ray": "cluster",
     "segmentation_models_pytorch": "smp",
     "tensorboard": "tensorboard",

@@ -158,7 +158,10 @@ def _rows(facts: Facts, state: DeviceState, sensors: Reading) -> list[tuple[str,
     degrees = None if state.temperature_c is None else f"{state.temperature_c:.1f} °C"
     return [
         ("board", facts.model),
-        ("processor", f"{facts.cpu}, {facts.cores} cores, {facts.memory_bytes / 2**30:.1f} GiB"),
+        (
+            "processor",
+            f"{facts.cpu}, {facts.cores} cores, {facts.memory_bytes / 2**30:.1f} GiB" if facts.cores else facts.cpu,
+        ),
         ("system", f"{facts.system}, called {facts.name}"),
         ("load, clocks", f"{state.load_1min}, {clocks or 'unknown'} MHz, governor {state.governor or 'unknown'}"),
         ("temperature", degrees),

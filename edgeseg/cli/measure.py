@@ -30,7 +30,7 @@ def bench(
         typer.Option(
             "-d",
             "--device",
-            help="local, ssh://user@host[:port], adb://SERIAL, or a name from `edgeseg devices list`.",
+            help="local, ssh://user@host[:port], adb://SERIAL, labgrid://PLACE, aihub://NAME, or a name from `edgeseg devices list`.",
         ),
     ] = "local",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the runtime.")] = 1,
@@ -75,11 +75,14 @@ def bench(
     from edgeseg import schema
     from edgeseg.provenance import now
     from edgeseg.runtimes import record as records
+    from edgeseg.runtimes.devices import kind_of
     from edgeseg.runtimes.devices.prepare import parse as parse_settings
     from edgeseg.runtimes.measure import Failed, measure
     from edgeseg.runtimes.protocol import parse
 
     settings = parse_settings(prepare)
+    if tool is None and kind_of(device) == "aihub":
+        tool = "aihub"
     proof = provable(subject, submit, by, tool)  # before the time is spent
     if is_artifact(subject) and tool:
         if given := [word for word, value in (("--e2e", e2e), ("--image", image), ("--size", size)) if value]:
@@ -148,6 +151,7 @@ def with_tool(
         ("covers", found.covers),
         ("p50", None if figures.p50_ms is None else f"{figures.p50_ms:.3f} ms{shares}"),
         ("mean", None if figures.mean_ms is None else f"{figures.mean_ms:.3f} ms of {figures.count or 'unknown'} runs"),
+        ("placed", ", ".join(f"{unit} {count}" for unit, count in (found.placed or {}).items()) or None),
         ("threads, precision", f"{found.threads or 'unknown'}, {found.precision or 'as the file has it'}"),
         *(("note", line) for line in measured.sensors.notes),
         *(("warning", line) for line in found.warnings),

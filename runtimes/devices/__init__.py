@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 
 from edgeseg.errors import MissingTool
-from edgeseg.runtimes.devices import adb, emulated, labgrid, local, ssh  # noqa: F401 (each registers itself)
+from edgeseg.runtimes.devices import adb, aihub, emulated, labgrid, local, ssh  # noqa: F401 (each registers itself)
 from edgeseg.runtimes.devices.base import DEVICES, Device, Facts, described
 from edgeseg.runtimes.devices.book import Entry, read
 
-__all__ = ["DEVICES", "Device", "Entry", "Facts", "described", "make", "open_device"]
+__all__ = ["DEVICES", "Device", "Entry", "Facts", "described", "kind_of", "make", "open_device"]
 
 
 def open_device(address: str) -> Device:
@@ -20,6 +20,11 @@ def open_device(address: str) -> Device:
         EdgesegError: an address that is none.
     """
     return make(address, read().devices.get(address) or Entry(address))
+
+
+def kind_of(address: str) -> str:
+    """The kind of a device, by its name or address."""
+    return (read().devices.get(address) or Entry(address)).url.partition("://")[0]
 
 
 def make(address: str, entry: Entry) -> Device:

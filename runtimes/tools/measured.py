@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -11,12 +12,14 @@ from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.provenance import MadeBy, made_by, now
 from edgeseg.runtimes import record as records
-from edgeseg.runtimes.devices import described, open_device
+from edgeseg.runtimes.devices import described, kind_of, open_device
+from edgeseg.runtimes.devices.aihub import AiHub
 from edgeseg.runtimes.devices.prepare import caveats, prepared
 from edgeseg.runtimes.devices.remote import Remote
 from edgeseg.runtimes.measure import job
 from edgeseg.runtimes.record import Sensors, Subject
 from edgeseg.runtimes.telemetry import Here, take, validity
+from edgeseg.runtimes.telemetry.reading import Reading
 from edgeseg.runtimes.telemetry.there import There
 from edgeseg.runtimes.tools.here import measure_with
 from edgeseg.runtimes.tools.there import measure_there
@@ -62,6 +65,8 @@ def measure_by_tool(
         EdgesegError: the tool is another runtime's, fails, or says what cannot be read.
     """
     subject = job(artifact).subject
+    if kind_of(device) == AiHub.kind or name == AiHub.kind:
+        return _in_the_hub(name, artifact, subject, device, path, prepare or {}, threads)
     with closing(open_device(device)) as where, prepared(where, prepare or {}) as notes:
         if where.provenance == "simulated":
             raise EdgesegError(f"{device} is emulated, and what {name} would time there is nothing; name a device")
@@ -73,19 +78,48 @@ def measure_by_tool(
             result = measure_with(name, artifact, threads, path)
         last = take(place)
         about = described(where, before, where.state())
+    notes = [*notes, *validity.notes(first, last)]
     reasons = [*caveats(prepare or {}), *validity.reasons(first, last)]
     if result.threads not in (None, threads):
         reasons.append(f"{name} ran on {result.threads} threads, {threads} were asked for")
+    device_ = replace(about, prepared=dict(prepare or {}))
+    return _measurement(subject, device_, threads, Sensors(first, last, notes), result, reasons)
+
+
+def _in_the_hub(
+    name: str,
+    artifact: Artifact,
+    subject: Subject,
+    device: str,
+    path: str | None,
+    prepare: Mapping[str, str],
+    threads: int,
+) -> ToolMeasurement:
+    """A job of AI Hub, whose masks are compared with those here."""
+    with closing(open_device(device)) as where:
+        if not isinstance(where, AiHub) or name != AiHub.kind:
+            raise EdgesegError(
+                f"--tool {AiHub.kind} and -d {AiHub.kind}://NAME go together; got --tool {name} and -d {device}"
+            )
+        if path or prepare:
+            raise EdgesegError(f"nothing can be set on {device}; leave --tool-path and --prepare out")
+        nothing = where.state()
+        about, ran = described(where, nothing, nothing), where.run(artifact)
+    silent = Reading(time.monotonic())
+    notes = [f"AI Hub's job: {ran.page}", "AI Hub chooses threads and clocks, and says nothing of temperatures"]
+    return _measurement(
+        subject, about, threads, Sensors(silent, silent, notes), ran.result, [ran.doubt] if ran.doubt else []
+    )
+
+
+def _measurement(
+    subject: Subject,
+    device: records.Device,
+    threads: int,
+    sensors: Sensors,
+    result: ToolResult,
+    reasons: list[str],
+) -> ToolMeasurement:
     return ToolMeasurement(
-        schema=SCHEMA,
-        kind="tool",
-        created=now(),
-        edgeseg=made_by(),
-        subject=subject,
-        device=replace(about, prepared=dict(prepare or {})),
-        threads=threads,
-        sensors=Sensors(first, last, [*notes, *validity.notes(first, last)]),
-        result=result,
-        valid=not reasons,
-        reasons=reasons,
+        SCHEMA, "tool", now(), made_by(), subject, device, threads, sensors, result, not reasons, reasons
     )
