@@ -57,7 +57,7 @@ class Bench:
     def teacher(self, name: str, epochs: int, threads: int) -> Trained:
         """Train the teacher, and keep what it makes of every image."""
         run, shards = self.work / f"teacher-{name}", self.work / f"shards-{name}"
-        self._run(run / "model.json", self.words("train", name, run, epochs, 0, threads))
+        self._run(run, self.words("train", name, run, epochs, 0, threads))
         if not (shards / "done").exists():
             _edgeseg(
                 "embed", "--teacher", str(run), "--data", self.data, "--out", str(shards), "--threads", str(threads)
@@ -73,7 +73,7 @@ class Bench:
         else:
             taught = ["--teacher", str(self.work / f"shards-{teacher}"), "--loss", loss]
             words = [*self.words("distill", name, run, self.epochs, seed, 1), *taught]
-        self._run(run / "model.json", words)
+        self._run(run, words)
         return self._scored(run, name, loss, seed)
 
     def words(self, verb: str, name: str, run: Path, epochs: int, seed: int, threads: int) -> list[str]:
@@ -82,9 +82,11 @@ class Bench:
         where = ["--data", self.data, "--out", str(run), "--size", self.size]
         return [verb, name, *where, "--epochs", str(epochs), "--threads", str(threads), *changes]
 
-    def _run(self, whole: Path, words: list[str]) -> None:
-        if not whole.exists():
-            _edgeseg(*words, *(["--resume"] if (whole.parent / "checkpoint.safetensors").exists() else []))
+    def _run(self, run: Path, words: list[str]) -> None:
+        if (run / "trained").exists():  # model.json is there after the first epoch
+            return
+        _edgeseg(*words, *(["--resume"] if (run / "checkpoint.safetensors").exists() else []))
+        write_text(run / "trained", "")
 
     def _scored(self, run: Path, student: str, method: str, seed: int) -> Trained:
         file = run / "test.json"
