@@ -81,12 +81,14 @@ def replay_record(record: Record, progress: Progress | None = None) -> tuple[Rec
             f"{subject} is not what the record measured (SHA-256 differs); it was exported or trained again"
         )
     evidence = subject / "evidence" / "01-image.jpg"
+    height, width = record.subject.input_shape[2:]
     again = measure(
         subject,
         protocol=record.protocol,
         threads=record.execution.threads,
         e2e=record.e2e is not None,
         image=evidence if evidence.exists() else None,
+        size=(height, width) if record.subject.target == "torch" else None,  # an artifact has one
         progress=progress,
         device=record.device.address,
         prepare=record.device.prepared,

@@ -52,7 +52,9 @@ class _Fitted:
         method = cv2.INTER_AREA if rows < height else cv2.INTER_LINEAR
         canvas = np.empty((*self.size, 3), np.uint8)
         canvas[:] = self._colour
-        canvas[:rows, :columns] = image if rows == height else cv2.resize(image, (columns, rows), interpolation=method)
+        canvas[:rows, :columns] = (
+            image if (rows, columns) == (height, width) else cv2.resize(image, (columns, rows), interpolation=method)
+        )
         return self.encode(canvas), (height, width)
 
     def masks(

@@ -839,6 +839,7 @@ class Keeper:
     def __init__(self) -> None:
         self._stdin, self._lock, self._folder = Lines(0), -1, Path()
         self._children: dict[int, Child] = {}
+        self._said = 0.0
 
     def serve(self) -> NoReturn:
         """Answer until the other end is gone, then end everything."""
@@ -991,8 +992,8 @@ class Keeper:
                 synced = count
                 while count:
                     data = self._stdin.take(count)
-                    if not data and not self._stdin.fill():
-                        self._leave()
+                    if not data:
+                        self._more()
                     count -= len(data)
                     file.write(data)
                     if synced - count >= BLOCK or not count:
@@ -1002,14 +1003,22 @@ class Keeper:
                         synced = count
         except OSError:
             while count:  # what follows is still the file, not requests
-                if not self._stdin.fill():
-                    self._leave()
+                self._more()
                 count -= len(self._stdin.take(count))
             raise
         part.rename(path)
         if not self._whole(path, sha):
             return {"event": "error", "kind": "device", "line": f"{sha[:12]} arrived damaged; is the disk all right?"}
         return {"event": "stored"}
+
+    def _more(self) -> None:
+        """Wait for more of a file; over a slow line too, each piece is a word, and now and then one is said."""
+        if not self._stdin.fill():
+            self._leave()
+        signal.alarm(SILENCE_S)
+        if time.monotonic() - self._said > 1:
+            self._said = time.monotonic()
+            alive()
 
     def do_start(self, child: int, name: str, files: dict[str, str], cold: bool = False) -> Message:
         """A fresh measurer, beside those there are, in a folder that has these files by their names; `cold`: Python too."""

@@ -62,15 +62,16 @@ ALIKE: dict[str, Callable[[Record], object]] = {
 """What two records must share for their times to be comparable."""
 
 
+def unfit(record: Record) -> list[str]:
+    """Why a record compares with none; what its settings say against quoting it speaks against another like it as well."""
+    return [reason for reason in record.reasons if reason not in caveats(record.device.prepared)]
+
+
 def compare_records(a: Record, b: Record) -> Comparison:
     """Compare two stored measurements, block by block; refused where they are not of the same kind or not valid."""
     refusals = [f"{name} differs: {of(a)} and {of(b)}" for name, of in ALIKE.items() if of(a) != of(b)]
     for name, record in (("first", a), ("second", b)):
-        refusals += [
-            f"the {name} record is not valid: {reason}"
-            for reason in record.reasons
-            if reason not in caveats(record.device.prepared)  # not to quote, but both are so
-        ]
+        refusals += [f"the {name} record is not valid: {reason}" for reason in unfit(record)]
     where = (a.device.address, a.provenance)
     if refusals:
         return Comparison("inconclusive", None, None, None, None, refusals, *where)

@@ -26,6 +26,7 @@ from edgeseg.runtimes.record import (
     ColdStart,
     Execution,
     Failure,
+    Latency,
     Protocol,
     Record,
     Samples,
@@ -212,6 +213,7 @@ def _measured(
     record = _record(task, protocol, device, opened, model, schema.parse(Execution, told["execution"], "the worker"))
     record = replace(record, **_asked(record, model), **(_whole(whole) if whole else {}))
     model["doubts"] = [*model.get("doubts", []), *whole.get("doubts", [])]
+    model["others_cores"] = max(model["others_cores"], whole.get("others_cores", 0.0))
     return _judged(replace(record, **watch.says(unpack(model["steady"])[:, 0])), reasons(record, model))
 
 
@@ -270,7 +272,7 @@ def cold_start(
     execution = schema.parse(Execution, told["execution"], "the worker")
     opened = {"load_ms": load_ms, "first_ms": first_ms}
     record = _record(task, protocol, described(where, before, where.state()), opened, model, execution)
-    said = Sensors(sensors, after := take(place), validity.notes(sensors, after))
+    said = Sensors(sensors, take(place), validity.notes(sensors))
     if others is None:
         doubts.append(SILENT)
     answer = {"others_cores": others or 0.0, "doubts": list(dict.fromkeys(doubts))}
@@ -373,15 +375,30 @@ def _record(
 def _whole(answer: dict[str, Any]) -> dict[str, Any]:
     """The end-to-end part of a record."""
     marks = unpack(answer["steady"])
-    stages = [_stage(name, *_series(marks, column)) for column, name in enumerate(STAGES)]
+    stages = [stage_of(name, *_series(marks, column)) for column, name in enumerate(STAGES)]
     return {"stages": stages, "e2e": statistics.latency(*_series(marks))}
 
 
-def _stage(name: str, starts: Marks, durations: Marks) -> Stage:
+def stage_of(name: str, starts: Marks, durations: Marks) -> Stage:
+    """A stage with the figures of its samples."""
     p90 = statistics.quantile(durations, 0.9)
     return Stage(
         name, float(np.median(durations)) / 1e6, None if p90 is None else p90 / 1e6, Samples.pack(starts, durations)
     )
+
+
+def _enough(latency: Latency, protocol: Protocol, what: str) -> list[tuple[bool, str]]:
+    """Whether there are samples enough for the figures, and what to say where there are not."""
+    width = (latency.p50_high_ms - latency.p50_low_ms) / latency.p50_ms
+    noisy = f"{what}noisy: the 95 % interval of the median is {width:.0%} wide, at most {PRECISE:.0%} is allowed"
+    return [
+        (
+            latency.count >= protocol.min_count,
+            f"{what}{latency.count} samples, {protocol.name} needs {protocol.min_count}",
+        ),
+        (latency.wall_s >= protocol.min_s, f"{what}{latency.wall_s:.1f} s, {protocol.name} needs {protocol.min_s:g} s"),
+        (width <= PRECISE, noisy),
+    ]
 
 
 def reasons(record: Record, model: dict[str, Any]) -> list[str]:
@@ -389,18 +406,13 @@ def reasons(record: Record, model: dict[str, Any]) -> list[str]:
 
     model: the worker's answer: `others_cores`, and but for a cold start `unchanged`, `nonfinite`; `doubts` of its own where it has any.
     """
-    protocol, latency, noise = record.protocol, record.latency, record.noise
-    width = (latency.p50_high_ms - latency.p50_low_ms) / latency.p50_ms
+    protocol, noise = record.protocol, record.noise
     kept = statistics.sustained(record.segments).kept
     spare = max(0, record.device.cores - record.execution.threads)
     others = model["others_cores"]
     rules = [
-        (latency.count >= protocol.min_count, f"{latency.count} samples, {protocol.name} needs {protocol.min_count}"),
-        (latency.wall_s >= protocol.min_s, f"{latency.wall_s:.1f} s, {protocol.name} needs {protocol.min_s:g} s"),
-        (
-            width <= PRECISE,
-            f"noisy: the 95 % interval of the median is {width:.0%} wide, at most {PRECISE:.0%} is allowed",
-        ),
+        *_enough(record.latency, protocol, ""),
+        *(_enough(record.e2e, protocol, "the whole way: ") if record.e2e else []),
         (kept >= statistics.THROTTLED, f"throttled: throughput fell to {kept:.0%} of what it was at first"),
         (
             others <= spare + CONTENDED,

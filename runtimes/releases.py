@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeseg.errors import BudgetExceeded, EdgesegError, InvalidMeasurement
 from edgeseg.runtimes import statistics
-from edgeseg.runtimes.compare import ALIKE, Comparison, compare_records
+from edgeseg.runtimes.compare import ALIKE, Comparison, compare_records, unfit
 from edgeseg.runtimes.conditions import OTHER_CLOCK, busy_mhz, settings
 from edgeseg.runtimes.record import Record
 from edgeseg.schema import STRICT
@@ -136,8 +136,8 @@ def compare_stored(olds: Sequence[Record], news: Sequence[Record]) -> Comparison
 
 
 def _quotable(records: Sequence[Record]) -> Sequence[Record]:
-    """The valid ones; where there is none the newest, which says why."""
-    return [record for record in records if record.valid] or records[-1:]
+    """Those that can be compared; where there is none the newest, which says why."""
+    return [record for record in records if not unfit(record)] or records[-1:]
 
 
 def _of_all(found: Comparison, olds: Sequence[Record], news: Sequence[Record]) -> Comparison:
@@ -180,8 +180,11 @@ def _notes(old: Record, new: Record) -> Iterator[str]:
     ):
         if before != after:
             yield f"{name} was {before}, is {after}"
-    if old.device.boot_id is None or old.device.boot_id != new.device.boot_id:
-        yield "not known to be of one boot" if old.device.boot_id is None else "the device was booted again in between"
+    boots = {old.device.boot_id, new.device.boot_id}
+    if None in boots:
+        yield "not known to be of one boot"
+    elif len(boots) > 1:
+        yield "the device was booted again in between"
     if not settings(old):
         yield "nothing says how its clocks and power mode were set"
     clocks = busy_mhz(old), busy_mhz(new)

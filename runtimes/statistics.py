@@ -40,7 +40,8 @@ def check(starts: Nanoseconds, durations: Nanoseconds) -> None:
     """Refuse what no figure can be made of.
 
     Raises:
-        InvalidMeasurement: fewer than `FEWEST` samples, a length that differs, NaN, or a duration that is not positive.
+        InvalidMeasurement: fewer than `FEWEST` samples, a length that differs, NaN, a duration that is not positive, or starts that do not
+            rise.
     """
     if len(starts) != len(durations) or len(durations) < FEWEST:
         raise InvalidMeasurement(
@@ -50,6 +51,8 @@ def check(starts: Nanoseconds, durations: Nanoseconds) -> None:
         raise InvalidMeasurement(
             "a sample is NaN, infinite or took no time; the clock of this machine cannot be trusted"
         )
+    if not np.all(np.diff(starts) > 0):
+        raise InvalidMeasurement("samples do not begin one after the other; the clock of this machine went back")
 
 
 def percentile_upper(durations: NDArray[Any], p: float, confidence: float = 0.99) -> float | None:

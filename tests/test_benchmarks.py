@@ -16,9 +16,11 @@ import pytest
 from benchmarks import (
     artifact_latency,
     distill_step,
+    distillation,
     embed_rate,
     harness,
     loader,
+    matrix,
     measuring_overhead,
     prompts,
     run,
@@ -257,8 +259,54 @@ def test_run_misses_and_mistypes(capsys: pytest.CaptureFixture[str], monkeypatch
 
 def test_every_benchmark_is_in_the_table_and_in_the_readme() -> None:
     folder = Path(run.__file__).parent
-    helpers = {"__init__", "accuracy", "int8", "matrix", "ratio", "run"}
+    helpers = {"__init__", "accuracy", "distillation", "int8", "matrix", "ratio", "run"}
     modules = {path.stem for path in folder.glob("*.py")} - helpers
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert set(run.NAMES) == modules
     assert all(f"| `{name}` |" in readme for name in modules)
+
+
+def test_a_matrix_is_filled_by_several_processes_and_survives_a_kill(tmp_path: Path) -> None:
+    file = tmp_path / "matrix.jsonl"
+    cells = [
+        matrix.Cell("ddrnet23_slim", "openvino", "fp32", "512x1024", True, ""),
+        matrix.Cell("ddrnet23_slim", "coreml", "fp32", "360x480", False, "not yet"),
+        matrix.Cell("ddrnet23", "coreml", "fp32", "360x480", True, "", relative_rms=1e-6),
+    ]
+    for cell in cells:
+        matrix.keep(file, cell)
+    done_anew = matrix.Cell("ddrnet23_slim", "coreml", "fp32", "360x480", True, "", relative_rms=2e-6)
+    matrix.keep(file, done_anew)
+    with file.open("a") as half:
+        half.write('{"student": "ffnet')
+    found = matrix.read(file)
+    assert found == {cell.key: cell for cell in (cells[0], done_anew, cells[2])}
+    ordered = matrix.in_order(list(found.values()))
+    assert [(cell.student, cell.size) for cell in ordered] == [
+        ("ddrnet23_slim", "360x480"), ("ddrnet23", "360x480"), ("ddrnet23_slim", "512x1024"),
+    ]  # fmt: skip
+    text = matrix.document(ordered)
+    assert "3 of 3 exports passed" in text
+    assert "| ddrnet23_slim | 360x480 | 2.0e-06 | not run |" in text
+
+
+def test_a_gain_is_welch_s() -> None:
+    difference, low, high = distillation.gain([50.0, 52.0, 51.0], [49.0, 48.0, 50.0])
+    assert difference == pytest.approx(2.0)
+    # both spreads are 1, so there are 4 degrees of freedom: t is 2.776
+    assert (low, high) == pytest.approx((2.0 - 2.776 * (2 / 3) ** 0.5, 2.0 + 2.776 * (2 / 3) ** 0.5), abs=1e-3)
+    assert distillation.gain([1.0, 1.0], [1.0, 1.0]) == (0.0, 0.0, 0.0)
+
+
+def test_the_table_of_taught_students_says_how_it_was_made() -> None:
+    asked = distillation.Bench("camvid:/somewhere/private", Path("work"), "240x320", 15)
+    made = [
+        distillation.Trained("ddrnet23", method, seed, 0.0, value + seed)
+        for method, value in ((distillation.ALONE, 40.0), ("kd:weight=2", 43.0))
+        for seed in range(3)
+    ]
+    text = distillation.document(asked, distillation.Trained("ddrnet39", "teacher", 0, 0.0, 50.0), made, 40)
+    assert "| ddrnet23 | alone | 41.00 | 1.00 |  | 40.00, 41.00, 42.00 |" in text
+    assert "| ddrnet23 | kd:weight=2 | 44.00 | 1.00 | +3.00 (" in text
+    assert "--teacher shards --loss kd:weight=2" in text
+    assert "private" not in text

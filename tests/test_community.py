@@ -20,6 +20,8 @@ from edgeseg.errors import EdgesegError
 from edgeseg.ledger import Ledger
 from edgeseg.report.devices import render_devices
 from edgeseg.runtimes import record as records
+from edgeseg.runtimes import statistics
+from edgeseg.runtimes.measure import stage_of
 from edgeseg.runtimes.record import Record
 from tests.devices import BOARD, HOST, USER, measured, proof, timed
 from tests.report.stored import GOOD_HOP, Store
@@ -76,6 +78,28 @@ def with_part(part: str, **changes: Any) -> Change:
     return lambda made: with_record(**{part: replace(getattr(made.record, part), **changes)})(made)
 
 
+def whole_way(stages: bool = True, **changes: Any) -> Change:
+    """A submission with the whole way, whose stages are two halves of its samples, and a figure of it changed."""
+
+    def change(made: Submission) -> Submission:
+        starts, durations = made.record.samples.unpack()
+        half = durations // 2
+        parts = [stage_of("decode", starts, half), stage_of("infer", starts + half, durations - half)]
+        e2e = replace(statistics.latency(starts, durations), **{k: v for k, v in changes.items() if k != "stage_ms"})
+        if "stage_ms" in changes:
+            parts[0] = replace(parts[0], p50_ms=changes["stage_ms"])
+        return with_record(stages=parts if stages else None, e2e=e2e)(made)
+
+    return change
+
+
+def backwards(made: Submission) -> Submission:
+    starts, durations = made.record.samples.unpack()
+    starts = starts.copy()
+    starts[-1] = starts[0] - durations[-1]
+    return with_record(samples=records.Samples.pack(starts, durations))(made)
+
+
 BAD: dict[str, tuple[Change, str]] = {
     "simulated": (with_record(provenance="simulated"), "are simulated, not measured"),
     "claimed": (with_record(provenance="claimed"), "are claimed, not measured"),
@@ -90,6 +114,10 @@ BAD: dict[str, tuple[Change, str]] = {
     "energy": (with_record(energy_mj=float("inf")), "record.energy_mj is inf, no number"),
     "energy from nowhere": (with_record(energy_source=None), "mJ from nowhere is none"),
     "energy won": (with_record(energy_mj=-3.0), "an energy of -3.0 mJ"),
+    "whole way": (whole_way(p50_ms=0.001), "e2e.p50_ms is not what the samples say"),
+    "whole way without its stages": (whole_way(stages=False), "e2e is not what the samples say"),
+    "stage": (whole_way(stage_ms=0.001), "stages.0.p50_ms is not what the samples say"),
+    "time that runs backwards": (backwards, "do not begin one after the other"),
     "noise": (with_part("noise", gap=0.5), "noise.gap is not what the samples say"),
     "stretches": (with_record(segments=[]), "segments is not what the samples say"),
     "held without asking": (
@@ -252,3 +280,13 @@ def test_submitting_from_the_command_line(
 def test_the_table_of_this_repository_holds() -> None:
     table = Path(__file__).parent.parent / "benchmarks" / "results"
     assert [(path, wrong) for path, wrong in check_table(table) if wrong] == []
+
+
+def test_the_whole_way_is_welcome_with_its_samples(good: Submission) -> None:
+    assert refusals(whole_way()(good)) == []
+
+
+def test_boards_of_one_name_that_differ_are_all_named(good: Submission) -> None:
+    other = with_part("device", cores=8, memory_bytes=16 * 2**30)(good)
+    page = render_devices([good, other])
+    assert f"{good.record.device.cores} cores" in page and "8 cores, 16.0 GiB" in page

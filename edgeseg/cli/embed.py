@@ -37,7 +37,7 @@ def embed(
     processes: Annotated[int, typer.Option(min=1, help="Processes of ray.")] = 2,
     batch: Annotated[int, typer.Option(min=1, help="Images that a semantic teacher looks at together.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Threads that read images ahead.")] = 2,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the teacher.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the teacher.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write down once what a teacher makes of every image: tar shards for `distill --teacher`. Stopped, it goes on.

@@ -15,7 +15,7 @@ Changes = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", hel
 Init = Annotated[Path | None, typer.Option(help="A run whose weights to begin with.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 Devices = Annotated[int, typer.Option(help="Processes (DDP); one per GPU.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeseg import schema
 from edgeseg.community.submission import PLACE, Submission, file_in, slug
@@ -18,9 +19,9 @@ from edgeseg.errors import EdgesegError
 from edgeseg.ledger import Hop
 from edgeseg.quantize.precision import PRECISIONS
 from edgeseg.runtimes import statistics
-from edgeseg.runtimes.measure import reasons
+from edgeseg.runtimes.measure import reasons, stage_of
 from edgeseg.runtimes.protocol import parse
-from edgeseg.runtimes.record import Record, Samples
+from edgeseg.runtimes.record import Record, Samples, Stage
 from edgeseg.runtimes.telemetry import validity
 from edgeseg.verdict import holds, spelt
 
@@ -147,7 +148,17 @@ def _computed(record: Record) -> Record:
         segments=segments,
         sustained=statistics.sustained(segments) if record.protocol.kind == "sustained" else None,
         camera=statistics.camera(*record.camera.ages.unpack(), fps) if record.camera and fps else None,
+        stages=record.stages and [stage_of(each.name, *each.samples.unpack()) for each in record.stages],
+        e2e=statistics.latency(*_whole(record.stages)) if record.stages else None,
     )
+
+
+def _whole(stages: Sequence[Stage]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Starts and durations of the whole way, which is that of its stages, one after the other."""
+    series = [each.samples.unpack() for each in stages]
+    if len({len(starts) for starts, _ in series}) != 1:
+        raise EdgesegError("the stages of the whole way have other numbers of samples")
+    return series[0][0], np.sum([durations for _, durations in series], axis=0)
 
 
 def _figures(made: Submission) -> Iterator[str]:
@@ -155,7 +166,7 @@ def _figures(made: Submission) -> Iterator[str]:
     for kind, part in (("camera", record.camera), ("cold-start", record.cold_start)):
         if (part is not None) != (record.protocol.kind == kind):
             yield f"{record.protocol.name} and what only {kind} asks for do not go together"
-    for name in ("latency", "noise", "segments", "sustained", "camera"):
+    for name in ("latency", "noise", "segments", "sustained", "camera", "stages", "e2e"):
         for where in _differences(_plain(getattr(record, name)), _plain(getattr(again, name)), name):
             yield f"{where} is not what the samples say"
 

@@ -44,8 +44,12 @@ def render_devices(entries: Sequence[Submission]) -> str:
 
 
 def _shelf(name: str, group: Sequence[Submission]) -> Shelf:
-    device = group[0].record.device
-    words = f"{device.cpu or 'processor not known'}, {device.cores} cores, {device.memory_bytes / 2**30:.1f} GiB"
+    devices = [made.record.device for made in group]
+    words = " or ".join(
+        dict.fromkeys(
+            f"{d.cpu or 'processor not known'}, {d.cores} cores, {d.memory_bytes / 2**30:.1f} GiB" for d in devices
+        )
+    )
     draw = partial(medians, group)
     caption = "Median time of a frame with its 95 % interval, and a tick at the 99 % bound of p90, on a log axis."
     return Shelf(name, words, Figure("", caption, draw(PHONE), draw(DESK)), [cells(made)[1:] for made in group])

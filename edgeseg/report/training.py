@@ -130,7 +130,7 @@ def write_training_report(
         missing.append(
             "worst images, where it errs, what the labels are made of: all of that needs the data; name it with `--data`"
         )
-    write_text(out, lay_out("training.html.j2", _page(folder, card, log, scores, seen, missing)))
+    write_text(out, lay_out("training.html.j2", _page(card, log, scores, seen, missing)))
     return missing
 
 
@@ -222,9 +222,7 @@ def _evaluations(folder: Path, card: RunCard, missing: list[str]) -> Iterator[Ev
             yield found
 
 
-def _page(
-    folder: Path, card: RunCard | None, log: Log, scores: Scores | None, seen: Seen | None, missing: list[str]
-) -> TrainingPage:
+def _page(card: RunCard | None, log: Log, scores: Scores | None, seen: Seen | None, missing: list[str]) -> TrainingPage:
     training = card.training if card else None
     names = card.class_names if card else []
     return TrainingPage(
@@ -256,8 +254,10 @@ def _answer(card: RunCard | None, log: Log) -> str:
     training = card.training if card else None
     if training is None:
         return "Training was not evaluated yet." if card is None else "These weights were not trained here."
-    last = max((score.epoch for score in log.scores), default=training.best_epoch)
     kept = f"Epoch {training.best_epoch} of {training.epochs} was kept, the best on {training.select_split}."
+    if not log.scores:
+        return kept
+    last = max(score.epoch for score in log.scores)
     if last < training.epochs:
         return f"{kept} Training has come to epoch {last} and is not over."
     if training.best_epoch == last:
@@ -283,7 +283,7 @@ def _facts(card: RunCard | None) -> Iterator[tuple[str, str, str]]:
     yield (
         "Time",
         _hours(training.seconds),
-        f"{training.threads} thread{'s' if training.threads != 1 else ''}, {training.machine}",
+        f"to epoch {training.best_epoch}, {training.threads} thread{'s' if training.threads != 1 else ''}, {training.machine}",
     )
     optimizer = recipe.get("optimizer") or {}
     yield "Learning rate", f"{optimizer.get('lr', 'not known')}", str(optimizer.get("type", ""))

@@ -76,6 +76,8 @@ def errors_on(
     total = np.zeros((classes, classes), np.int64)
     sums: dict[str, NDArray[np.float64]] = {}
     for index, (image, truth, name) in enumerate(evaluation(split, workers=1)):
+        if (worst := int(truth[truth != VOID].max(initial=0))) >= classes:
+            raise EdgesegError(f"{name} has the label id {worst}, out of range for {classes} classes")
         labels, loss = look(student, image, truth)
         if not np.isfinite(loss).all():
             raise EdgesegError(f"the logits of {name} are no numbers; train again with a lower optimizer.lr")

@@ -217,7 +217,8 @@ class Trainer:
         if not resume:
             return
         self.restore(load_state(checkpoint), checkpoint)
-        self._cut_log()
+        if self.fabric.is_global_zero:  # who else rewrites it takes it away from the one that writes
+            self._cut_log()
 
     def restore(self, stored: Any, where: Path) -> None:
         """Go back to a stored state; the recipe and the student must be the ones it was made with."""

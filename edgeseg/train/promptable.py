@@ -76,7 +76,7 @@ class PromptTask(Task):
             theirs: Widths = {EMBEDDING: self.teacher.channels()}
         else:
             theirs = widths(self.teacher.network, self.theirs)
-        self._make_heads(student, widths(student, self.ours), theirs, 0)
+        self._make_heads(widths(student, self.ours), theirs, 0)
 
     @classmethod
     def mixing(cls, recipe: Recipe) -> Mixing | None:

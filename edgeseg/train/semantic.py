@@ -60,7 +60,7 @@ class SemanticTask(Task):
         if self.recipe.teaching.teacher == EMA:
             self.teacher = Teacher(self.recipe.teaching, self.data.class_names, self.fabric.device, average)
         theirs = widths(self.teacher.network, self.theirs) if isinstance(self.teacher, Teacher) else {}
-        self._make_heads(student, widths(student, self.ours), theirs, len(self.data.class_names))
+        self._make_heads(widths(student, self.ours), theirs, len(self.data.class_names))
 
     def loss(
         self, module: Any, student: Student, images: Tensor, labels: Tensor, step: int, views: Tensor | None = None

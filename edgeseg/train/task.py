@@ -55,7 +55,7 @@ class Task(ABC):
         """Of a step's random choices, on this process."""
         return int(np.random.SeedSequence((self.recipe.seed, step, self.fabric.global_rank)).generate_state(1)[0])
 
-    def _make_heads(self, student: Student, ours: Widths, theirs: Widths, classes: int) -> None:
+    def _make_heads(self, ours: Widths, theirs: Widths, classes: int) -> None:
         assert self.recipe.teaching is not None
         for piece in self.recipe.teaching.losses:
             head = piece.head(ours, theirs, classes)

@@ -179,17 +179,18 @@ class Adb(Remote):
         return self._said
 
     def state(self) -> DeviceState:
-        """Clocks and governor from sysfs, temperature from its thermal service, and from sysfs where that says none."""
+        """Clocks and governor from sysfs, temperature from its thermal service, from sysfs where that knows the battery alone."""
         self.reach()
         place = There(self)
         thermal, linux = take(place, ["android"]), take(place, ["linux"])
         load = re.match(r"\d+\.\d+", place.files("/proc/loadavg").get("/proc/loadavg", ""))
         policies = place.files("/sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq")
         governor = linux.flags.get("cpu0 governor")
+        chips = {name: degrees for name, degrees in thermal.temperatures_c.items() if name != "battery"}
         return DeviceState(
             load_1min=float(load[0]) if load else None,
             cpu_mhz=linux.clocks_mhz.get("cpu0"),
-            temperature_c=max((thermal.temperatures_c or linux.temperatures_c).values(), default=None),
+            temperature_c=max((chips or linux.temperatures_c or thermal.temperatures_c).values(), default=None),
             governor=str(governor) if governor else None,
             clusters_mhz=[int(khz) / 1000 for _, khz in sorted(policies.items()) if khz.isdigit()],
         )

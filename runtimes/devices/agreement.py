@@ -64,7 +64,11 @@ def agree(
     equal: list[NDArray[np.bool_]] = []
     with closing(open_device(device)) as there:
         if not isinstance(there, Remote):
-            raise EdgesegError(f"{device} is this machine, which verify compares on without -d")
+            raise EdgesegError(
+                f"{device} is this machine, which verify compares on without -d"
+                if there.kind == "local"
+                else f"nothing draws on {device} but the jobs of `edgeseg bench`, which compares their masks"
+            )
         facts, session = there.probe(), open_artifact(artifact, threads=1)
         with closing(session), closing(there.spawn()) as bench:
             bench.open(str(artifact.folder.resolve()), threads=1, size=None, image=None, e2e=False)

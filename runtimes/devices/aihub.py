@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from urllib.parse import unquote
 
@@ -123,10 +122,6 @@ class AiHub:
             f"{self.address} is in AI Hub, which runs whole jobs and no commands: only `edgeseg bench` measures there"
         )
 
-    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
-        """Files go there with a job."""
-        raise self.explain(1, "")
-
     def spent(self) -> tuple[float, float] | None:
         """It does not say."""
         return None
@@ -134,9 +129,6 @@ class AiHub:
     def spawn(self, cold: bool = False) -> Measuring:
         """Only jobs run there."""
         raise self.explain(1, "")
-
-    def recover(self) -> None:
-        """Each job has a device of its own."""
 
     def close(self) -> None:
         """There is nothing to let go of."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from edgeseg.errors import EdgesegError
@@ -87,17 +86,11 @@ class Device(Protocol):
     def explain(self, code: int, words: str) -> EdgesegError:
         """Why nothing runs there, from the exit code and the last words of `command`."""
 
-    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
-        """Bring files there by their SHA-256: where each is then, proven to be what it should be."""
-
     def spent(self) -> tuple[float, float] | None:
         """Processor time until now in s: of the whole device, and of what measures on it; null where it does not say."""
 
     def spawn(self, cold: bool = False) -> Measuring:
         """A fresh measuring process; its `open` pushes what it needs. `cold`: from the start of Python on."""
-
-    def recover(self) -> None:
-        """Reach it again after it was lost, or raise MissingTool; what an earlier process left there is over then."""
 
     def close(self) -> None:
         """Let go of it."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeseg import schema
+from edgeseg.errors import EdgesegError
 from edgeseg.schema import STRICT
 
 
@@ -25,6 +26,12 @@ class Entry:
     python: str = "python3"
     folder: str | None = None
     ssh_config: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.folder and not self.folder.startswith(("/", "~/")):
+            raise EdgesegError(
+                f"the folder {self.folder!r} of a device must begin with / or ~/, for commands there begin elsewhere"
+            )
 
 
 @dataclass(frozen=True)

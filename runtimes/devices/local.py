@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import psutil
@@ -44,10 +43,6 @@ class Local:
         """A shell that does not start."""
         return EdgesegError(f"no command runs here: exit code {code}, {words}")
 
-    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
-        """Where they are already."""
-        return {sha: str(path.resolve()) for sha, path in files.items()}
-
     def spent(self) -> tuple[float, float] | None:
         """Processor time of the whole machine, and of this process and of all that it started and that have ended, in s."""
         return busy_s(), sum(os.times()[:4])
@@ -55,9 +50,6 @@ class Local:
     def spawn(self, cold: bool = False) -> Measuring:
         """A fresh measuring process, which always begins with Python."""
         return Worker()
-
-    def recover(self) -> None:
-        """It is here."""
 
     def close(self) -> None:
         """There is nothing to let go of."""

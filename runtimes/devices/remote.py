@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from edgeseg import schema
 from edgeseg.artifact import Artifact
-from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.errors import EdgesegError
 from edgeseg.files import sha256
 from edgeseg.manifest import Manifest
 from edgeseg.runtimes import agent, pixels, runtime_of, statistics
@@ -38,9 +38,6 @@ from edgeseg.runtimes.worker import Marks, enough, pack, seen
 
 WAIT_S = agent.SILENCE_S + 5.0
 """How long to wait for a device that is in use: an agent that was left alone is gone by then."""
-
-RECOVER_S = 60.0
-"""How long to wait for a device that was lost: a board has booted by then."""
 
 
 class Remote(ABC):
@@ -169,21 +166,6 @@ class Remote(ABC):
             self.channel.ask("end", child=number)
         else:
             self.unlock()
-
-    def recover(self) -> None:
-        """Reach it again; what an earlier agent left there is over when this returns."""
-        self.close()
-        deadline = time.monotonic() + RECOVER_S
-        while True:
-            try:
-                self.lock()
-                self.unlock()
-                return
-            except (MissingTool, Died):
-                self.close()
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(1)
 
     def close(self) -> None:
         """Let go of it."""

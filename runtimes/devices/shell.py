@@ -40,10 +40,10 @@ done"""
 
 STORE = f"""{AT}folder=$(at "$1"); shift
 mkdir -p "$folder/files" && cd "$folder/files" || exit
-cat >"$1.$$.part" && if [ "$(sha256sum <"$1.$$.part")" = "$1  -" ]; then mv "$1.$$.part" "$1"; else
+cat >"$1.$$.new" && if [ "$(sha256sum <"$1.$$.new")" = "$1  -" ]; then mv "$1.$$.new" "$1"; else
   echo "what came has another SHA-256" >&2; false; fi && exit
-code=$?; rm -f "$1.$$.part"; exit $code"""
-"""Keep what comes on stdin, if it arrives as what its name says."""
+code=$?; rm -f "$1.$$.new"; exit $code"""
+"""Keep what comes on stdin, if it arrives as what its name says. Parts end in .new: the agent clears its own, which end in .part."""
 
 PROVEN = f"""{AT}file=$(at "$1")
 cat "$file" && echo && sha256sum <"$file" """

@@ -115,7 +115,8 @@ async def run(
 
 def record_name(job: Job) -> str:
     """The file of a job's record."""
-    name = re.sub(r"[^\w.@-]+", "-", f"{job.artifact}-{job.pool}-t{job.threads}-{job.protocol}").strip("-")
+    what = "-".join(Path(job.artifact).parts[-2:])  # a whole path may be longer than a file's name
+    name = re.sub(r"[^\w.@-]+", "-", f"{what}-{job.pool}-t{job.threads}-{job.protocol}").strip("-")
     return f"{name}-{job.id}.json"
 
 

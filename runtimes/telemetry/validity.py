@@ -26,7 +26,7 @@ def reasons(before: Reading, after: Reading) -> list[str]:
     return [line for rule in RULES for line in rule(before, after)]
 
 
-def notes(before: Reading, after: Reading) -> list[str]:
+def notes(before: Reading) -> list[str]:
     """What cannot be known."""
     bits = before.flags.get("throttled", 0)
     old = [meaning for bit, meaning in BITS.items() if isinstance(bits, int) and bits >> (bit + SINCE) & 1]

@@ -1,8 +1,13 @@
-"""Sensors around a measurement: what they say before and after, and power ten times a second where anything measures it."""
+"""Sensors around a measurement: what they say before and after, and power ten times a second where anything measures it.
+
+Where no file says what is taken, one of `STREAMS` is listened to, if this machine has it: `tegrastats`, or `powermetrics` as root.
+"""
 
 from __future__ import annotations
 
 import math
+import shutil
+import subprocess
 import threading
 import time
 from types import TracebackType
@@ -15,7 +20,7 @@ from edgeseg.errors import InvalidMeasurement
 from edgeseg.runtimes.record import Sensors
 from edgeseg.runtimes.telemetry import validity
 from edgeseg.runtimes.telemetry.energy import per_frame
-from edgeseg.runtimes.telemetry.reading import SENSORS, Place, Reading, take
+from edgeseg.runtimes.telemetry.reading import SENSORS, STREAMS, Place, Reading, Stream, take
 
 EVERY_S = 0.07
 """Somewhat oftener than the ten times a second that an energy needs."""
@@ -40,12 +45,18 @@ class Watch:
             if (said := SENSORS[name](place, 0.0)) and (said.power_mw or said.energy_uj)
         ]
         self._thread = threading.Thread(target=self._look, args=[self._busy], daemon=True)
+        streams = [STREAMS[name] for name in STREAMS if meanwhile and not self._power]
+        self._listener = next((Listener(each) for each in streams if shutil.which(each.words[0])), None)
 
     def __enter__(self) -> None:
         self._before = take(self._place)
         if self._power:
             self._look(self._idle, time.monotonic() + IDLE_S)
             self._thread.start()
+        elif self._listener:
+            self._listener.start()
+            self._over.wait(IDLE_S)
+            self._begun = time.monotonic()
 
     def _look(self, readings: list[Reading], until: float = math.inf) -> None:
         due = time.monotonic()
@@ -59,11 +70,14 @@ class Watch:
         self._over.set()
         if self._power:
             self._thread.join()
+        elif self._listener:
+            for reading in self._listener.stop():
+                (self._idle if reading.time_s < self._begun else self._busy).append(reading)
         self._after = take(self._place)
 
     def says(self, starts: NDArray[np.int64]) -> dict[str, Any]:
         """For a record of frames that began at `starts`, in ns of this machine's monotonic clock: sensors, and energy if any."""
-        notes = validity.notes(self._before, self._after)
+        notes = validity.notes(self._before)
         seconds = starts / 1e9
         during = [reading for reading in self._busy if seconds[0] <= reading.time_s <= seconds[-1]]
         energy = None
@@ -78,3 +92,43 @@ class Watch:
             "energy_mj": energy.frame_mj if energy else None,
             "energy_source": energy.source if energy else None,
         }
+
+
+class Listener:
+    """What a command of `STREAMS` prints, with the time at which each line came."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._lines: list[tuple[float, str]] = []
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._process = subprocess.Popen(
+            self._stream.words,
+            stdin=subprocess.DEVNULL,  # one that asks for a password is to fail
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="utf-8",
+            errors="replace",
+        )
+        self._thread.start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append((time.monotonic(), line.rstrip("\n")))
+
+    def stop(self) -> list[Reading]:
+        """End the command; what it said. Its last sample, which may be cut off, is left out."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._thread.join(timeout=2)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        ends = [index for index, (_, line) in enumerate(self._lines) if self._stream.begins in line]
+        return list(self._stream.readings(self._lines[: ends[-1]] if ends else []))

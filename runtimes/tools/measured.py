@@ -78,7 +78,7 @@ def measure_by_tool(
             result = measure_with(name, artifact, threads, path)
         last = take(place)
         about = described(where, before, where.state())
-    notes = [*notes, *validity.notes(first, last)]
+    notes = [*notes, *validity.notes(first)]
     reasons = [*caveats(prepare or {}), *validity.reasons(first, last)]
     if result.threads not in (None, threads):
         reasons.append(f"{name} ran on {result.threads} threads, {threads} were asked for")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,10 +17,10 @@ KINDS = {
     "statistics": rf"{PREFIX}(count=\d+ .*=.*)",
     "timings": rf"{PREFIX}Inference timings in us: Init: {NUMBER}, First inference: {NUMBER}, "
     rf"Warmup \(avg\): {NUMBER}, Inference \(avg\): {NUMBER}",
-    "footprint": rf"{PREFIX}(?:Memory footprint delta from the start of the tool|Peak memory footprint) \(MB\): "
-    rf"init={NUMBER} overall={NUMBER}",
+    "growth": rf"{PREFIX}Memory footprint delta from the start of the tool \(MB\): init={NUMBER} overall={NUMBER}",
+    "footprint": rf"{PREFIX}Peak memory footprint \(MB\): init={NUMBER} overall={NUMBER}",
     "peak": rf"{PREFIX}Overall peak memory footprint \(MB\) via periodic monitoring: {NUMBER}",
-    "delegate": r"(?:VERBOSE: |INFO: )?Replacing (\d+) out of (\d+) node\(s\) with delegate \((\w+)\) node.*",
+    "delegate": r"(?:VERBOSE: |INFO: )?Replacing (\d+) out of (\d+) node\(s\) with delegate \((\w+)\) node(?:.* for subgraph (\d+))?.*",
     "threads": rf"{PREFIX}(?:Num threads|#threads used for CPU inference): \[(\d+)\]",
     "columns": r"\[[nN]ode type\].*",
     "row": r"\S.*?(?:\s+[-+\d.e]+%?){4,}(?:\s+\S.*)?",
@@ -113,9 +114,12 @@ def _placed(delegates: list[re.Match[str]]) -> dict[str, int] | None:
     """Nodes that each delegate took, and those it left to the interpreter."""
     if not delegates:
         return None
-    placed = {match[3]: int(match[1]) for match in delegates}
-    left = int(delegates[0][2]) - sum(placed.values())
-    return placed | ({"interpreter": left} if left > 0 else {})
+    placed, whole = Counter[str](), dict[str | None, int]()
+    for match in delegates:
+        placed[match[3]] += int(match[1])
+        whole.setdefault(match[4], int(match[2]))  # of each subgraph, before anything was taken from it
+    left = sum(whole.values()) - sum(placed.values())
+    return dict(placed) | ({"interpreter": left} if left > 0 else {})
 
 
 TOOLS.add("benchmark_model", Tool("benchmark_model", "litert", usual, None, {"": read}, {"": KINDS}))

@@ -1,15 +1,21 @@
-"""A tool run on a device, where its user has put it: under the lock, in a folder of its own, and ended when this end is gone."""
+"""A tool run on a device, where its user has put it: under the lock, in a folder of its own, and ended when this end is gone.
+
+Its files are brought there before the lock is taken.
+"""
 
 from __future__ import annotations
 
 import json
+import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.files import sha256
 from edgeseg.runtimes.devices import shell
 from edgeseg.runtimes.devices.remote import Remote, whoami
 from edgeseg.runtimes.launch import Died
@@ -24,14 +30,16 @@ SEARCH = """PATH=$PATH:/data/local/tmp
 """
 """Where one puts a program on a phone, whose own folders are read-only."""
 
-GUARD = f"""{shell.AT}{SEARCH}folder=$(at "$1") lock=$(at "$2") who=$3; shift 3
+GUARD = f"""{shell.AT}{SEARCH}folder=$(at "$1") lock=$(at "$2") who=$3
 mkdir -p "$folder" "${{lock%/*}}" || exit
 [ -e "$lock" ] || (umask 0; : >"$lock")
 exec 9<"$lock"
 if ! command -v flock >/dev/null; then echo {ALONE}
 elif ! flock -n 9 9<&9; then echo {BUSY}; cat "$lock"; exit; fi
 {{ echo "$who" >"$lock"; }} 2>/dev/null  # one of another user in /tmp may not be opened to write
-rm -rf "$folder/tool"; mkdir "$folder/tool" && cd "$folder/tool" || exit
+find "$folder" -maxdepth 1 -name 'tool*' -mmin +60 -exec rm -rf {{}} + 2>/dev/null  # of runs that were cut off
+rm -rf "$folder/$4"; mkdir "$folder/$4" && cd "$folder/$4" || exit
+shift 4
 while [ "$1" != -- ]; do
   mkdir -p "$(dirname "$1")"
   ln "$folder/files/$2" "$1" 2>/dev/null || cp "$folder/files/$2" "$1" || exit
@@ -48,7 +56,7 @@ exit $code"""
 
 
 def measure_there(device: Remote, name: str, artifact: Artifact, threads: int, path: str | None = None) -> ToolResult:
-    """An artifact under one of its runtime's own benchmarks, on a device that needs nothing but a shell and that tool.
+    """An artifact under one of its runtime's own benchmarks, on a device that has that tool.
 
     path: where it is there; by default on its path, or in /data/local/tmp.
 
@@ -57,29 +65,48 @@ def measure_there(device: Remote, name: str, artifact: Artifact, threads: int, p
         EdgesegError: what `here.measure_with` raises.
     """
     tool = fitting(name, artifact)
-    files = {entry.path: entry.sha256 for entry in artifact.manifest.files}
     command = tool.command(work(artifact, artifact.manifest.files[0].path, threads))
     version = _version(device, tool, path)
-    shell.push(device, {sha: artifact.folder / entry for entry, sha in files.items()})
     words = [path or name, *command.argv(version)[1:]]
-    done = _guarded(device, files, words)
-    if done.code:
-        raise _failed(device, name, words[0], done)
-    said = f"{done.text}\n{done.errors}".replace(f"{ALONE}\n", "")
-    with tempfile.TemporaryDirectory() as folder:
-        for written in command.writes.values():
-            (Path(folder) / written).write_bytes(shell.pull(device, f"{device.folder}/tool/{written}"))
-        found = result(tool, command, Path(folder), version, 0, said)
+    files = {entry.path: entry.sha256 for entry in artifact.manifest.files} | _engines(artifact, words)
+    shell.push(device, {sha: artifact.folder / entry for entry, sha in files.items()})
+    place = f"tool-{secrets.token_hex(4)}"  # of its own: what it wrote is read when others may be at work already
+    done = _guarded(device, files, words, place)
+    try:
+        if done.code:
+            raise _failed(device, name, words[0], done)
+        said = f"{done.text}\n{done.errors}".replace(f"{ALONE}\n", "")
+        with tempfile.TemporaryDirectory() as folder:
+            for written in command.writes.values():
+                (Path(folder) / written).write_bytes(shell.pull(device, f"{device.folder}/{place}/{written}"))
+            found = result(tool, command, Path(folder), version, 0, said)
+    finally:
+        with suppress(EdgesegError):  # the device is gone
+            shell.run(device, ["sh", "-c", f'{shell.AT}rm -rf "$(at "$1")"', "sh", f"{device.folder}/{place}"])
     alone = [f"{device.address} has no flock, which keeps another measurement away"] if ALONE in done.text else []
     return replace(found, warnings=[*found.warnings, *alone])
 
 
-def _guarded(device: Remote, files: Mapping[str, str], words: Sequence[str]) -> shell.Done:
-    """The tool's own end, or why it was not begun."""
+def _engines(artifact: Artifact, words: Sequence[str]) -> dict[str, str]:
+    """Engines that the tool loads, which an artifact has beside its files once they are built: their SHA-256.
+
+    Raises:
+        MissingTool: there is none.
+    """
+    named = [word.rpartition("=")[2] for word in words if word.endswith(".engine")]
+    if lost := [each for each in named if not (artifact.folder / each).exists()]:
+        raise MissingTool(
+            f"{artifact.folder} has no {lost[0]}; build it on the device with `edgeseg build`, and bring it here"
+        )
+    return {each: sha256(artifact.folder / each) for each in named}
+
+
+def _guarded(device: Remote, files: Mapping[str, str], words: Sequence[str], place: str = "tool") -> shell.Done:
+    """The tool's own end in a folder of that name, or why it was not begun."""
     pairs = [word for pair in files.items() for word in pair]
     who = json.dumps({"who": whoami()})
     places = [device.folder, device.lock_path]
-    argv = ["sh", "-c", GUARD, "sh", *places, who, *pairs, "--", *words]
+    argv = ["sh", "-c", GUARD, "sh", *places, who, place, *pairs, "--", *words]
     done = shell.run(device, argv, limit_s=LIMIT_S, what=f"running {words[0]}")
     if done.text.startswith(BUSY):
         holder = done.text.partition("\n")[2]

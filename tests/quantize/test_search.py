@@ -18,6 +18,7 @@ from edgeseg.data import Data
 from edgeseg.drops import Drop
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, MissingTool
 from edgeseg.export import OnnxRuntime, TensorRt
+from edgeseg.export.apart import Outcome
 from edgeseg.export.target import Target
 from edgeseg.manifest import Source
 from edgeseg.quantize import search as module
@@ -73,6 +74,8 @@ FLOAT = trial(0, "fp32", 0.0, 1.0, "equivalent")
             "int8 1.01 of its time, +0.20",
         ),
         ([trial(1, "int8", 0.2, 0.97, "inconclusive")], None, 0, "nothing that keeps the masks is faster beyond doubt"),
+        # float is too slow for the budget: what meets it is taken, however sure it is to be faster than float
+        ([trial(1, "int8", 0.1, 0.8, "inconclusive")], 9.0, 1, "int8 takes 0.800 of the time of float"),
         ([trial(1, "int8", 0.9, 0.4)], None, 0, "float is the answer"),
         (
             [trial(1, "int8", 0.9, 0.4), trial(2, "int8", 0.4, 0.6, keep=["stem"])],
@@ -197,6 +200,20 @@ def test_a_search_tries_writes_down_and_goes_on(plan: Plan, monkeypatch: pytest.
     assert again.trials == first.trials[:3]
     assert again.chosen is not None
     assert (plan.out / "manifest.json").exists()
+
+
+def test_a_search_of_something_else_has_folders_of_its_own(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a journal would serve the artifact of one command to another."""
+    folders: list[Path] = []
+
+    def exported(run: Any, folder: Path, target: Target, document: Any) -> Outcome:
+        folders.append(folder)
+        return Outcome(target, plan.size, None, EdgesegError("nothing is made here"))
+
+    monkeypatch.setattr(module._Run, "_exported", exported)
+    for bake in (["pre", "labels"], ["pre"], ["pre", "labels"]):
+        module._Run(replace(plan, bake=bake), print).trial(replace(plan.target, precision="fp32"), None)
+    assert folders[0] == folders[2] != folders[1]
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,11 @@ def test_labels_are_counted_by_hand(data: Data) -> None:
         label_statistics(data.split("train"), 3)
 
 
+def test_a_label_out_of_range_is_one_line(data: Data, student: Semantic) -> None:
+    with pytest.raises(EdgesegError, match="has the label id 9, out of range for 3 classes"):
+        errors_on(student, data.split("train"), 3)
+
+
 def test_without_data_it_says_what_is_missing(run: Path, tmp_path: Path, data: Data, student: Semantic) -> None:
     missing = write_training_report(run, tmp_path / "a.html")
     text = (tmp_path / "a.html").read_text()
@@ -116,7 +121,9 @@ def test_without_data_it_says_what_is_missing(run: Path, tmp_path: Path, data: D
     assert "the confusion matrices are damaged" in write_training_report(copy, tmp_path / "c.html")[0]
     (copy / "log.jsonl").unlink()
     missing = write_training_report(copy, tmp_path / "d.html")
-    assert "log.jsonl does not exist" in missing[0] and "<svg" not in (tmp_path / "d.html").read_text()
+    text = (tmp_path / "d.html").read_text()
+    assert "log.jsonl does not exist" in missing[0] and "<svg" not in text
+    assert "Epoch 2 of 3 was kept" in text and "is not over" not in text  # nothing says how far it came
 
 
 def test_a_run_that_is_not_finished_has_its_curves(run: Path, tmp_path: Path, data: Data) -> None:

@@ -51,6 +51,13 @@ def until(holds: Callable[[], Any]) -> bool:
     return False
 
 
+def again(device: Remote) -> None:
+    """Reach a device anew, as the next command does; what an earlier agent left there is over when this returns."""
+    device.close()
+    device.lock()
+    device.unlock()
+
+
 def opened(device: Remote, artifact: Path) -> RemoteBench:
     """A measuring process on the device that has the artifact open."""
     bench = device.spawn()

@@ -24,12 +24,13 @@ from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.files import sha256
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes import statistics
-from edgeseg.runtimes.devices import Entry, open_device, remote, shell
+from edgeseg.runtimes.devices import Entry, adb, open_device, shell
 from edgeseg.runtimes.devices.adb import Adb, processor
 from edgeseg.runtimes.launch import Died
+from edgeseg.runtimes.telemetry import Reading
 from edgeseg.runtimes.telemetry.there import There
 from edgeseg.runtimes.tools.there import _guarded
-from tests.runtimes.here import gone, opened, until
+from tests.runtimes.here import again, gone, opened, until
 from tests.runtimes.phone import SERIAL as REAL
 from tests.runtimes.phone import FakeAdb, RealPhone, put, real_phone
 from tests.runtimes.test_agent import LONG, null
@@ -146,6 +147,17 @@ def test_a_service_that_is_not_there_is_no_reading(fake: FakeAdb, tmp_path: Path
     assert phone(tmp_path).state().temperature_c != 39.0
 
 
+def test_a_battery_is_not_the_chip(fake: FakeAdb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(android: dict[str, float], linux: dict[str, float]) -> float | None:
+        readings = {"android": Reading(0.0, android), "linux": Reading(0.0, linux)}
+        monkeypatch.setattr(adb, "take", lambda place, names: readings[names[0]])
+        return phone(tmp_path).state().temperature_c
+
+    assert said({"battery": 30.0, "AP": 39.0}, {"zone": 55.0}) == 39.0
+    assert said({"battery": 30.0}, {"zone": 55.0}) == 55.0
+    assert said({"battery": 30.0}, {}) == 30.0
+
+
 def test_a_phone_without_python_is_told_what_measures_there(
     fake: FakeAdb, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,11 +255,10 @@ def test_real_adbd_that_dies_is_lost_and_comes_back(
         assert caught.value.outcome == "lost"  # though the client ends with 0 and says nothing
         assert caught.value.samples is not None and caught.value.samples.count > 20
         assert gone(keeper) and gone(child.pid)  # nothing goes on measuring beside the next one
-        monkeypatch.setattr(remote, "RECOVER_S", 0.5)
         with pytest.raises(MissingTool, match=r"127\.0\.0\.1:5701 (cannot be reached|is offline)"):
-            device.recover()
+            again(device)
         real.start()
-        device.recover()
+        again(device)
         assert device.probe().model == "Google Pixel 8"
 
 

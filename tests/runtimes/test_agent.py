@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from edgeseg.results import collect
 from edgeseg.runtimes import RUNTIMES, agent, statistics
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import channel
+from edgeseg.runtimes.devices.channel import Channel
 from edgeseg.runtimes.devices.remote import Series
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.measure import Failed, measure
 from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.record import Failure, Protocol, Record
-from tests.runtimes.here import Here, gone, here, opened
+from tests.runtimes.here import Here, again, gone, here, opened
 
 MS = 1_000_000
 TINY = Protocol("tiny", min_s=0.3, min_count=20, max_s=0.9, warmup_count=3, warmup_s=0.05)
@@ -113,6 +115,24 @@ def test_a_device_outlives_what_crashes_on_it(device: Here, tmp_path: Path) -> N
     assert device.state().load_1min is not None
     with closing(opened(device, null(tmp_path))) as bench:
         assert bench.ask("measure", protocol=schema.dump(TINY))["unchanged"] == 1
+
+
+def test_a_large_file_over_a_slow_line_arrives(tmp_path: Path, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes longer than the silence after which an agent leaves, piece by piece."""
+    change("SILENCE_S = 10", "SILENCE_S = 1")
+    file, plain = tmp_path / "large", Channel._write_all
+    file.write_bytes(os.urandom(1 << 20))
+
+    def slow(channel: Channel, data: bytes) -> None:
+        if len(data) > 1 << 16:
+            time.sleep(0.5)
+        plain(channel, data)
+
+    with closing(here(tmp_path)) as device:
+        device.lock()
+        monkeypatch.setattr(Channel, "_write_all", slow)
+        (place,) = device.push({sha256(file): file}).values()
+        assert Path(place).read_bytes() == file.read_bytes()
 
 
 def test_what_hangs_is_ended(tmp_path: Path) -> None:
@@ -279,7 +299,7 @@ def test_a_device_that_vanishes_while_files_are_sent(device: Here, tmp_path: Pat
     with pytest.raises(Died, match="went away") as caught:
         device.channel.send_file({"do": "store", "sha": "0" * 64, "count": 1 << 30}, Cut(bytes(1 << 20)))
     assert caught.value.outcome == "lost"
-    device.recover()
+    again(device)
     assert list((tmp_path / "device" / "files").iterdir()) == []  # the half of a file is gone
 
 

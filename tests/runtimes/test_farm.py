@@ -23,7 +23,7 @@ from edgeseg.cli import main
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes.farm import Job, Outcome, Queue, Sweep, engines, measured, run
-from edgeseg.runtimes.farm.sweep import verdict_of
+from edgeseg.runtimes.farm.sweep import record_name, verdict_of
 from tests.runtimes.test_agent import null
 
 
@@ -138,6 +138,11 @@ def test_a_failure_is_the_device_s_or_the_artifact_s(
     monkeypatch.setattr("edgeseg.runtimes.farm.sweep._edgeseg", bench)
     made = asyncio.run(measured(jobs(1)[0], "pi", tmp_path))
     assert (made.state, made.device, made.reason) == (state, state == "waiting", f"{outcome}: what it said")
+
+
+def test_a_record_of_an_artifact_far_down_has_a_name(tmp_path: Path) -> None:
+    deep = Job("pool", "/".join(["", *["deep"] * 99, "cam", "openvino"]), "sha", 1, "sustained:10m", id=7)
+    assert record_name(deep) == "cam-openvino-pool-t1-sustained-10m-7.json"
 
 
 def test_one_sweep_at_a_time_and_no_file_of_others(tmp_path: Path) -> None:

@@ -331,6 +331,14 @@ def test_an_uncertain_median_is_a_reason(steady: Record, high: float) -> None:
     assert "interval of the median" in reason
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"), [({"count": 9}, "the whole way: 9 samples"), ({"p50_high_ms": NAN}, "the whole way: noisy")]
+)
+def test_the_whole_way_is_judged_too(steady: Record, changes: dict[str, Any], line: str) -> None:
+    (reason,) = reasons(replace(steady, e2e=replace(steady.latency, **changes)), FINE)
+    assert line in reason
+
+
 def test_an_unknown_precision_is_a_reason_and_another_one_is_not(steady: Record) -> None:
     (reason,) = reasons(replace(steady, execution=replace(steady.execution, precision=None)), FINE)
     assert "does not say in which precision" in reason

@@ -14,6 +14,7 @@ from edgeseg.cli import main
 from edgeseg.community import submission
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import record as records
+from edgeseg.runtimes.devices.prepare import caveats
 from edgeseg.runtimes.record import Record, Samples
 from edgeseg.runtimes.releases import compare_releases, compare_stored
 from tests.devices import measured, proof, timed
@@ -158,3 +159,26 @@ def test_from_the_command_line(tmp_path: Path, old: Record, capfd: pytest.Captur
     ):
         assert main(["compare", *map(str, words)]) == 1
         assert says in capfd.readouterr().err
+
+
+def test_records_of_a_phone_that_was_prepared_are_as_many_processes(old: Record) -> None:
+    """What such a setting says against quoting a figure does not make two releases measured in it one record each."""
+
+    def prepared(record: Record) -> Record:
+        device = replace(record.device, prepared={"fixed-performance": "true"})
+        return replace(record, device=device, reasons=caveats(device.prepared), valid=False)
+
+    before, after = (
+        [again(old, factor, seed) for seed, factor in enumerate(found, 1)] for found in ((1.0, 1.0), (1.0, 1.06, 1.13))
+    )
+    plain = compare_stored(before, after)
+    found = compare_stored([prepared(one) for one in before], [prepared(one) for one in after])
+    assert (found.verdict, found.ratio, found.low, found.high) == (plain.verdict, plain.ratio, plain.low, plain.high)
+    assert "2 records before and 3 after" in found.why[0]
+
+
+def test_a_boot_that_is_not_known_is_no_other_boot(old: Record) -> None:
+    unknown = replace(again(old, 1.0), device=replace(old.device, boot_id=None))
+    for pair in ((old, unknown), (unknown, old)):
+        why = compare_stored([pair[0]], [pair[1]]).why
+        assert "not known to be of one boot" in why and "the device was booted again in between" not in why

@@ -26,13 +26,13 @@ from edgeseg.cli import main
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes import agent, statistics
 from edgeseg.runtimes import record as records
-from edgeseg.runtimes.devices import DEVICES, Entry, channel, make, open_device, remote
+from edgeseg.runtimes.devices import DEVICES, Entry, channel, make, open_device
 from edgeseg.runtimes.devices.ssh import Ssh, ssh
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.telemetry import Here, take
 from edgeseg.runtimes.telemetry.there import There
 from edgeseg.runtimes.tools.there import _guarded
-from tests.runtimes.here import gone, opened, until
+from tests.runtimes.here import again, gone, opened, until
 from tests.runtimes.test_agent import LONG, null
 
 CONFIG = """Port {port}
@@ -280,11 +280,10 @@ def test_a_lost_board_keeps_its_samples_and_comes_back(
         bench.ask("measure", protocol=schema.dump(LONG))
     assert caught.value.outcome == "lost"
     assert gone(child.pid)
-    monkeypatch.setattr(remote, "RECOVER_S", 0.5)
     with pytest.raises(MissingTool, match="cannot be reached"):
-        device.recover()
+        again(device)
     server.start()
-    device.recover()
+    again(device)
     assert device.probe().cores >= 1
     bench.close()
 

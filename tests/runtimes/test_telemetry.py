@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeseg.errors import EdgesegError, InvalidMeasurement
@@ -27,6 +29,7 @@ from edgeseg.runtimes.telemetry.energy import per_frame
 from edgeseg.runtimes.telemetry.raspberry import held_back, throttled
 from edgeseg.runtimes.telemetry.there import There
 from edgeseg.runtimes.telemetry.validity import notes, reasons
+from edgeseg.runtimes.telemetry.watch import Watch
 
 NOW = Reading(0.0)
 
@@ -350,10 +353,10 @@ def test_pinned_clocks_that_change_are_a_reason(mhz: float) -> None:
 
 
 def test_nothing_known_is_no_reason_and_old_throttling_is_a_note() -> None:
-    assert reasons(NOW, NOW) == notes(NOW, NOW) == []
+    assert reasons(NOW, NOW) == notes(NOW) == []
     old = replace(NOW, flags={"throttled": 0x50000})
     assert reasons(old, old) == []
-    assert notes(old, old)[0].startswith("under-voltage, throttled since the board was switched on")
+    assert notes(old)[0].startswith("under-voltage, throttled since the board was switched on")
 
 
 def watts(seconds: Sequence[float], mw: Sequence[float], rail: str = "VDD_IN") -> list[Reading]:
@@ -409,3 +412,28 @@ def test_no_source_no_energy() -> None:
 def test_energy_that_cannot_be_trusted_is_refused(seconds: Sequence[float], mw: Sequence[float], line: str) -> None:
     with pytest.raises(InvalidMeasurement, match=line):
         per_frame(watts(TENTHS, [2000.0] * 11), watts(seconds, mw), frames=10)
+
+
+@pytest.mark.slow
+def test_a_stream_is_listened_to_where_no_file_says_the_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A made-up `tegrastats`: 4 W while the device is left alone, then 9 W."""
+    script = tmp_path / "bin" / "tegrastats"
+    script.parent.mkdir()
+    script.write_text(
+        f"#!/bin/sh\necho $$ >'{tmp_path}/pid'\nwhile :; do p=4000; [ ! -e '{tmp_path}/busy' ] || p=9000; "
+        'echo "RAM 3012/15389MB (lfb 20x4MB) VDD_IN ${p}mW/${p}mW"; sleep 0.04; done\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "nothing").mkdir()
+    watch = Watch(Here(tmp_path / "nothing"))
+    with watch:
+        (tmp_path / "busy").touch()
+        begun = time.monotonic_ns()
+        time.sleep(1.6)
+    said = watch.says(begun + np.arange(160) * 10_000_000)
+    assert said["energy_source"] == "power VDD_IN"
+    assert said["energy_mj"] == pytest.approx(50, rel=0.2)  # 5 W above idle for 10 ms
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert Watch(Here(tmp_path / "nothing"), meanwhile=False)._listener is None

@@ -60,17 +60,23 @@ def test_every_tool_is_run_and_read_there(name: str, device: Here, tmp_path: Pat
     }
     copies = [f"cp '{GOLDEN / name / own}' {other}" for other, own in written.get(name, {}).items()]
     says = [f"echo \"$*\" >>'{tmp_path}/argv'", f"cat '{GOLDEN / name / 'output.txt'}'", "[ $1 != --help ] || exit 0"]
-    put(tmp_path / "phone", name, "\n".join([*says, *copies]))
+    put(tmp_path / "phone", name, "\n".join([*says, f"cp -r . '{tmp_path}/kept'", *copies]))
     artifact = subject(tmp_path, name)
+    model = artifact.manifest.files[0].path
+    if name == "trtexec":
+        with pytest.raises(MissingTool, match=r"has no .*\.engine; build it on the device"):
+            measure_there(device, name, artifact, threads=2)
+        (tmp_path / "argv").unlink()
+        model = str(Path(model).with_suffix(".engine"))
+        (artifact.folder / model).write_bytes(b"built for this device")
     found = measure_there(device, name, artifact, threads=2)
     assert found.tool == name and found.figures.mean_ms is not None
     assert (found.source == "samples") == (name in ("trtexec", "executor_runner"))
     *asked, line = (tmp_path / "argv").read_text().splitlines()
     assert asked == ["--help"] * (TOOLS[name].stated is not None)
-    work = Path(device.folder) / "tool"
-    model = artifact.manifest.files[0].path
-    assert (work / model).read_bytes() == artifact.model_file.read_bytes()
-    assert model in line or name == "trtexec"  # whose engine was built beside it
+    assert (tmp_path / "kept" / model).read_bytes() == (artifact.folder / model).read_bytes()
+    assert model in line
+    assert [path.name for path in Path(device.folder).glob("tool*")] == []  # nothing is left there
     assert all(not Path(word.rpartition("=")[2]).is_absolute() for word in line.split())  # nothing of this machine
 
 

@@ -163,6 +163,25 @@ def test_benchmark_model_s_table_is_read_by_its_headings() -> None:
     assert found.figures.percentiles_ms == {"5": 8.34, "95": 8.67}
 
 
+def test_benchmark_model_adds_up_subgraphs_and_calls_no_growth_a_peak() -> None:
+    output = golden("benchmark_model")
+    (line,) = (line for line in output.text.splitlines() if "Replacing" in line)
+    told = output.text.replace(
+        line, f"{line}\n{line.replace('61 out of 63', '20 out of 30').replace('subgraph 0', 'subgraph 1')}"
+    )
+    assert told.count("Replacing") == 2 and "subgraph 1" in told
+    found = TOOLS["benchmark_model"].read(replace(output, text=told))
+    assert found.placed == {"TfLiteXNNPackDelegate": 81, "interpreter": 12}
+    memory = "Memory footprint delta from the start of the tool (MB): init=1.5 overall=9.5"
+    kept = [line for line in output.text.splitlines() if "footprint" not in line]
+    for words, peak in (
+        (memory, None),
+        (memory.replace("Memory footprint delta from the start of the tool", "Peak memory footprint"), 9.5),
+    ):
+        made = TOOLS["benchmark_model"].read(replace(output, text="\n".join([*kept, words])))
+        assert made.peak_memory_bytes == (None if peak is None else round(peak * 2**20))
+
+
 @pytest.mark.parametrize("start", [True, False])
 def test_tables_with_tabs_and_without_a_start_say_the_same(start: bool) -> None:
     at = ["0.000"] if start else []

@@ -16,7 +16,7 @@ from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.export import OnnxRuntime
 from edgeseg.runtimes import PromptSession
-from edgeseg.segment import ArtifactSegmenter, StudentSegmenter
+from edgeseg.segment import ArtifactSegmenter, StudentSegmenter, _Fitted
 from edgeseg.students.promptable import best_mask
 from edgeseg.students.saliency import salient_point
 from tests.runtimes.here import here, opened
@@ -165,6 +165,18 @@ def test_a_checked_artifact_answers_as_its_student(name: str, tmp_path: Path, mo
         bench = opened(device, tmp_path / "out")
         assert bench.doubts == []  # a device draws the same
         assert bench.ask("execution")["execution"]["settings"]["decoder_arithmetic"]
+
+
+def test_a_photo_that_is_a_little_too_long_fits() -> None:
+    """One side is as large as the canvas, and the other one pixel more than that scaled alike."""
+
+    class Nothing(_Fitted):
+        def encode(self, canvas: Any) -> Any:
+            return canvas.shape
+
+    for height, width, size in ((480, 961, (1024, 960)), (200, 1025, (1024, 1024)), (64, 96, (64, 96))):
+        shape, photo = Nothing(size, (0.5, 0.5, 0.5)).begin(np.zeros((height, width, 3), np.uint8))
+        assert (shape, photo) == ((*size, 3), (height, width))
 
 
 @torch.inference_mode()
