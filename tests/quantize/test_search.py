@@ -254,7 +254,9 @@ def test_a_device_that_goes_away_in_the_middle_leaves_what_was_found(
     bursts: list[float] = []
     burst = RemoteBench.burst
 
-    def made(self: Any, number: int, target: Target, document: Any, keep: list[str], ranges: str | None) -> Trial:
+    def made(
+        self: Any, key: str, number: int, target: Target, document: Any, keep: list[str], ranges: str | None
+    ) -> Trial:
         exported.append(target.precision)
         null_artifact(self.plan.aside / target.precision, Null(sleep=True))
         return Trial(number, target.precision, target.precision, keep, ranges, miou=50, drop=Drop(0, -0.1, 0.1, 8))
