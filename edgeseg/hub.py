@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +40,7 @@ def push_to_hub(subject: Student | Path | str, repo: str, private: bool = False,
         api = hub.HfApi(token=token)
         api.create_repo(repo, private=private, exist_ok=True)
         made = api.upload_folder(repo_id=repo, folder_path=str(run), allow_patterns=list(FILES))
-    except (hub.errors.HfHubHTTPError, OSError, ValueError) as error:
+    except (hub.errors.HfHubHTTPError, *_offline(), OSError, ValueError) as error:
         raise EdgesegError(f"cannot push to {repo}: {_first_line(error)}; log in with `hf auth login`") from error
     return str(made)
 
@@ -57,11 +59,20 @@ def from_pretrained(repo: str | Path, revision: str | None = None, token: str | 
         folder = hub.snapshot_download(
             str(repo), revision=revision, token=token, allow_patterns=[WEIGHTS, CARD, "eval-*.json"]
         )
-    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, OSError) as error:
+    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, *_offline(), OSError) as error:
         raise EdgesegError(
             f"cannot get {repo}: {_first_line(error)}; give user/name on the Hub, or the folder of a run"
         ) from error
     return load_run(folder)
+
+
+def _offline() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises where there is no network: that of its HTTP library, whichever it was built on."""
+    kinds: list[type[Exception]] = []
+    for name, kind in (("httpx2", "HTTPError"), ("httpx", "HTTPError"), ("requests", "RequestException")):
+        with suppress(ImportError):
+            kinds.append(getattr(importlib.import_module(name), kind))
+    return tuple(kinds)
 
 
 def write_card(folder: Path) -> Path:

@@ -22,6 +22,7 @@ from edgeseg.metrics import AnyEvaluation
 from edgeseg.quantize.scheme import QUANTIZED
 from edgeseg.results import Results, StoredArtifact
 from edgeseg.runtimes.compare import Comparison, compare_records
+from edgeseg.runtimes.protocol import SMOKE
 from edgeseg.runtimes.record import Record
 from edgeseg.runtimes.statistics import percentile_lower
 
@@ -160,9 +161,10 @@ def counting(records: list[Record]) -> list[Record]:
 
 
 def usable(record: Record) -> bool:
-    """True for a record that may be quoted: measured here, valid, and made of numbers."""
+    """True for a record that may be quoted: measured here, for as long as a figure needs, valid, and made of numbers."""
     return (
         record.provenance == "measured"
+        and record.protocol.name != SMOKE
         and record.valid
         and record.samples.count > 0
         and math.isfinite(record.latency.p50_ms)
@@ -410,6 +412,8 @@ def _measurement(artifact: StoredArtifact, record: Record | None) -> Said:
         yield Reason(
             "measurement", f"the figures of {record.device.name} are {record.provenance}, not measured; run {ask}"
         )
+    elif record.protocol.name == SMOKE:
+        yield Reason("measurement", f"{SMOKE} only shows that it runs, its figures are none to quote; run {ask}")
     elif not usable(record):
         why = "; ".join(record.reasons) or "its figures are not numbers"
         yield Reason("measurement", f"the measurement on {record.device.name} is not valid: {why}; run {ask} again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from difflib import get_close_matches
 
 from edgeseg.errors import EdgesegError
 from edgeseg.registry import Registry
@@ -12,8 +13,10 @@ from edgeseg.runtimes.record import Protocol
 PROTOCOLS: Registry[Protocol] = Registry("protocol")
 """`smoke` shows that the way works and is no figure to quote; the other two are MLPerf Mobile's quick and normal runs."""
 
+SMOKE = "smoke"
+
 for _protocol in (
-    Protocol("smoke", min_s=1, min_count=64, max_s=20, warmup_count=3, warmup_s=0.2),
+    Protocol(SMOKE, min_s=1, min_count=64, max_s=20, warmup_count=3, warmup_s=0.2),
     Protocol("quick", min_s=10, min_count=128, max_s=60, warmup_count=3, warmup_s=0.5),
     Protocol("mlperf-mobile", min_s=60, min_count=1024, max_s=600, warmup_count=3, warmup_s=0.5),
 ):
@@ -31,7 +34,12 @@ def parse(text: str) -> Protocol:
         EdgesegError: there is none; the message has the near names.
     """
     name, _, rest = text.partition(":")
-    return FAMILIES[name](text, rest) if name in FAMILIES else PROTOCOLS[text]
+    if name in FAMILIES:
+        return FAMILIES[name](text, rest)
+    if text not in PROTOCOLS and not get_close_matches(text, PROTOCOLS, n=1, cutoff=0.4):
+        every = ", ".join([*PROTOCOLS, "sustained:10m", "camera:30", "cold-start"])
+        raise EdgesegError(f"no protocol named {text!r}; there are {every}")
+    return PROTOCOLS[text]
 
 
 def _sustained(text: str, rest: str) -> Protocol:

@@ -156,6 +156,11 @@ def simulated(store: Store) -> None:
     store.record("out/onnx", artifact, provenance="simulated")
 
 
+def only_tried(store: Store) -> None:
+    _, artifact = good(store)
+    store.record("out/onnx", artifact, protocol=parse("smoke"))
+
+
 def throttled(store: Store) -> None:
     _, artifact = good(store)
     store.record("out/onnx", artifact, valid=False, reasons=["throttled: 31 fps at the end, 45 at the start"])
@@ -202,6 +207,7 @@ BREAKAGES: list[tuple[Callable[[Store], None], str, int, str]] = [
     (no_bound, "measurement", 6, "512 samples are too few to bound p90 against 40.0 ms"),
     (never_measured, "measurement", 6, "its speed was never measured; run `edgeseg bench"),
     (simulated, "measurement", 6, "the figures of local are simulated, not measured"),
+    (only_tried, "measurement", 6, "smoke only shows that it runs, its figures are none to quote"),
     (throttled, "measurement", 6, "not valid: throttled: 31 fps at the end"),
     (no_samples, "measurement", 6, "its figures are not numbers"),
 ]

@@ -364,5 +364,5 @@ def ledger_table(artifact: Artifact) -> Table:
         columns,
         rows,
         right=(2, 3, 4, 6),
-        whole=(0, 1, 7),
+        whole=(1, 2, 3, 4, 6, 7),
     )

@@ -57,7 +57,7 @@ def changed(change: list[str] | None, epochs: int | None, size: str | None) -> l
     """What `--set`, `--epochs` and `--size` change of a recipe."""
     wanted = parse_size(size)
     sized = [f"size=[{wanted[0]}, {wanted[1]}]"] if wanted else []
-    return [*(change or []), *([f"epochs={epochs}"] if epochs else []), *sized]
+    return [*(change or []), *([f"epochs={epochs}"] if epochs is not None else []), *sized]
 
 
 def run(
@@ -79,11 +79,14 @@ def run(
     from edgeseg import schema
     from edgeseg.data import load_data
     from edgeseg.runs import read_card
-    from edgeseg.train.loop import Event, Trainer
+    from edgeseg.students.student import parameters
+    from edgeseg.train.loop import Event, Trainer, check_place
     from edgeseg.train.recipe import read_recipe
 
     if threads:
         torch.set_num_threads(threads)
+    parameters(name)  # a name that is none, and a folder that is taken, are found before the data is read whole
+    check_place(out, resume)
     source, chosen = load_data(data), read_recipe(recipe, changes)
     with counting("checking the data") as checked:
         trainer = Trainer(name, source, out, chosen, devices, tensorboard, begin_with=init, checked=checked)

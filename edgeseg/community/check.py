@@ -20,7 +20,7 @@ from edgeseg.ledger import Hop
 from edgeseg.quantize.precision import PRECISIONS
 from edgeseg.runtimes import statistics
 from edgeseg.runtimes.measure import reasons, stage_of
-from edgeseg.runtimes.protocol import parse
+from edgeseg.runtimes.protocol import SMOKE, parse
 from edgeseg.runtimes.record import Record, Samples, Stage
 from edgeseg.runtimes.telemetry import validity
 from edgeseg.verdict import holds, spelt
@@ -111,7 +111,7 @@ def _measured(made: Submission) -> Iterator[str]:
         known = parse(record.protocol.name) == record.protocol
     except EdgesegError:
         known = False
-    if not known or record.protocol.name == "smoke":
+    if not known or record.protocol.name == SMOKE:
         yield f"{record.protocol.name!r} is no protocol whose figures are quoted, or not as long; take quick"
     energy, source = record.energy_mj, record.energy_source
     if (energy is None) != (source is None) or not (energy is None or energy > 0):

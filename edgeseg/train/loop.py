@@ -80,6 +80,17 @@ class State:
     last_miou: float | None = None
 
 
+def check_place(out: Path, resume: bool) -> None:
+    """Refuse a folder that has a run already, or that has none to go on with."""
+    checkpoint = out / CHECKPOINT
+    if restarted_by_torchrun():
+        return
+    if not resume and (checkpoint.exists() or (out / "model.json").exists()):
+        raise EdgesegError(f"{out} already holds a run; go on with --resume, or choose another --out")
+    if resume and not checkpoint.exists():
+        raise EdgesegError(f"{out} has no {CHECKPOINT} to resume from; leave --resume out to start")
+
+
 @dataclass
 class Trainer:
     """One run: the student, its averaged copy, the data and the place the results go to."""
@@ -207,14 +218,8 @@ class Trainer:
 
     def _open(self, resume: bool) -> None:
         checkpoint = self.out / CHECKPOINT
-        if restarted_by_torchrun():  # the command is the first one's
-            resume = checkpoint.exists()
-        elif not resume:
-            if checkpoint.exists() or (self.out / "model.json").exists():
-                raise EdgesegError(f"{self.out} already holds a run; go on with --resume, or choose another --out")
-        elif not checkpoint.exists():
-            raise EdgesegError(f"{self.out} has no {CHECKPOINT} to resume from; leave --resume out to start")
-        if not resume:
+        check_place(self.out, resume)
+        if not (checkpoint.exists() if restarted_by_torchrun() else resume):  # there the command is the first one's
             return
         self.restore(load_state(checkpoint), checkpoint)
         if self.fabric.is_global_zero:  # who else rewrites it takes it away from the one that writes

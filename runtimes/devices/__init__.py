@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from edgeseg.errors import MissingTool
+from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes.devices import adb, aihub, emulated, labgrid, local, ssh  # noqa: F401 (each registers itself)
 from edgeseg.runtimes.devices.base import DEVICES, Device, Facts, described
 from edgeseg.runtimes.devices.book import Entry, read
@@ -32,7 +32,12 @@ def make(address: str, entry: Entry) -> Device:
     kind = entry.url.partition("://")[0]
     if kind in DEVICES:
         return DEVICES[kind](address, entry)
+    if entry.url != address:  # an entry to be, whose address is none
+        raise EdgesegError(
+            f"{entry.url!r} is no address of a device; write ssh://user@host, adb://SERIAL, labgrid://PLACE"
+        )
     known = [name if name == "local" else f"{name}://..." for name in DEVICES]
     near = difflib.get_close_matches(address, [*read().devices, *DEVICES], n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join([*known, *read().devices])}"
+    every = f"there are {', '.join([*known, *read().devices])}; edgeseg devices add NAME ADDRESS gives one a name"
+    hint = f"did you mean {', '.join(near)}?" if near else every
     raise MissingTool(f"no device {address!r}; {hint}")

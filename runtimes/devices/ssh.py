@@ -47,7 +47,11 @@ WORDS: tuple[tuple[str, type[EdgesegError], str], ...] = (
         REFUSED,
         "{where} lets nobody in without a password; ssh-copy-id {where}, and is the user right?",
     ),
-    ("Could not resolve hostname", GONE, "{where} is no host that is known here"),
+    (
+        "Could not resolve hostname",
+        GONE,
+        "the name in {where} leads to no machine from here; is it right, or is the IP address better?",
+    ),
     (
         "Connection refused|No route to host|timed out|Network is unreachable|Connection reset|Connection closed",
         GONE,

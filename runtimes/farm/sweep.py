@@ -199,7 +199,9 @@ def _read(file: Path) -> Sweep:
 
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise EdgesegError(f"cannot read {file}: {error.strerror}; README, Devices, shows what is in it") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise EdgesegError(f"cannot read {file}: {error}") from error
     return schema.parse(Sweep, document, str(file))
 

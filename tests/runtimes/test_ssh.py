@@ -199,7 +199,7 @@ def test_a_name_or_a_kind_that_is_not_there_is_missing(
     [
         ({"user": "nobody-of-that-name"}, 1, "lets nobody in without a password"),
         ({"host": "localhost"}, 1, "is not known here; compare its fingerprint once: ssh -p"),
-        ({"host": "no-such-host.invalid"}, 5, "is no host that is known here"),
+        ({"host": "no-such-host.invalid"}, 5, "leads to no machine from here"),
         ({"port": "1"}, 5, "cannot be reached"),
         ({"python": "/nowhere/python3"}, 5, "no /nowhere/python3 on board; apt-get install python3"),
         ({"python": "false"}, 5, "ended the connection with exit code 1"),
