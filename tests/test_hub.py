@@ -36,7 +36,7 @@ def test_the_card_says_what_was_measured(run: Path) -> None:
     measured = json.loads((run / "eval-test.json").read_text())["score"]["miou"]
     assert header["model-index"][0]["results"][0]["metrics"][0]["value"] == round(measured, 2)
     assert f"| synthetic | test | 8 | mIoU | {round(measured, 2)} % |" in text
-    assert "1 epochs on `synthetic`" in text
+    assert "1 epoch on `synthetic`" in text
     assert str(run) not in text
 
 
