@@ -16,7 +16,7 @@ from edgeseg.artifact import Artifact
 from edgeseg.data import Data
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate import evaluate
-from edgeseg.hub import model_card, push_to_hub
+from edgeseg.hub import _offline, from_pretrained, model_card, push_to_hub
 from edgeseg.runs import read_card
 
 
@@ -91,3 +91,20 @@ def test_what_was_pushed_comes_back(run: Path, monkeypatch: pytest.MonkeyPatch) 
         assert all(torch.equal(a, b) for a, b in zip(got.parameters(), wanted.parameters(), strict=True))
     with pytest.raises(EdgesegError, match="cannot get no:name: no such name; give user/name"):
         es.from_pretrained("no:name")
+
+
+def test_no_network_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the HTTP library below the Hub's client calls it."""
+    kinds = _offline()
+    assert kinds
+    for kind in kinds:
+
+        def fail(*_: object, kind: type[Exception] = kind, **__: object) -> None:
+            raise kind("Name or service not known")
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+        with pytest.raises(EdgesegError, match="cannot push to me/x: Name or service not known"):
+            push_to_hub(run, "me/x")
+        with pytest.raises(EdgesegError, match="cannot get me/x: Name or service not known"):
+            from_pretrained("me/x")
