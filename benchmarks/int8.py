@@ -4,12 +4,15 @@
 
 A search makes the artifacts in float, half precision and whole numbers, and with blocks back in float where that is needed
 (`edgeseg.quantize.search`). Images that a search chooses by are never those that this table scores. Searches go on where they
-were stopped. `--aware 1` trains each run for an epoch with the rounding of the first target, and every target's int8 is made of that too.
+were stopped; a row that is done is kept in `int8.jsonl` beside the table, of a run and target done anew the last, so that one
+table is filled on several days. `--aware 1` trains each run for an epoch with the rounding of the first target, and every
+target's int8 is made of that too.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +31,7 @@ from edgeseg.manifest import Source
 from edgeseg.metrics import Evaluation
 from edgeseg.quantize.findings import Search, Trial, called
 from edgeseg.runs import RunCard, load_run, read_card, save
+from edgeseg.schema import STRICT
 
 if TYPE_CHECKING:
     from edgeseg.export.target import Target
@@ -42,37 +46,57 @@ HEADS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One search, and what its artifacts lose on the test images."""
+    """One search, and what its artifacts lose on the test images against the run; null where there is no such artifact."""
 
-    search: Search
+    __pydantic_config__ = STRICT
+    created: str
+    data: str
+    calibrated_on: int
+    student: str
+    target: str
     miou: float
+    first: Trial
     whole: Trial
     whole_drop: Drop | None
     taught_drop: Drop | None
     half: Trial | None
     answer: Trial | None
     answer_drop: Drop | None
+    words: str
 
 
-def rows(
-    runs: Sequence[Path], targets: Sequence[str], data: Data, work: Path, threads: int, images: int, aware: int
-) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Asked:
+    """What decides the rows, as the options of the command have it; `size` null takes that of the run's crops."""
+
+    data: Data
+    work: Path
+    size: tuple[int, int] | None
+    threads: int
+    images: int
+    aware: int
+
+
+def rows(runs: Sequence[Path], targets: Sequence[str], asked: Asked) -> Iterator[Row]:
     """Search and score, one after the other."""
     from edgeseg.export import TARGETS
     from edgeseg.quantize.calibration import choose_images
     from edgeseg.quantize.search import Plan, search
     from edgeseg.students import Semantic
 
+    data = asked.data
     for run in runs:
-        card, student = read_card(run), load_run(run)
-        chosen = choose_images(data, None, images, look=student.look)
-        assert card.size is not None
+        card, student, work = read_card(run), load_run(run), asked.work / run.name
+        chosen = choose_images(data, None, asked.images, look=student.look)
+        size = asked.size or card.size
+        assert size is not None
         reference = scored(run, student, card.sha256, data, "run")
         taught = None
-        if aware:
+        if asked.aware:
             assert isinstance(student, Semantic)
             print(f"{run.name}: training with the rounding of {targets[0]}", file=sys.stderr, flush=True)
-            taught = _taught(student, card, TARGETS[targets[0]](precision="int8"), chosen, data, work / run.name, aware)
+            first = TARGETS[targets[0]](precision="int8")
+            taught = _taught(student, card, size, first, chosen, data, work, asked.aware)
         for name in targets:
             target = TARGETS[name](precision="int8")
             plan = Plan(
@@ -80,13 +104,13 @@ def rows(
                 source=Source(str(run), card.sha256),
                 student=student,
                 target=target,
-                size=card.size,
+                size=size,
                 bake=["pre", "labels"],
                 chosen=chosen,
                 data=data,
                 split=data.select,
-                out=work / run.name / f"{target.name}-int8",
-                threads=threads,
+                out=work / f"{target.name}-int8",
+                threads=asked.threads,
             )
             say = partial(print, f"{run.name} {name}:", file=sys.stderr, flush=True)
             try:
@@ -95,11 +119,18 @@ def rows(
                 say(str(error))
                 continue
             after = None if taught is None else _of_taught(taught, target, chosen, data)
-            yield compared(found, reference, plan.aside, after, data)
+            yield compared(found, reference, plan.aside, after, data, asked.images)
 
 
 def _taught(
-    student: Semantic, card: RunCard, target: Target, chosen: CalibrationSet, data: Data, work: Path, epochs: int
+    student: Semantic,
+    card: RunCard,
+    size: tuple[int, int],
+    target: Target,
+    chosen: CalibrationSet,
+    data: Data,
+    work: Path,
+    epochs: int,
 ) -> Path:
     """The run that learned to be rounded, made if it is not there."""
     from edgeseg.quantize.aware import Aware, train_aware
@@ -107,9 +138,12 @@ def _taught(
 
     folder = work / f"run-aware-{epochs}"
     if not (folder / "model.json").exists():
-        assert card.size is not None
-        learned = train_aware(student, target, chosen, Recipe(), data, card.size, Aware(epochs=epochs))
-        save(learned, folder, card.size, base=card.sha256)
+        save(
+            train_aware(student, target, chosen, Recipe(), data, size, Aware(epochs=epochs)),
+            folder,
+            size,
+            base=card.sha256,
+        )
     return folder
 
 
@@ -143,7 +177,9 @@ def scored(path: Path, predictor: Predictor, sha256: str, data: Data, kind: str)
     return evaluate(path, predictor, sha256, data, data.test, kind)
 
 
-def compared(found: Search, reference: Evaluation, folder: Path, taught: Artifact | None, data: Data) -> Row:
+def compared(
+    found: Search, reference: Evaluation, folder: Path, taught: Artifact | None, data: Data, images: int
+) -> Row:
     """The float run, plain int8, int8 after training and the chosen artifact on the test images."""
     whole = next(trial for trial in found.trials if trial.precision == "int8")
     half = next((trial for trial in found.trials if trial.precision == "fp16"), None)
@@ -156,37 +192,73 @@ def compared(found: Search, reference: Evaluation, folder: Path, taught: Artifac
     def drop(artifact: Artifact) -> Drop:
         return paired_drop(reference, scored(artifact.folder, artifact, artifact.sha256, data, "artifact"))
 
-    after = None if taught is None else drop(taught)
-    return Row(found, reference.score.miou, whole, lost(whole), after, half, answer, lost(answer))
+    return Row(
+        created=found.created,
+        data=f"{data.spec.partition(':')[0]}[{data.test}]",
+        calibrated_on=images,
+        student=found.student,
+        target=found.target,
+        miou=reference.score.miou,
+        first=found.trials[0],
+        whole=whole,
+        whole_drop=lost(whole),
+        taught_drop=None if taught is None else drop(taught),
+        half=half,
+        answer=answer,
+        answer_drop=lost(answer),
+        words=found.words,
+    )
 
 
-def document(made: Sequence[Row], data: Data, images: int) -> str:
+def read(file: Path) -> list[Row]:
+    """The rows that were made so far: of one that was made anew the last, in the order of the registries."""
+    from edgeseg.export import TARGETS
+    from edgeseg.students import STUDENTS
+
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    rows = (schema.parse(Row, json.loads(line), str(file)) for line in lines)
+    order = [*STUDENTS], [TARGETS[name].name for name in TARGETS]
+    last = {(row.data, row.student, row.target): row for row in rows}
+    return sorted(last.values(), key=lambda row: (row.data, order[0].index(row.student), order[1].index(row.target)))
+
+
+def keep(file: Path, row: Row) -> None:
+    """One more row in the file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(schema.dump(row)) + "\n")
+
+
+def document(made: Sequence[Row]) -> str:
     """The table as Markdown, and the words of every search."""
+    about = ", ".join(
+        dict.fromkeys(f"`{row.data}` (calibrated on {row.calibrated_on} training images)" for row in made)
+    )
     lines = [
         "# Whole numbers",
         "",
-        f"Made by `python -m benchmarks.int8`: `{data.spec.partition(':')[0]}` [{data.test}], calibrated on {images} images of [{data.fit}], searched on",
-        f"[{data.select}]. mIoU lost in points against the run in PyTorch, with its 95 % interval over images; times are medians",
-        "measured in turns with the float artifact of the same runtime, with their 95 % interval. Labels baked in.",
+        f"Made by `python -m benchmarks.int8`: {about}; searched on images of neither.",
+        "mIoU lost in points against the run in PyTorch, with its 95 % interval over images; times are medians",
+        "measured in turns with the float artifact of the same runtime, with their 95 % interval; a target that does not run here",
+        "has none. Labels baked in.",
         "",
         "| " + " | ".join(HEADS) + " |",
         "| --- | --- |" + " ---: |" * (len(HEADS) - 2),
     ]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in made]
     lines += ["", "## What each search says", ""]
-    lines += [f"- {row.search.student} on {row.search.target}: {row.search.words}" for row in made]
+    lines += [f"- {row.student} on {row.target}: {row.words}" for row in made]
     return "\n".join(lines) + "\n"
 
 
 def cells(row: Row) -> list[str]:
     """A line of the table."""
-    first = row.search.trials[0]
     half = "" if row.half is None else f"{_times(row.half)} ({row.half.executed})"
-    sizes = f"{first.megabytes}, {row.whole.megabytes}"
+    sizes = f"{row.first.megabytes}, {row.whole.megabytes}"
     answer = "DON'T SHIP" if row.answer is None else f"SHIP {called(row.answer)}"
     at = "" if row.answer is None else _times(row.answer)
     return [
-        row.search.student, row.search.target, f"{row.miou:.2f}", _drop(row.whole_drop), _drop(row.taught_drop),
+        row.student, row.target, f"{row.miou:.2f}", _drop(row.whole_drop), _drop(row.taught_drop),
         _times(row.whole), half, sizes, answer, _drop(row.answer_drop), at,
     ]  # fmt: skip
 
@@ -202,21 +274,24 @@ def _times(trial: Trial) -> str:
 
 def main() -> int:
     """Search what is missing and write the table."""
+    from edgeseg.cli.app import parse_size
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--to", default="onnxruntime,openvino,litert,executorch")
+    parser.add_argument("--to", default="onnxruntime,openvino,litert,executorch,coreml,tensorrt")
     parser.add_argument("--work", type=Path, required=True, help="where artifacts go")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--aware", type=int, default=0, help="epochs of training with the rounding, 0 for none")
+    parser.add_argument("--size", help="of the artifacts, e.g. 360x480; of the run's crops where nothing is said")
     given: Any = parser.parse_args()
-    data = load_data(given.data)
-    made: list[Row] = []
-    for row in rows(given.runs, given.to.split(","), data, given.work, given.threads, given.images, given.aware):
-        made.append(row)
-        write_text(given.out / "int8.md", document(made, data, given.images))
+    asked = Asked(load_data(given.data), given.work, parse_size(given.size), given.threads, given.images, given.aware)
+    store = given.out / "int8.jsonl"
+    for row in rows(given.runs, given.to.split(","), asked):
+        keep(store, row)
+        write_text(given.out / "int8.md", document(read(store)))
     return 0
 
 

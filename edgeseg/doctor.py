@@ -17,7 +17,7 @@ CLIENTS = {"ssh": "openssh-client", "adb": "adb"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: `state` is `ok`, `missing` or `broken`; `detail` is what was seen, or the line that installs it."""
+    """One line: `state` is `ok`, `stand-in` (another runtime ran the files in its place), `missing` or `broken`; `detail` is what was seen, or the line that installs it."""
 
     part: str
     name: str
@@ -55,15 +55,16 @@ def _runtime(name: str, self_test: bool) -> Finding:
         version = RUNTIMES[name].version()
         if not self_test or name not in TARGETS:
             return Finding("runtime", name, "ok", version, "found")
-        return Finding("runtime", name, "ok", version, _try(name))
+        stand_in, said = _try(name)
+        return Finding("runtime", name, "stand-in" if stand_in else "ok", version, said)
     except MissingTool as error:
         return Finding("runtime", name, "missing", None, str(error))
     except (EdgesegError, ImportError, OSError) as error:
         return Finding("runtime", name, "broken", None, " ".join(str(error).split()))
 
 
-def _try(target: str) -> str:
-    """Export a small untrained student in a process of its own, run it, compare the masks: what was seen."""
+def _try(target: str) -> tuple[str, str]:
+    """Export a small untrained student in a process of its own, run it, compare the masks: who stood in, what was seen."""
     from edgeseg.export import TARGETS
     from edgeseg.export.apart import Job, as_run, export_apart
     from edgeseg.manifest import Source
@@ -81,7 +82,7 @@ def _try(target: str) -> str:
     _, _, stand_in = hop.name.partition(" in ")
     where = f" in {stand_in}, which stands in for it and says nothing of its speed" if stand_in else ""
     said = f"self-test: {100 * hop.same_label:.3f} % of the labels as in PyTorch"
-    return f"{said}, executed in {manifest.precision.executed}{where}"
+    return stand_in, f"{said}, executed in {manifest.precision.executed}{where}"
 
 
 def _operators() -> Iterator[Callable[[], Finding]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,10 +39,38 @@ def parse(kind: type[T], document: Any, where: str) -> T:
         result: T = _adapter(kind).validate_python(document)
     except ValidationError as error:
         first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"]) or "the document"
+        at = _place(document, first["loc"]) or "the document"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise EdgesegError(f"{where}: {at}: {first['msg']}, got {first['input']!r:.80}{more}") from error
+        raise EdgesegError(f"{where}: {at} {_said(first)}{more}") from error
     return result
+
+
+def _place(document: Any, path: Sequence[Any]) -> str:
+    """Where in a document, as its author would say it: without the names of the kinds that a choice was made among."""
+    parts = []
+    for part in path:
+        if isinstance(document, dict) and part not in document and document.get("type") == part:
+            continue
+        parts.append(str(part))
+        if isinstance(document, dict):
+            document = document.get(part)
+        else:
+            document = document[part] if isinstance(document, list) and part in range(len(document)) else None
+    return ".".join(parts)
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """What is wrong, and what arrived."""
+    kind, given = error["type"], f"got {error['input']!r:.80}"
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"is unknown here; {given}"
+    if kind == "missing":
+        return f"is missing; {given}"
+    if kind == "union_tag_invalid":
+        about = error["ctx"]
+        return f"of type {about['tag']!r} is unknown; there is {about['expected_tags']}"
+    wanted = error["msg"].removeprefix("Input ").partition(", unable to")[0].partition(", got")[0]
+    return f"{wanted}, {given}"
 
 
 def write(path: Path, value: Any) -> Path:

@@ -19,6 +19,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith("edgeseg ")]
 SMALLER = {
+    "edgeseg doctor ": "edgeseg doctor --no-self-test ",
     "camvid:PATH": TINY,
     "--epochs 80": "--epochs 1 --set batch=4",
     "objects:PATH": "synthetic_objects:size=64x96,train=8,val=4,test=4",

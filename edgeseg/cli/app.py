@@ -44,6 +44,12 @@ TRUSTED: list[str] = []
 _printed = False  # whether this command has printed its JSON document
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+DATA = (
+    "KIND:PATH. Semantic: folder, camvid, cityscapes, ade20k, voc, coco_stuff, coco_panoptic, hf, shards, or synthetic, which needs "
+    "no path; promptable: objects, regions, coco, lvis, sa1b, dis5k, or synthetic_objects."
+)
+"""What a data set is called, for `--data`."""
+
 Size = Annotated[str | None, typer.Option(metavar="HxW", help="Height x width, e.g. 360x480.")]
 
 
@@ -116,9 +122,9 @@ def table(
     columns: Sequence[str],
     rows: Sequence[Sequence[Any]],
     right: Sequence[int] = (),
-    whole: Sequence[int] = (),
+    whole: Sequence[int] = (0,),
 ) -> Table:
-    """A table; the columns in `right` hold numbers, those in `whole` are never broken."""
+    """A table; the columns in `right` hold numbers, those in `whole`, names by default, are never broken."""
     result = Table(
         title=title or None,
         title_justify="left",

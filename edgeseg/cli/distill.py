@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeseg.cli.app import TRUSTED, Json, Size, app
+from edgeseg.cli.app import DATA, TRUSTED, Json, Size, app
 from edgeseg.cli.export import words
 from edgeseg.cli.train import (
     Changes,
@@ -58,7 +58,7 @@ UnlabelledBatch = Annotated[int | None, typer.Option(help="As many of them in a 
 def distill(
     name: Annotated[str, typer.Argument(help="A student (`edgeseg models` lists them).")],
     teacher: Annotated[str, TEACHER],
-    data: Annotated[str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH; objects:PATH")],
+    data: Annotated[str, typer.Option(help=DATA)],
     out: Annotated[Path, typer.Option(help="The folder of the run.")],
     loss: Losses = "cwd",
     class_map: ClassMap = "",

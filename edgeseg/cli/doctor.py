@@ -28,7 +28,7 @@ def doctor(
 
     with progress("trying everything") as bar:
         found = examine(self_test, bar)
-    colour = {"ok": "green", "missing": "yellow", "broken": "red"}
+    colour = {"ok": "green", "stand-in": "cyan", "missing": "yellow", "broken": "red"}
     rows = [
         [entry.part, entry.name, Text(entry.state, colour[entry.state]), entry.version, entry.detail] for entry in found
     ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeseg.cli.app import TRUSTED, Json, app, emit, parse_size, progress
+from edgeseg.cli.app import DATA, TRUSTED, Json, app, emit, parse_size, progress
 from edgeseg.cli.distill import TeacherClasses, TeacherWeights
 from edgeseg.cli.export import words
 from edgeseg.errors import EdgesegError
@@ -21,7 +21,7 @@ def embed(
     teacher: Annotated[
         str, typer.Option(help="A run, or a network from elsewhere, e.g. transformers:facebook/sam-vit-huge.")
     ],
-    data: Annotated[str, typer.Option(help="Any data, e.g. camvid:PATH; shards:PATH for tar files of photos.")],
+    data: Annotated[str, typer.Option(help=f"{DATA} shards:PATH may be tar files of photos.")],
     out: Annotated[Path, typer.Option(help="The folder of the shards.")],
     split: Annotated[str | None, typer.Option(help="What is learned from by default.")] = None,
     per_shard: Annotated[int, typer.Option(min=1, help="Images in a shard, unless the data has its own.")] = 256,

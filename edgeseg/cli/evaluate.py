@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from edgeseg.cli.app import Json, app, counting, emit, is_artifact, progress, table
+from edgeseg.cli.app import DATA, Json, app, counting, emit, is_artifact, progress, table
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import AnyEvaluation, PromptScore
 
@@ -17,7 +17,7 @@ from edgeseg.metrics import AnyEvaluation, PromptScore
 @app.command("eval")
 def evaluate(
     subject: Annotated[Path, typer.Argument(metavar="RUN|ARTIFACT")],
-    data: Annotated[str, typer.Option(help="synthetic, camvid:PATH, cityscapes:PATH, folder:PATH; objects:PATH")],
+    data: Annotated[str, typer.Option(help=DATA)],
     split: Annotated[str | None, typer.Option(help="The data set's test split by default.")] = None,
     clicks: Annotated[int, typer.Option(min=1, help="Promptable: clicks per object.")] = 20,
     min_pixels: Annotated[int, typer.Option(min=1, help="Promptable: leave smaller objects out.")] = 1,

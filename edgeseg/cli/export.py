@@ -147,6 +147,8 @@ def report(outcomes: list[Outcome], everything: bool, as_json: bool) -> None:
     """
     from edgeseg import schema
 
+    several = len({one.size for one in outcomes}) > 1
+    names = [folder_name(one.target, one.size if several else None) for one in outcomes]
     errors = [one for one in outcomes if one.error is not None]
     if len(outcomes) == 1 and errors and errors[0].artifact is None:
         raise errors[0].error  # type: ignore[misc]
@@ -158,8 +160,8 @@ def report(outcomes: list[Outcome], everything: bool, as_json: bool) -> None:
     ]
     proven = [one.artifact for one in outcomes if one.artifact]
     ledgers = [ledger_table(artifact) for artifact in proven] if len(proven) <= LEDGERS else []
-    summary = [] if len(outcomes) == 1 else [outcome_table(outcomes)]
-    reasons = [f"{folder_name(one.target, one.size)}: {one.error}" for one in errors if summary]
+    summary = [] if len(outcomes) == 1 else [outcome_table(names, outcomes)]
+    reasons = [f"{name}: {one.error}" for name, one in zip(names, outcomes, strict=True) if one.error and summary]
     emit(documents, as_json, *ledgers, *summary, *reasons)
     grave = [one for one in errors if not (everything and isinstance(one.error, MissingTool))]
     if grave:
@@ -175,11 +177,10 @@ LEDGERS = 2
 """Artifacts whose whole ledgers are shown after an export; of more there is a line each."""
 
 
-def outcome_table(outcomes: list[Outcome]) -> Table:
+def outcome_table(names: list[str], outcomes: list[Outcome]) -> Table:
     """A line for each export."""
     rows = []
-    for one in outcomes:
-        name = folder_name(one.target, one.size)
+    for name, one in zip(names, outcomes, strict=True):
         if one.artifact is None:
             rows.append([name, None, None, None, None, None, MISSING if isinstance(one.error, MissingTool) else FAIL])
             continue
@@ -243,6 +244,13 @@ def verify(
         ask("verify", noun, bar, **where, count=count, trust=list(TRUSTED))
     verified = Artifact.open(artifact)
     assert verified.manifest.ledger is not None
+    before, after = (
+        None if one.manifest.ledger is None else one.manifest.ledger.hops[0].images for one in (opened, verified)
+    )
+    if before is not None and after is not None and after < before:
+        say(
+            f"the proof in {artifact} was on {before} images and is on {after} now; --count {before} renews the stronger one"
+        )
     found = None
     if bisect:
         with progress(f"bisecting {artifact}") as bar:

@@ -263,7 +263,9 @@ def compare(
     sentences = [_sentence(first, other, one) for other, one in zip(others, found, strict=True)]
     emit(documents if len(documents) > 1 else documents[0], as_json, *sentences)
     for other, one in zip(others, found, strict=True):
-        for line in one.why:
+        for line in one.why[
+            one.ratio is None :
+        ]:  # the first reason of those that cannot be compared is the error below
             say(f"{other}: {line}" if len(found) > 1 else line)
     if refused := [one for one in found if one.ratio is None]:
         raise InvalidMeasurement(f"they cannot be compared: {'; '.join(refused[0].why)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeseg.cli.app import Json, Size, app, counting, emit, parse_size, progress, talk
+from edgeseg.cli.app import DATA, Json, Size, app, counting, emit, parse_size, progress, talk
 
 Epochs = Annotated[int | None, typer.Option(help="Passes over the data.")]
 RecipeFile = Annotated[Path | None, typer.Option(help="A YAML recipe.")]
@@ -29,9 +29,7 @@ def train(
     ],
     data: Annotated[
         str,
-        typer.Option(
-            help="synthetic, folder:PATH, camvid:PATH, cityscapes, ade20k, voc, coco_stuff, coco_panoptic, hf, shards; objects:PATH, coco, lvis, sa1b, dis5k"
-        ),
+        typer.Option(help=DATA),
     ],
     out: Annotated[Path, typer.Option(help="The folder of the run.")],
     epochs: Epochs = None,

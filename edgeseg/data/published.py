@@ -57,10 +57,7 @@ def unpacked(spec: str, page: str, needed: Sequence[str | tuple[str, ...]], inne
         EdgesegError: some of it is not there; the message names it, and the page where it is to be had.
     """
     kind, _, argument = spec.partition(":")
-    try:
-        root = existing(argument, kind)
-    except EdgesegError as error:
-        raise EdgesegError(f"{error}; the data set is at {page}") from None
+    root = existing(argument, kind, page)
     lacking: list[tuple[list[str], Path]] = []
     for place in (root, *(root / name for name in inner)):
         choices = [(names,) if isinstance(names, str) else names for names in needed]

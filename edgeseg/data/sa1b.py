@@ -46,10 +46,7 @@ class Masks(Split):
 def load(argument: str) -> Data:
     """The part of SA-1B in the folder `argument`."""
     spec = f"sa1b:{argument}"
-    try:
-        root = existing(argument, "sa1b")
-    except EdgesegError as error:
-        raise EdgesegError(f"{error}; the data set is at {PAGE}") from None
+    root = existing(argument, "sa1b", PAGE)
     known = partial(_names, root, spec)
 
     def names(split: str) -> list[str]:

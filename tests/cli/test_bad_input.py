@@ -183,7 +183,7 @@ def test_options_that_do_not_fit(
 ) -> None:
     export = ("export", tiny_run, "--out", tmp_path / "out", "--to")
     assert "did you mean openvino" in fails(capfd, *export, "openvno")
-    assert "onnxruntime: precision: Input should be 'fp32', 'fp16', 'int8', 'w8a16' or 'w8a32'" in fails(
+    assert "onnxruntime: precision should be 'fp32', 'fp16', 'int8', 'w8a16' or 'w8a32'" in fails(
         capfd, *export, "onnx", "--precision", "int3"
     )
     assert "cannot bake" in fails(capfd, *export, "onnx", "--bake", "pre,softmax")

@@ -33,6 +33,13 @@ def test_every_kind_is_tested() -> None:
     assert set(LOADERS) == OWN | set(MINIATURES)
 
 
+@pytest.mark.parametrize("kind", list(LOADERS))
+def test_help_names_every_kind(kind: str) -> None:
+    from edgeseg.cli.app import DATA
+
+    assert kind in DATA.replace(",", "").replace(".", "").split()
+
+
 def test_every_split_gives_images_and_labels_that_fit(mini: Data) -> None:
     known = {255, *range(len(mini.class_names) if mini.task == "semantic" else 255)}
     assert check(mini, list(mini.splits)) == []
