@@ -436,6 +436,19 @@ class LiteRt:
         return {"operators": [[node["op_name"], types.get(next(iter(node["outputs"]), -1))] for node in nodes]}
 
 
+HALF = "half"
+"""For INFERENCE_PRECISION_HINT: what `half` says of the processor."""
+
+
+def half(core: Any) -> str:
+    """The half precision that OpenVINO takes by itself on this processor, since it is fast in it; f16 where that is none.
+
+    Processors that have both need not be fast in both: one with AMX took 0.43 of the time of f32 in bf16 and 1.41 in f16.
+    """
+    own = str(core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name())
+    return own if own in ("bf16", "f16") else "f16"
+
+
 class OpenVino:
     """OpenVINO on the CPU."""
 
@@ -447,7 +460,9 @@ class OpenVino:
 
     def load(self) -> None:
         """Open the file."""
-        core, options = self._ov.Core(), self._asked["options"]
+        core, options = self._ov.Core(), dict(self._asked["options"])
+        if options.get("INFERENCE_PRECISION_HINT") == HALF:
+            options["INFERENCE_PRECISION_HINT"] = half(core)
         self._model = core.compile_model(core.read_model(self._file), "CPU", options)
         self._request = self._model.create_infer_request()
         self._outputs = [self._model.output(name) for name in self._asked["outputs"]]

@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 from edgeseg.errors import EdgesegError, need
 from edgeseg.kernels.build import LIBRARIES, Flags, Library
 from edgeseg.manifest import Manifest
+from edgeseg.runtimes.agent import HALF, half
 from edgeseg.runtimes.base import HEAVY, RUNTIMES, Opening, Remotely, Runtime, listing, main_precision, sessions
 from edgeseg.runtimes.record import Execution, Operator
-
-HINTS = {"fp16": "f16", "bf16": "bf16"}
-"""Precision asked -> INFERENCE_PRECISION_HINT. Everything else is f32: left alone, some processors silently take bf16."""
 
 PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 """OpenVINO's name of an element type -> ours."""
@@ -43,6 +41,8 @@ class OpenVinoGraph:
     def _compiled(self, **more: object) -> Any:
         opening = self._opening
         options = _options(opening.precision, opening.threads)
+        if options["INFERENCE_PRECISION_HINT"] == HALF:
+            options["INFERENCE_PRECISION_HINT"] = half(core())
         try:
             model = core().read_model(opening.file)
             if self._plugin is not None:
@@ -92,7 +92,8 @@ class OpenVinoGraph:
 
 def _options(precision: str, threads: int) -> dict[str, Any]:
     return {
-        "INFERENCE_PRECISION_HINT": HINTS.get(precision, "f32"),
+        # f32 is asked for as well: left alone, some processors silently take bf16
+        "INFERENCE_PRECISION_HINT": HALF if precision == "fp16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,

@@ -21,6 +21,7 @@ from edgeseg.manifest import FileEntry, InputSpec, Manifest, OutputSpec, Precisi
 from edgeseg.pictures import save_picture
 from edgeseg.provenance import MadeBy
 from edgeseg.runtimes import RUNTIMES, Session, open_artifact, pixels
+from edgeseg.runtimes.agent import half
 from edgeseg.runtimes.devices import DEVICES, trust
 from edgeseg.runtimes.measure import measure
 from edgeseg.runtimes.record import Protocol
@@ -181,6 +182,20 @@ def test_openvino_says_what_it_made_of_half_precision(tmp_path: Path) -> None:
     assert execution.precision in {"fp16", "bf16", "fp32"}  # by processor
     assert execution.settings["arithmetic"] == f"{execution.precision} 1"
     assert execution.settings["inference_precision_hint"] == execution.precision
+
+
+@pytest.mark.parametrize(("own", "taken"), [("bf16", "bf16"), ("f16", "f16"), ("f32", "f16")])
+def test_half_precision_in_openvino_is_the_one_the_processor_is_fast_in(own: str, taken: str) -> None:
+    class Type:
+        def get_type_name(self) -> str:
+            return own
+
+    class Core:
+        def get_property(self, device: str, name: str) -> Type:
+            assert (device, name) == ("CPU", "INFERENCE_PRECISION_HINT")
+            return Type()
+
+    assert half(Core()) == taken
 
 
 @TARGETS
