@@ -90,7 +90,7 @@ class Results:
         return next((run for run in self.runs if run.card.sha256 == artifact.manifest.source.sha256), None)
 
     def records_of(self, digest: str | None) -> list[Record]:
-        """The measurements of a model file, newest last; of a camera's pace or of cold starts, they say nothing here."""
+        """The measurements of a model file, newest last; those of protocols that a verdict is not about are left out."""
         own = (r for r in self.records if digest and r.subject.sha256 == digest and r.protocol.back_to_back)
         return sorted(own, key=lambda r: r.created)
 

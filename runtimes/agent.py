@@ -22,15 +22,17 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import zlib
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import (  # noqa: UP035  Python 3.8 evaluates
     TYPE_CHECKING,
     Any,
     Callable,
     Dict,
+    Generator,
     Iterator,
     NoReturn,
     Protocol,
@@ -113,6 +115,50 @@ def frames(run: Step, given: Any, marks: Marks, fps: float) -> Iterator[int]:
         marks[row] = arrival, start, clock()
         frame += 1
         yield row + 1
+
+
+def side_by_side(runs: Sequence[Step], given: Any, rows: int) -> Generator[Marks, None, None]:
+    """Run networks at once, a thread each, frame after frame: every `CHUNK_NS` what was finished meanwhile, by its start.
+
+    Runtimes let go of Python's lock while they compute. What they are at when the caller has enough is no sample: all of them
+    were busy throughout what it has. Close it, so that they end. At most `rows` samples of each.
+    """
+    np, clock = need("numpy", "numpy"), time.perf_counter_ns
+    marks = [np.empty((rows, 2), np.int64) for _ in runs]
+    done, over, wrong = [0] * len(runs), threading.Event(), []
+
+    def work(index: int) -> None:
+        try:
+            for row in range(rows):
+                if over.is_set():
+                    return
+                start = clock()
+                runs[index](given)
+                marks[index][row] = start, clock()
+                done[index] = row + 1
+        except Exception as error:  # noqa: BLE001  raised below, where somebody hears of it
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(runs))]
+    try:
+        for thread in threads:
+            thread.start()
+        before = list(done)
+        while True:
+            time.sleep(CHUNK_NS / 1e9)
+            if wrong:
+                raise wrong[0]
+            after = list(done)
+            new = np.concatenate([own[before[at] : after[at]] for at, own in enumerate(marks)])
+            before = after
+            if len(new):
+                yield new[np.argsort(new[:, 0], kind="stable")]
+            elif not any(thread.is_alive() for thread in threads):
+                return
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 class PeakMemory:
@@ -695,10 +741,15 @@ class Measurer:
         `ready_ms`: from the start of Python on, if that was for this; without what was waited for the other end.
         """
         np = need("numpy", "numpy")
-        self._net, self._layout = RUNTIMES[runtime](file, asked), layout
-        if decoder:
+
+        def made() -> Net:
+            net: Net = RUNTIMES[runtime](file, asked)
+            if not decoder:
+                return net
             second = RUNTIMES[runtime](decoder["file"], {**asked, "outputs": decoder["outputs"]})
-            self._net = Prompted(self._net, second, asked["outputs"], decoder["prompt"])
+            return Prompted(net, second, asked["outputs"], decoder["prompt"])
+
+        self._made, self._net, self._layout = made, made(), layout
         feeds = {name: np.load(image)}
         self.memory = PeakMemory()
         begin = time.perf_counter_ns()
@@ -735,12 +786,14 @@ class Measurer:
         warmup_s: float,
         max_s: float,
         fps: float | None = None,
+        streams: int | None = None,
         photo: str | None = None,
         spec: Message | None = None,
     ) -> Message:
         """Time the network: the warm-up, then chunk after chunk until the other end has enough, or `max_s` have passed.
 
-        fps: as frames of a camera come. photo: the whole way instead, from its bytes to a label map of its size.
+        fps: as frames of a camera come. streams: so many of it at once. photo: the whole way instead, from its bytes to a
+        label map of its size.
         """
         np = need("numpy", "numpy")
         clock = time.perf_counter_ns
@@ -755,14 +808,17 @@ class Measurer:
         begin = clock()
         until, stop = begin + int(warmup_s * 1e9), begin + int(max_s * 1e9)
         self._send("warmup", marks[: loop(steps, given, marks, 0, warmup_count, until, stop)])
+        runs = self._streams(streams or 0, warmup_count)
         self.memory.note()
         busy, own, begin = busy_s(), time.process_time(), clock()
         stop = begin + int(max_s * 1e9)
         count = crc = 0
-        for chunk in self._camera(fps, stop) if fps else self._chunks(steps, given, marks, stop):
-            crc, count = self._send("chunk", chunk, crc), count + len(chunk)
-            if clock() >= stop or self._told():
-                break
+        series = self._camera(fps, stop) if fps else self._chunks(steps, given, marks, stop)
+        with closing(side_by_side(runs, given, len(marks)) if runs else series) as chunks:
+            for chunk in chunks:
+                crc, count = self._send("chunk", chunk, crc), count + len(chunk)
+                if clock() >= stop or self._told():
+                    break
         wall_s, own, after = (clock() - begin) / 1e9, time.process_time() - own, busy_s()
         gc.enable()
         last, whole = self._run(self._feeds), self._labels
@@ -780,11 +836,21 @@ class Measurer:
             "alike": float(np.mean(whole == self._labels)),
         }
 
-    def _chunks(self, steps: Sequence[Step], given: Any, marks: Marks, stop: int) -> Iterator[Marks]:
+    def _streams(self, count: int, warmup_count: int) -> list[Step]:
+        """The network so many times, each warm."""
+        nets = [self._net] * min(count, 1)
+        while len(nets) < count:
+            nets.append(self._made())
+            nets[-1].load()
+            for _ in range(warmup_count):
+                nets[-1].run(self._feeds)
+        return [net.run for net in nets]
+
+    def _chunks(self, steps: Sequence[Step], given: Any, marks: Marks, stop: int) -> Generator[Marks, None, None]:
         while True:
             yield marks[: loop(steps, given, marks, 0, 1, time.perf_counter_ns() + CHUNK_NS, stop)]
 
-    def _camera(self, fps: float, stop: int) -> Iterator[Marks]:
+    def _camera(self, fps: float, stop: int) -> Generator[Marks, None, None]:
         np, clock = need("numpy", "numpy"), time.perf_counter_ns
         marks, sent, until = np.empty((1 << 20, 3), np.int64), 0, clock() + CHUNK_NS
         for row in frames(self._run, self._feeds, marks, fps):

@@ -408,7 +408,7 @@ def reasons(record: Record, model: dict[str, Any]) -> list[str]:
     """
     protocol, noise = record.protocol, record.noise
     kept = statistics.sustained(record.segments).kept
-    spare = max(0, record.device.cores - record.execution.threads)
+    spare = max(0, record.device.cores - record.execution.threads * (protocol.streams or 1))
     others = model["others_cores"]
     rules = [
         *_enough(record.latency, protocol, ""),

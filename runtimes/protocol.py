@@ -28,7 +28,9 @@ LEAST = 10
 
 
 def parse(text: str) -> Protocol:
-    """The protocol of that name, `sustained:10m`, `camera:30` (frames a second; `camera:30:5m`) or `cold-start:20` (processes).
+    """The protocol of that name, or `sustained:10m`, `camera:30` (frames a second), `offline:4` (at once), `cold-start:20` (processes).
+
+    A camera and offline take a minute, or what is said after another colon, e.g. `camera:30:5m`.
 
     Raises:
         EdgesegError: there is none; the message has the near names.
@@ -37,7 +39,7 @@ def parse(text: str) -> Protocol:
     if name in FAMILIES:
         return FAMILIES[name](text, rest)
     if text not in PROTOCOLS and not get_close_matches(text, PROTOCOLS, n=1, cutoff=0.4):
-        every = ", ".join([*PROTOCOLS, "sustained:10m", "camera:30", "cold-start"])
+        every = ", ".join([*PROTOCOLS, "sustained:10m", "camera:30", "offline:4", "cold-start"])
         raise EdgesegError(f"no protocol named {text!r}; there are {every}")
     return PROTOCOLS[text]
 
@@ -56,6 +58,15 @@ def _camera(text: str, rest: str) -> Protocol:
     if not re.fullmatch(r"\d+(\.\d+)?", rate) or not 0 < float(rate) <= 1000 or seconds is None:
         raise EdgesegError(f"{text!r} is no camera; write camera:30 (frames a second) or camera:30:5m")
     return replace(_lasting(text, seconds), kind="camera", fps=float(rate))
+
+
+def _offline(text: str, rest: str) -> Protocol:
+    """A minute unless told."""
+    count, _, time = rest.partition(":")
+    seconds = _seconds(time or "60s")
+    if not count.isdigit() or not 0 < int(count) <= 1024 or seconds is None:
+        raise EdgesegError(f"{text!r} is no number of streams; write offline:4 (sessions at once) or offline:4:10s")
+    return replace(_lasting(text, seconds), kind="offline", streams=int(count))
 
 
 def _cold_start(text: str, rest: str) -> Protocol:
@@ -78,5 +89,5 @@ def _seconds(text: str) -> int | None:
     return int(found[1]) * UNITS[found[2]] or None if found else None
 
 
-FAMILIES = {"sustained": _sustained, "camera": _camera, "cold-start": _cold_start}
+FAMILIES = {"sustained": _sustained, "camera": _camera, "offline": _offline, "cold-start": _cold_start}
 """Protocols with a number in their name."""

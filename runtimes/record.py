@@ -133,7 +133,8 @@ class Protocol:
     """When to stop: not before `min_s` seconds and `min_count` samples, never after `max_s` seconds.
 
     kind: `single` takes frames one after the other; `sustained` too, and asks whether it goes on like that; `camera` takes
-          them as they come, `fps` a second; `cold-start` takes the first frame of `min_count` fresh processes.
+          them as they come, `fps` a second; `cold-start` takes the first frame of `min_count` fresh processes; `offline` is
+          about frames in a second alone: `streams` sessions at once, each with its own threads.
     """
 
     __pydantic_config__ = STRICT
@@ -143,12 +144,15 @@ class Protocol:
     max_s: float
     warmup_count: int
     warmup_s: float
-    kind: Literal["single", "sustained", "camera", "cold-start"] = "single"
+    kind: Literal["single", "sustained", "camera", "cold-start", "offline"] = "single"
     fps: float | None = None
+    streams: int | None = None
 
     def __post_init__(self) -> None:
         if (self.kind == "camera") != (self.fps is not None):
             raise ValueError(f"a camera has fps and nothing else has; got {self.kind} with {self.fps}")
+        if (self.kind == "offline") != (self.streams is not None):
+            raise ValueError(f"offline has streams and nothing else has; got {self.kind} with {self.streams}")
 
     @property
     def back_to_back(self) -> bool:

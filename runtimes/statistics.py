@@ -40,8 +40,7 @@ def check(starts: Nanoseconds, durations: Nanoseconds) -> None:
     """Refuse what no figure can be made of.
 
     Raises:
-        InvalidMeasurement: fewer than `FEWEST` samples, a length that differs, NaN, a duration that is not positive, or starts that do not
-            rise.
+        InvalidMeasurement: fewer than `FEWEST` samples, a length that differs, NaN, a duration that is not positive, or starts that fall.
     """
     if len(starts) != len(durations) or len(durations) < FEWEST:
         raise InvalidMeasurement(
@@ -51,7 +50,7 @@ def check(starts: Nanoseconds, durations: Nanoseconds) -> None:
         raise InvalidMeasurement(
             "a sample is NaN, infinite or took no time; the clock of this machine cannot be trusted"
         )
-    if not np.all(np.diff(starts) > 0):
+    if not np.all(np.diff(starts) >= 0):  # two sessions at once may begin together
         raise InvalidMeasurement("samples do not begin one after the other; the clock of this machine went back")
 
 
@@ -86,7 +85,7 @@ def quantile(durations: NDArray[Any], p: float) -> float | None:
 
 def wall_ns(starts: Nanoseconds, durations: Nanoseconds) -> int:
     """From the first start to the last end, in ns, gaps included."""
-    return int(starts[-1] + durations[-1] - starts[0])
+    return int((starts + durations).max() - starts[0])
 
 
 def blocks(starts: Nanoseconds, durations: Nanoseconds) -> NDArray[np.intp]:

@@ -7,6 +7,7 @@ import gc
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import RUNTIMES, open_artifact, pixels, runtime_of, statistics
-from edgeseg.runtimes.agent import PeakMemory, Step, frames, loop
+from edgeseg.runtimes.agent import PeakMemory, Step, frames, loop, side_by_side
 from edgeseg.runtimes.base import Session, profiled
 from edgeseg.runtimes.record import Protocol
 from edgeseg.runtimes.serve import Servant
@@ -68,6 +69,25 @@ def open_loop(run: Step, given: Any, protocol: Protocol) -> Marks:
     return marks[:row].copy()
 
 
+def at_once(runs: Sequence[Step], given: Any, protocol: Protocol) -> Marks:
+    """Samples of sessions that run side by side, `[frames, 2]` by their start, until they are enough."""
+    clock = time.perf_counter_ns
+    begin = clock()
+    marks, look = np.empty((0, 2), np.int64), begin + _ns(protocol.min_s)
+    with closing(side_by_side(runs, given, CAPACITY)) as chunks:
+        for chunk in chunks:
+            marks = in_turn(np.concatenate([marks, chunk]))
+            if clock() >= begin + _ns(protocol.max_s) or (clock() >= look and enough(marks, protocol)):
+                break
+            look = max(look, clock() + _ns(protocol.min_s / 4)) if clock() >= look else look
+    return marks
+
+
+def in_turn(marks: Marks) -> Marks:
+    """Samples by their start: one that began early may end late."""
+    return marks[np.argsort(marks[:, 0], kind="stable")]
+
+
 def seen(marks: Marks, protocol: Protocol) -> bool:
     """Whether the frames of a camera, `[frames taken, 3]`, are as many and as long as the protocol wants."""
     return len(marks) >= protocol.min_count and bool(marks[-1, 2] - marks[0, 1] >= _ns(protocol.min_s))
@@ -90,6 +110,7 @@ class Bench(Servant):
     """One session and what it is fed."""
 
     session: Session
+    opener: Callable[[], Session]
     given: NDArray[Any]
     photo: bytes
     labels: NDArray[np.uint8]
@@ -97,7 +118,7 @@ class Bench(Servant):
 
     def open(self, path: str, threads: int, size: list[int] | None, image: str | None, e2e: bool) -> dict[str, Any]:
         """Open the subject and run it once. `load_ms` is without the import of the runtime and the check of the files."""
-        open_session = _opener(Path(path), threads, size)
+        self.opener = open_session = _opener(Path(path), threads, size)
         picture = self._photo(image, threads, e2e)
         self.memory = PeakMemory()
         begin = time.perf_counter_ns()
@@ -156,12 +177,15 @@ class Bench(Servant):
         gc.disable()
         self.memory.forget()
         warmup = warm_up(steps, given, rules)
+        runs = self._streams(rules)
         self.memory.note()
         busy, own, begin = busy_s(), time.process_time(), time.perf_counter()
         arrivals = None
         if rules.kind == "camera":
             taken = open_loop(steps[0], given, rules)
             marks, skip, arrivals = taken[:, 1:], 0, pack(taken[:, ::2])
+        elif runs:
+            marks, skip = at_once(runs, given, rules), 0
         else:
             marks, skip = collect(steps, given, rules)
         others_s = (busy_s() - busy) - (time.process_time() - own)
@@ -175,6 +199,16 @@ class Bench(Servant):
             "peak_memory_bytes": self.memory.peak,
             "model_memory_bytes": self.memory.growth,
         }
+
+    def _streams(self, protocol: Protocol) -> list[Step]:
+        """The session, and others like it, each warm; none where frames are taken one after the other."""
+        if protocol.streams is None:
+            return []
+        others = [self.opener() for _ in range(protocol.streams - 1)]
+        for session in others:
+            for _ in range(protocol.warmup_count):
+                session.run(self.given)
+        return [session.run for session in (self.session, *others)]
 
     def burst(self, seconds: float, count: int) -> dict[str, Any]:
         """The median of a short series, in ns: at least `count` samples and `seconds`."""

@@ -36,7 +36,9 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the runtime.")] = 1,
     protocol: Annotated[
         str,
-        typer.Option(help="quick, mlperf-mobile, sustained:10m, camera:30, cold-start, or smoke (no figure to quote)"),
+        typer.Option(
+            help="quick, mlperf-mobile, sustained:10m, camera:30, offline:4, cold-start, or smoke (no figure to quote)"
+        ),
     ] = "quick",
     e2e: Annotated[bool, typer.Option("--e2e", help="Time decode, resize, infer and labels apart as well.")] = False,
     image: Annotated[
@@ -205,6 +207,9 @@ def _asked(record: Record) -> list[tuple[str, object]]:
         rows.append(
             ("age of a frame", f"p50 {seen.age_p50_ms:.3f} ms, p90 {_p90(seen.age_p90_ms, seen.age_p90_upper_ms)}")
         )
+    if (streams := record.protocol.streams) is not None:
+        at_once = f"{streams} sessions at once, {record.execution.threads} threads each"
+        rows.append(("throughput", f"{record.latency.sustained_fps:.2f} FPS of {at_once}"))
     if (cold := record.cold_start) is not None:
         times = (
             f"load {cold.load_ms:.1f} ms, first {cold.first_ms:.1f} ms, from the start of Python {cold.ready_ms:.0f} ms"

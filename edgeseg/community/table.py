@@ -93,11 +93,13 @@ def size_of(record: Record) -> tuple[int, int]:
 
 
 def held(record: Record) -> str:
-    """Whether it goes on like that, where the protocol asked; what a camera or a cold start said, where those did."""
+    """Whether it goes on like that, where the protocol asked; what another protocol said, where it did."""
     if (found := record.sustained) is not None:
         return f"{found.finding}, {found.fps:.1f} FPS after {found.since_s:.0f} s"
     if (seen := record.camera) is not None:
         return f"{seen.dropped} of {seen.frames} frames dropped, age {seen.age_p50_ms:.1f} ms"
+    if record.protocol.streams is not None:
+        return f"{record.latency.sustained_fps:.1f} FPS of {record.protocol.streams} at once"
     if (cold := record.cold_start) is not None:
         return f"ready after {cold.ready_ms:.0f} ms"
     return "not asked"

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from edgeseg.report import pace
 from edgeseg.report.charts import DESK, PHONE, Trace
+from edgeseg.runtimes import statistics
 from edgeseg.runtimes.record import Failure, Record
 
 
@@ -110,6 +111,16 @@ def _camera(record: Record) -> Said | None:
     return lines, lambda trace, width: pace.camera(trace, seen, width)
 
 
+def _offline(record: Record) -> Said | None:
+    streams, fps = record.protocol.streams, record.latency.sustained_fps
+    if streams is None:
+        return None
+    lines = [
+        f"{fps:.1f} frames a second of {streams} sessions at once; each frame takes {record.latency.p50_ms:.1f} ms (median)"
+    ]
+    return lines, lambda trace, width: pace.sustained(trace, statistics.sustained(record.segments), width)
+
+
 def _cold_start(record: Record) -> Said | None:
     cold = record.cold_start
     if cold is None:
@@ -128,6 +139,11 @@ KINDS: tuple[tuple[str, str, Callable[[Record], Said | None]], ...] = (
         "At a camera's pace",
         "Frames come at their own rate and wait for nobody. Dashed: the time between two of them. Red: frames dropped.",
         _camera,
+    ),
+    (
+        "How many frames at most?",
+        "Several sessions side by side, frame after frame: frames per second of all of them. Lines are steady stretches.",
+        _offline,
     ),
     ("From a cold start", "What a user waits for before the first mask.", _cold_start),
 )

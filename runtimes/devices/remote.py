@@ -34,7 +34,7 @@ from edgeseg.runtimes.devices.channel import LOADER, PATIENCE_S, Channel
 from edgeseg.runtimes.devices.trust import FROM_PICTURE, SILENT, doubt
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.record import DeviceState, Protocol, Samples
-from edgeseg.runtimes.worker import Marks, enough, pack, seen
+from edgeseg.runtimes.worker import Marks, enough, in_turn, pack, seen
 
 WAIT_S = agent.SILENCE_S + 5.0
 """How long to wait for a device that is in use: an agent that was left alone is gone by then."""
@@ -260,7 +260,9 @@ class RemoteBench:
 
     def measure(self, protocol: Protocol, tick: Tick | None, whole: bool = False) -> dict[str, Any]:
         """Samples until the protocol is content, as they arrive; of the whole way from a photo, if it was opened for that."""
-        asked: dict[str, Any] = {name: getattr(protocol, name) for name in ("warmup_count", "warmup_s", "max_s", "fps")}
+        asked: dict[str, Any] = {
+            name: getattr(protocol, name) for name in ("warmup_count", "warmup_s", "max_s", "fps", "streams")
+        }
         if whole:
             asked |= {"photo": PHOTO, "spec": pixels.takes(self._artifact.manifest.input)}
         self._channel.send("measure", child=self._number, **asked)
@@ -362,7 +364,7 @@ class Series:
 
     def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
-        self._camera = protocol.kind == "camera"
+        self._camera, self._offline = protocol.kind == "camera", protocol.kind == "offline"
         self._warmup: Marks = np.empty((0, 2), np.int64)
         self._chunks: list[Marks] = []
         self._count = self._crc = 0
@@ -397,6 +399,8 @@ class Series:
 
     def _settled(self) -> tuple[int, Marks]:
         all_ = np.concatenate(self._chunks)
+        if self._offline:
+            return 0, in_turn(all_)
         return 0 if self._camera else statistics.settled_after(all_[:, -1] - all_[:, 0]), all_
 
     def packed(self) -> dict[str, Any]:
@@ -411,5 +415,5 @@ class Series:
         """What has arrived so far; null when nothing has."""
         if not self._chunks:
             return None
-        all_ = np.concatenate(self._chunks)[:, 1 if self._camera else 0 :]
+        all_ = self._settled()[1][:, 1 if self._camera else 0 :]
         return Samples.pack(all_[:, 0], all_[:, -1] - all_[:, 0])

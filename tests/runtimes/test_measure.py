@@ -149,6 +149,33 @@ def test_a_fast_model_keeps_the_pace_of_its_camera(tmp_path: Path) -> None:
     assert np.all(found.camera.ages.unpack()[1] >= durations)
 
 
+def test_sessions_side_by_side_add_up(tmp_path: Path) -> None:
+    protocol = replace(TINY, min_s=0.6, max_s=5, kind="offline", streams=3)
+    found = measure(null(tmp_path, (1, 20 * MS)), protocol=protocol, threads=1)
+    starts, durations = found.samples.unpack()
+    assert durations.min() >= 20 * MS and np.all(np.diff(starts) >= 0)
+    at_once = [np.sum((starts <= when) & (when < starts + durations)) for when in starts[3:-3]]
+    assert max(at_once) == 3 and np.mean(at_once) > 2.5  # all of them, nearly all of the time
+    assert 50 < found.latency.sustained_fps <= 151  # 50 of one session alone
+    assert found.latency.wall_s == pytest.approx((starts + durations).max() / 1e9)
+    assert found.execution.threads == 1 and records.read(records.write(tmp_path / "record.json", found)) == found
+
+
+def test_the_error_of_one_session_is_that_of_all(tmp_path: Path) -> None:
+    protocol = replace(TINY, min_s=5, max_s=9, kind="offline", streams=2)
+    subject = null(tmp_path, (1, 2 * MS), fault="raise", fault_at=60)
+    with pytest.raises(EdgesegError, match="was told to raise"):
+        measure(subject, protocol=protocol, threads=1)
+
+
+def test_one_thread_each_is_what_sessions_take(tmp_path: Path) -> None:
+    """More sessions than the machine has cores leave none to spare, as many threads would."""
+    protocol = replace(TINY, min_s=0.3, max_s=2, kind="offline", streams=1000)
+    found = replace(measure(null(tmp_path), protocol=TINY, threads=1), protocol=protocol)
+    told = {"others_cores": 0.3, "unchanged": 1.0, "nonfinite": 0}
+    assert any(line.endswith("0 were to spare") for line in reasons(found, told))
+
+
 @pytest.mark.slow
 def test_cold_starts_are_processes_of_their_own(tmp_path: Path) -> None:
     protocol = Protocol("cold-start:10", 0, 10, 600, 0, 0, kind="cold-start")
@@ -166,7 +193,7 @@ def test_cold_starts_are_processes_of_their_own(tmp_path: Path) -> None:
     assert records.read(records.write(tmp_path / "record.json", found)) == found
 
 
-@pytest.mark.parametrize("kind", ["camera:30", "cold-start"])
+@pytest.mark.parametrize("kind", ["camera:30", "cold-start", "offline:2"])
 def test_the_whole_way_is_for_frames_one_after_the_other(tmp_path: Path, kind: str) -> None:
     with pytest.raises(EdgesegError, match="the model alone"):
         measure(null(tmp_path), protocol=parse(kind), threads=1, e2e=True)

@@ -123,6 +123,16 @@ def test_a_camera_on_a_device_drops_what_it_has_no_time_for(named: str, tmp_path
     assert 0.8 <= record.latency.wall_s < 4
 
 
+def test_sessions_side_by_side_on_a_device(named: str, tmp_path: Path) -> None:
+    protocol = replace(TINY, min_s=0.8, max_s=5, kind="offline", streams=3)
+    record = measure(null(tmp_path / "a", (1, 20 * MS)), protocol=protocol, threads=1, device=named)
+    starts, durations = record.samples.unpack()
+    assert durations.min() >= 20 * MS and np.all(np.diff(starts) >= 0)
+    at_once = [np.sum((starts <= when) & (when < starts + durations)) for when in starts[3:-3]]
+    assert max(at_once) == 3 and np.mean(at_once) > 2.5
+    assert record.latency.sustained_fps > 50 and 0.8 <= record.latency.wall_s < 4
+
+
 def test_what_a_camera_had_seen_is_kept(named: str, tmp_path: Path) -> None:
     protocol = replace(TINY, min_s=50, max_s=60, kind="camera", fps=100.0)
     with pytest.raises(Failed) as caught:

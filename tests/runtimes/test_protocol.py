@@ -38,6 +38,13 @@ def test_a_camera_takes_a_rate_and_a_time(text: str, fps: float, seconds: float)
     assert not found.back_to_back
 
 
+@pytest.mark.parametrize(("text", "streams", "seconds"), [("offline:4", 4, 60), ("offline:1:10s", 1, 10)])
+def test_offline_takes_a_number_of_sessions_and_a_time(text: str, streams: int, seconds: float) -> None:
+    found = parse(text)
+    assert (found.name, found.kind, found.streams, found.min_s) == (text, "offline", streams, seconds)
+    assert not found.back_to_back
+
+
 @pytest.mark.parametrize(("text", "count"), [("cold-start", 20), ("cold-start:10", 10)])
 def test_a_cold_start_takes_a_number_of_processes(text: str, count: int) -> None:
     assert (parse(text).kind, parse(text).min_count) == ("cold-start", count)
@@ -52,6 +59,7 @@ def test_a_cold_start_takes_a_number_of_processes(text: str, count: int) -> None
             (text, "camera:30")
             for text in ("camera", "camera:0", "camera:x", "camera:30:0s", "camera:nan", "camera:1e9")
         ),
+        *((text, "offline:4") for text in ("offline", "offline:0", "offline:x", "offline:2:0s", "offline:-1")),
         *((text, "cold-start:20") for text in ("cold-start:9", "cold-start:x", "cold-start:-20")),
     ],
 )
