@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,6 +119,17 @@ class Artifact:
         signs = labels if labels is not None else [1] * len(points)
         clicks = [(x, y, float(sign)) for (x, y), sign in zip(points, signs, strict=True)]
         return ask(self, image, Prompt(clicks, box), None)
+
+    def update(self, **changes: object) -> Artifact:
+        """The same artifact with other entries in its manifest as it is by now: measuring takes minutes, in which others write too.
+
+        Raises:
+            EdgesegError: other files lie there now.
+        """
+        now = Artifact.open(self.folder)
+        if now.sha256 != self.sha256:
+            raise EdgesegError(f"{self.folder} was exported again meanwhile; do this once more")
+        return now.rewrite(replace(now.manifest, **changes))  # type: ignore[arg-type]
 
     def rewrite(self, manifest: Manifest) -> Artifact:
         """The same artifact with another manifest, stored."""

@@ -75,6 +75,10 @@ def _paired_classes(run: Evaluation, artifact: Evaluation) -> Drop:
             f"run and artifact were evaluated on {images} and {len(theirs)} images; "
             "evaluate both on the same images, two at least"
         )
+    if not np.array_equal(ours.sum(axis=2), theirs.sum(axis=2)):
+        raise EdgesegError(
+            "run and artifact were evaluated on different images or labels, though they are as many; evaluate both again"
+        )
     both = np.stack([ours, theirs])
     before, after = _miou(both.sum(axis=1))
     if not math.isfinite(before - after):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from edgeseg import schema
 from edgeseg.data.base import Data, Split
 from edgeseg.errors import EdgesegError
+from edgeseg.files import read_json
 from edgeseg.metrics import Evaluation, Meter, PromptEvaluation, pack_confusions
 from edgeseg.provenance import made_by, now
 
@@ -47,7 +49,7 @@ def measure_split(predictor: Predictor, split: Split, classes: int, progress: Pr
 def evaluate(
     path: Path, predictor: Predictor, sha256: str, data: Data, split: str, kind: str, progress: Progress | None = None
 ) -> Evaluation:
-    """Score `path` on a split and store the evaluation beside it as `eval-SPLIT.json`."""
+    """Score `path` on a split and store the evaluation beside it (`place`)."""
     meter = measure_split(predictor, data.split(split), len(data.class_names), progress)
     evaluation = Evaluation(
         schema=SCHEMA,
@@ -63,8 +65,9 @@ def evaluate(
         score=meter.score(),
         confusions=pack_confusions(np.stack(meter.confusions)),
         provenance="measured",
+        reports=split == data.test,
     )
-    schema.write(path / f"eval-{split}.json", evaluation)
+    schema.write(place(path, data.spec, split), evaluation)
     return evaluation
 
 
@@ -79,7 +82,7 @@ def evaluate_prompts(
     min_pixels: int,
     progress: Progress | None = None,
 ) -> PromptEvaluation:
-    """Ask for every object of a split and store the evaluation beside `path` as `eval-SPLIT.json`."""
+    """Ask for every object of a split and store the evaluation beside `path` (`place`)."""
     from edgeseg.prompt_metrics import measure_prompts
 
     score, rows = measure_prompts(asked, data.split(split), clicks, min_pixels, progress)
@@ -96,9 +99,18 @@ def evaluate_prompts(
         score=score,
         objects=rows,
         provenance="measured",
+        reports=split == data.test,
     )
-    schema.write(path / f"eval-{split}.json", evaluation)
+    schema.write(place(path, data.spec, split), evaluation)
     return evaluation
+
+
+def place(folder: Path, data: str, split: str) -> Path:
+    """Where an evaluation is stored: `eval-SPLIT.json`, with something of the data in its name where that is of other data."""
+    usual = folder / f"eval-{split}.json"
+    if usual.exists() and read_json(usual).get("data") != data:
+        return folder / f"eval-{split}-{hashlib.sha256(data.encode()).hexdigest()[:8]}.json"
+    return usual
 
 
 def check_classes(loaded: Student | Artifact, data: Data) -> None:

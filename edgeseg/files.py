@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,30 +54,32 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def aside_folder(path: Path) -> Iterator[Path]:
+def aside_folder(path: Path, instead: Callable[[Path], Path] | None = None) -> Iterator[Path]:
     """A folder beside `path` to fill; it takes the place of `path` when the block ends well.
+
+    instead: from the filled folder to where it goes; by default `path`.
 
     What stood at `path` is kept until the new folder is complete; leftovers of a killed earlier try are removed first,
     and what it had already moved out of the way is moved back.
     """
-    temporary = _part(path)
-    old = path.parent / f".{path.name}.old"
+    temporary, place = _part(path), path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if old.exists() and not path.exists():
-            old.replace(path)
+        if _old(path).exists() and not path.exists():
+            _old(path).replace(path)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         yield temporary
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old)
+        place = instead(temporary) if instead else path
+        if place.exists():
+            shutil.rmtree(_old(place), ignore_errors=True)
+            place.replace(_old(place))
+            temporary.replace(place)
+            shutil.rmtree(_old(place))
         else:
-            temporary.replace(path)
+            temporary.replace(place)
     except OSError as error:
-        raise EdgesegError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
+        raise EdgesegError(f"cannot write {place}: {error.strerror or error}; nothing was changed") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -85,6 +87,10 @@ def aside_folder(path: Path) -> Iterator[Path]:
 def clear_aside(path: Path) -> None:
     """Remove what a killed process had written beside `path`; what stands at `path` stays."""
     shutil.rmtree(_part(path), ignore_errors=True)
+
+
+def _old(path: Path) -> Path:
+    return path.parent / f".{path.name}.old"
 
 
 def _part(path: Path) -> Path:

@@ -16,6 +16,10 @@ Fact = float | int | bool | str | None
 """What a manifest says of a conversion, under a name."""
 
 
+QUANTIZATION = "quantization.json"
+"""How whole numbers were made (`edgeseg.quantize.document`): among the files, but nothing that is executed."""
+
+
 @dataclass(frozen=True)
 class StudentCard:
     """What the deployed network is. `palette` holds one RGB triple per class."""
@@ -180,9 +184,11 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """What records and evaluations call this artifact: the SHA-256 of its model file, or of both networks' hashes."""
-        hashes = {entry.path: entry.sha256 for entry in self.files}
-        if self.decoder is None or not self.files:
-            return next(iter(hashes.values()), "")
-        both = f"{self.files[0].sha256} {hashes.get(self.decoder.file, '')}"
-        return hashlib.sha256(both.encode()).hexdigest()
+        """What records and evaluations call this artifact: the SHA-256 of its one file, or of the names and hashes of all.
+
+        All, since the first may be a graph without weights (`model.xml`), which two trainings of a student have in common.
+        """
+        parts = sorted((entry.path, entry.sha256) for entry in self.files if entry.path != QUANTIZATION)
+        if len(parts) < 2:
+            return "".join(sha256 for _, sha256 in parts)
+        return hashlib.sha256("".join(f"{sha256}  {path}\n" for path, sha256 in parts).encode()).hexdigest()

@@ -53,7 +53,8 @@ class Evaluation:
     """One evaluation of a run or an artifact, one JSON file (`eval-*.json`).
 
     `confusions` keeps every image's confusion matrix, base64 of zlib of little-endian int32 `[images, classes, classes]`:
-    enough to bootstrap a difference over images without evaluating again.
+    enough to bootstrap a difference over images without evaluating again. `reports`: whether the split is the one that results
+    are reported on; null where that was not written down.
     """
 
     __pydantic_config__ = STRICT
@@ -70,6 +71,7 @@ class Evaluation:
     score: Score
     confusions: str
     provenance: Literal["measured", "simulated", "claimed"]
+    reports: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ class PromptEvaluation:
     score: PromptScore
     objects: list[ObjectRow]
     provenance: Literal["measured", "simulated", "claimed"]
+    reports: bool | None = None
 
 
 AnyEvaluation: TypeAlias = Evaluation | PromptEvaluation

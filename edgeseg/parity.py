@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -198,13 +199,8 @@ def verify_on(
     elif not hops[2].passed and precision == "fp16" and isinstance(against, Semantic):
         hops[2].reasons.append(_blame(_alone(artifact, against, pictures), execution.settings.get("sums")))
     keep_evidence(artifact.folder / "evidence", evidence)
-    return artifact.rewrite(
-        replace(
-            manifest,
-            ledger=Ledger(where, hops),
-            precision=replace(manifest.precision, executed=executed),
-            op_tiers=tiers,
-        )
+    return artifact.update(
+        ledger=Ledger(where, hops), precision=replace(manifest.precision, executed=executed), op_tiers=tiers
     )
 
 
@@ -365,7 +361,10 @@ def picture(name: str, image: NDArray[np.uint8], truth: NDArray[np.uint8], size:
 
 
 def keep_evidence(folder: Path, evidence: Sequence[tuple[Picture, NDArray[np.uint8], NDArray[np.uint8]]]) -> None:
-    """Write images, masks and truth as the report reads them."""
+    """Write images, masks and truth as the report reads them; those of an earlier proof go."""
+    for old in folder.glob("*"):
+        if re.fullmatch(r"\d\d-\w+\.(jpg|png)|bisect\.png", old.name):
+            old.unlink()
     for index, (one, reference, made) in enumerate(evidence, 1):
         save_picture(folder / f"{index:02d}-image.jpg", one.image)
         save_picture(folder / f"{index:02d}-reference.png", reference)

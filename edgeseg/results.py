@@ -84,6 +84,7 @@ class Results:
     evaluations: list[AnyEvaluation] = field(default_factory=list)
     searches: list[StoredSearch] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    unread: int = 0
 
     def run_of(self, artifact: StoredArtifact) -> StoredRun | None:
         """The run an artifact was made from, if it is here."""
@@ -114,6 +115,7 @@ def collect(folder: Path) -> Results:
             _take(results, path)
         except EdgesegError as error:
             results.problems.append(str(error).replace(f"{folder}{os.sep}", ""))
+            results.unread += path.name == "manifest.json"
     results.problems.extend(_orphans(results))
     return results
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import struct
 from dataclasses import dataclass, field
@@ -91,18 +92,10 @@ def save(
     The weights are renamed into place first and the card last: a kill between the two leaves a card whose hash does
     not fit, which `load` reports.
     """
-    from safetensors.torch import save as to_bytes
-
     folder = Path(folder)
-    skip = tuple(f"{name}." for name in student.auxiliary)
-    state = {
-        key: value.detach().cpu().contiguous()
-        for key, value in student.state_dict().items()
-        if not key.startswith(skip)
-    }
     with aside(folder / WEIGHTS) as part:
-        part.write_bytes(to_bytes(state, metadata={"student": student.name}))  # its own writer hides a full disk
-        digest = sha256(part)
+        part.write_bytes(stored(student))  # safetensors' own writer hides a full disk
+        written = sha256(part)
     card = RunCard(
         schema=SCHEMA,
         kind="run",
@@ -120,13 +113,31 @@ def save(
         licence=student.licence,
         params=sum(value.numel() for value in student.deployed_parameters()),
         size=size,
-        sha256=digest,
+        sha256=written,
         training=training,
         base=base,
         look=list(student.look),
     )
     schema.write(folder / CARD, card)
     return folder
+
+
+def stored(student: Student) -> bytes:
+    """The weights of a student as a run has them; those of training-only heads stay out."""
+    from safetensors.torch import save as to_bytes
+
+    skip = tuple(f"{name}." for name in student.auxiliary)
+    state = {
+        key: value.detach().cpu().contiguous()
+        for key, value in student.state_dict().items()
+        if not key.startswith(skip)
+    }
+    return to_bytes(state, metadata={"student": student.name})
+
+
+def digest(student: Student) -> str:
+    """The SHA-256 that the weights of a student have in a run."""
+    return hashlib.sha256(stored(student)).hexdigest()
 
 
 def read_card(folder: Path) -> RunCard:
@@ -169,6 +180,7 @@ def load_run(folder: Path | str, trust: bool = False) -> Student:
     student.describe(card.class_names, card.palette)
     student.mean, student.std, student.look = card.mean, card.std, tuple(card.look)
     load_weights(student, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+    student.run = str(folder)
     return student.eval()
 
 

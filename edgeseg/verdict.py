@@ -264,17 +264,24 @@ def _evaluations(results: Results, artifact: StoredArtifact) -> tuple[AnyEvaluat
 
     A run that was trained on to bear quantization is judged by the float run that it was made from.
     """
-    own, run = results.evaluations_of(artifact.sha256), results.run_of(artifact)
-    float_run = run.card.base if run and run.card.base else artifact.manifest.source.sha256
-    floats = {(e.data, e.split): e for e in results.evaluations_of(float_run)}
-    best = max(own, key=lambda e: ((e.data, e.split) in floats, e.split == "test", e.created), default=None)
+    own = results.evaluations_of(artifact.sha256)
+    floats = {(e.data, e.split): e for e in results.evaluations_of(_float_run(results, artifact))}
+    best = max(own, key=lambda e: ((e.data, e.split) in floats, _reported(e), e.created), default=None)
     return best, floats.get((best.data, best.split)) if best else None
+
+
+def _reported(evaluation: AnyEvaluation) -> bool:
+    """Whether it is of the split that results are reported on, `test` where that was not written down."""
+    return evaluation.split == "test" if evaluation.reports is None else evaluation.reports
 
 
 def _drop(artifact: StoredArtifact, evaluation: AnyEvaluation | None, reference: AnyEvaluation | None) -> Drop | Reason:
     if evaluation is None:
         ask = f"edgeseg eval {artifact.path} --data DATA"
         return Reason("accuracy", f"its accuracy was never measured; run `{ask}`")
+    if reference is None and artifact.manifest.source.sha256 is None:
+        yet = "export it with `edgeseg export RUN`, or name its run to export_model (source)"
+        return Reason("accuracy", f"it does not say which run it was made from, so its loss is not known; {yet}")
     if reference is None:
         ask = (
             f"edgeseg eval {artifact.manifest.source.run or 'RUN'} --data {evaluation.data} --split {evaluation.split}"
@@ -359,18 +366,29 @@ def _against_float(
     results: Results, artifact: StoredArtifact, record: Record | None
 ) -> Comparison | Literal["unknown"] | None:
     """A quantized artifact's record against that of the float one, same run, target, size and place; null for all others."""
-    manifest = artifact.manifest
-    if manifest.precision.asked not in QUANTIZED or record is None or not usable(record):
+    if artifact.manifest.precision.asked not in QUANTIZED or record is None or not usable(record):
         return None
     alike = {
         other.sha256
         for other in results.artifacts
-        if other.manifest.precision.asked == "fp32"
-        and (other.target, other.manifest.source, other.manifest.input.shape, other.manifest.input.baked)
-        == (artifact.target, manifest.source, manifest.input.shape, manifest.input.baked)
+        if other.manifest.precision.asked == "fp32" and _work(results, other) == _work(results, artifact)
     }
-    floats = [other for other in _peers(results, record) if other.subject.sha256 in alike]
-    return compare_records(floats[-1], record) if floats else "unknown"
+    floats = [other for other in _beside(results, record) if other.subject.sha256 in alike]
+    found = [compare_records(other, record) for other in reversed(floats)]  # the newest that can be compared
+    return next((one for one in found if one.ratio is not None), found[0] if found else "unknown")
+
+
+def _work(results: Results, artifact: StoredArtifact) -> tuple[object, ...]:
+    """What an artifact does, whatever its precision: the float run by its weights, not by how its folder was spelt."""
+    manifest = artifact.manifest
+    run = _float_run(results, artifact) or artifact.manifest.source.run or artifact.folder
+    return artifact.target, manifest.student.name, run, manifest.input.shape, manifest.input.baked
+
+
+def _float_run(results: Results, artifact: StoredArtifact) -> str | None:
+    """The SHA-256 of the float run: the one that a run which learned to bear quantization was made from."""
+    run = results.run_of(artifact)
+    return run.card.base if run and run.card.base else artifact.manifest.source.sha256
 
 
 def _worth_it(artifact: StoredArtifact, record: Record | None, against: Comparison | Literal["unknown"] | None) -> Said:
@@ -458,16 +476,20 @@ def _called(other: Record, record: Record) -> str:
 
 
 def _peers(results: Results, record: Record) -> list[Record]:
-    """The usable records, one per subject, of the same device, threads and image size."""
-    newest = {
-        other.subject.sha256: other
+    """The newest usable record of each subject of the same device, threads and image size."""
+    return list({other.subject.sha256: other for other in _beside(results, record)}.values())
+
+
+def _beside(results: Results, record: Record) -> list[Record]:
+    """The usable records of the same device, threads and image size, newest last."""
+    return [
+        other
         for other in sorted(results.records, key=lambda r: r.created)
         if usable(other)
         and other.protocol.back_to_back
         and _place(other) == _place(record)
         and sorted(other.subject.input_shape) == sorted(record.subject.input_shape)  # NHWC or NCHW
-    }
-    return list(newest.values())
+    ]
 
 
 def _finite(value: float | None) -> float | None:

@@ -66,14 +66,14 @@ def export_model(
     data:   where the images come from that the masks are compared on; generated scenes by default.
     quantization, calibration: what makes it an artifact of whole numbers, and the images that it is from (`quantize_model`).
 
-    A failed proof leaves the artifact with its failed ledger, to be looked at; whoever calls decides what that means.
+    A failed proof leaves the artifact with its failed ledger, to be looked at, in `out`, or in `OUT-failed` where `out` has one
+    that passed; whoever calls decides what that means.
     """
     from edgeseg.parity import verify_with
     from edgeseg.quantize.post_training import apply
 
     out = Path(out)
-    if out.exists() and not (out.is_dir() and ((out / MANIFEST).exists() or not any(out.iterdir()))):
-        raise EdgesegError(f"{out} holds something that is no artifact and would be replaced; export to another folder")
+    refuse_foreign(out)
     if target.precision in QUANTIZED and quantization is None:
         raise EdgesegError(
             f"{target.name} {target.precision} needs calibration images: `edgeseg quantize` and es.quantize_model take them"
@@ -86,24 +86,60 @@ def export_model(
     parts = networks(student, size, bake, target.interface)
     if quantization is not None:
         parts[0].whole = apply(parts[0], quantization)
-    with aside_folder(out) as part:
-        manifest = write(parts, target, part, source or Source(None, None))
+    place = out
+
+    def instead(part: Path) -> Path:
+        nonlocal place
+        if not _passed(part) and _passed(out):
+            place = out.with_name(f"{out.name}-failed")
+            refuse_foreign(place)
+        else:
+            carry_over(out, part)
+        return place
+
+    with aside_folder(out, instead) as part:
+        manifest = write(parts, target, part, source or source_of(student))
         if quantization is not None:
             schema.write(part / DOCUMENT, quantization)
             files = [*manifest.files, entry(part, DOCUMENT)]
             manifest = replace(manifest, files=files, calibration=calibration)
         schema.write(part / MANIFEST, manifest)
         verify_with(Artifact(part, manifest), student, data, progress=progress)
-        carry_over(out, part)
-    return Artifact.open(out)
+    return Artifact.open(place)
+
+
+def refuse_foreign(out: Path) -> None:
+    """Refuse a place where something else than an artifact would be replaced."""
+    if out.exists() and not (out.is_dir() and ((out / MANIFEST).exists() or not any(out.iterdir()))):
+        raise EdgesegError(f"{out} holds something that is no artifact and would be replaced; export to another folder")
+
+
+def _passed(folder: Path) -> bool:
+    """Whether an artifact is there whose proof holds."""
+    try:
+        ledger = Artifact.open(folder).manifest.ledger
+    except EdgesegError:
+        return False
+    return ledger is not None and ledger.passed
 
 
 def carry_over(old: Path, new: Path) -> None:
-    """Keep the records and evaluations of an earlier export; they name its file by hash, so other bytes do not inherit them."""
+    """Keep the records and evaluations of an earlier export; they name its files by hash, so other bytes do not inherit them."""
     for evaluation in old.glob("eval-*.json"):
-        shutil.copy2(evaluation, new)
+        if not (new / evaluation.name).exists():
+            shutil.copy2(evaluation, new)
     if (old / "records").is_dir():
-        shutil.copytree(old / "records", new / "records")
+        shutil.copytree(old / "records", new / "records", dirs_exist_ok=True)
+
+
+def source_of(student: Student) -> Source:
+    """The run that a student was loaded from, as long as it has its weights; unknown for any other."""
+    from edgeseg.runs import CARD, digest, read_card
+
+    if student.run is None or not (Path(student.run) / CARD).exists():
+        return Source(None, None)
+    card = read_card(Path(student.run))
+    return Source(student.run, card.sha256) if digest(student) == card.sha256 else Source(None, None)
 
 
 def networks(

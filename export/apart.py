@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeseg import schema
 from edgeseg.artifact import Artifact
-from edgeseg.errors import EdgesegError, require
+from edgeseg.errors import EdgesegError, ParityFailed, require
 from edgeseg.export.target import Target
 from edgeseg.files import clear_aside
 from edgeseg.manifest import Calibration, Source
@@ -66,12 +66,15 @@ def export_apart(job: Job, target: Target, progress: Progress | None = None) -> 
 
     try:
         require(*target.modules)
-        ask("export", f"the process that exports to {target.name}", progress, job=schema.dump(job))
-        artifact = Artifact.open(job.out)
+        answer = ask("export", f"the process that exports to {target.name}", progress, job=schema.dump(job))
+        artifact = Artifact.open(answer["folder"])
     except EdgesegError as error:
         clear_aside(Path(job.out))  # a process that was killed left its half behind
         return Outcome(target, job.size, None, error)
-    return Outcome(target, job.size, artifact, refusal(artifact))
+    wrong = refusal(artifact)
+    if wrong is not None and artifact.folder != Path(job.out):
+        wrong = ParityFailed(f"{wrong}; {job.out}, which passed, is as it was")
+    return Outcome(target, job.size, artifact, wrong)
 
 
 def ask(do: str, noun: str, progress: Progress | None, **request: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Exporter(Servant):
         data = None if todo.data is None else load_data(todo.data)
         target = from_options(todo.target, "the request")
         student = load_run(todo.run)
-        export_model(
+        made = export_model(
             student,
             target,
             todo.out,
@@ -38,7 +38,7 @@ class Exporter(Servant):
             todo.quantization,
             todo.calibration,
         )
-        return {}
+        return {"folder": str(made.folder)}
 
     def verify(
         self, artifact: str, run: str, data: str | None, split: str | None, count: int, trust: list[str]

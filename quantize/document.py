@@ -8,10 +8,11 @@ from typing import Literal
 
 from edgeseg import schema
 from edgeseg.files import read_json
+from edgeseg.manifest import QUANTIZATION
 from edgeseg.quantize.scheme import Recipe
 from edgeseg.schema import STRICT
 
-DOCUMENT = "quantization.json"
+DOCUMENT = QUANTIZATION
 """The file of an artifact that makes its integer graph again from its run."""
 
 

@@ -14,6 +14,9 @@ SUFFIX = "-search.json"
 PICTURES = "-pictures"
 """Its pictures lie in the folder `NAME-pictures`."""
 
+TRIALS = 10
+"""Artifacts that a search makes at most, float included."""
+
 MARKED = (255, 40, 40)
 """Pixels of a picture that changed their label; all others are the photo at half its brightness."""
 

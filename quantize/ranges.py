@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from edgeseg.registry import Registry
 BINS = 2048
 
 SAMPLED = 1 << 16
-"""Values of one map that a histogram looks at, at least, where there are so many."""
+"""Values of one map that a histogram looks at, where there are more."""
 
 COUNTED = 16
 """Images that histograms are made of, spread over all: what is between the ends is alike from image to image."""
@@ -47,11 +48,20 @@ class Seen:
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     def count(self, value: Tensor) -> None:
-        """Look at what lies between them, at every so many values of a large map."""
+        """Look at what lies between them, at values here and there of a large map.
+
+        Not at every so many: with sides that are powers of two those are a few columns, the border with its padding among them.
+        """
         some = value.detach().flatten()
-        some = some[:: max(1, some.numel() // SAMPLED)]
+        some = some[_places(some.numel())] if some.numel() > SAMPLED else some
         found = torch.histc(some.float(), BINS, self.low, self.high if self.high > self.low else self.low + 1)
         self.counts = (0 if self.counts is None else self.counts) + found.double().numpy()
+
+
+@lru_cache(maxsize=64)
+def _places(count: int) -> Tensor:
+    """`SAMPLED` places in a map of so many values, the same ones every time."""
+    return torch.randint(count, (SAMPLED,), generator=torch.Generator().manual_seed(0)).sort().values
 
 
 class _Watching(Interpreter):

@@ -20,16 +20,16 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
-from edgeseg import schema
+from edgeseg import __version__, schema
 from edgeseg.data import Data
 from edgeseg.drops import Drop, paired_drop
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, MissingTool
 from edgeseg.evaluate import evaluate
-from edgeseg.export import networks
+from edgeseg.export import carry_over, networks, refuse_foreign
 from edgeseg.export.apart import Job, Outcome, export_apart
 from edgeseg.export.deployed import ImageNetwork
 from edgeseg.export.target import Target
-from edgeseg.files import write_text
+from edgeseg.files import aside_folder, write_text
 from edgeseg.manifest import Source
 from edgeseg.metrics import Evaluation
 from edgeseg.parity import choose
@@ -37,10 +37,11 @@ from edgeseg.provenance import now
 from edgeseg.quantize.calibration import CalibrationSet
 from edgeseg.quantize.choice import PROBES, Say, best
 from edgeseg.quantize.document import Quantization
-from edgeseg.quantize.findings import PICTURES, SUFFIX, Damage, Search, Time, Trial, called
+from edgeseg.quantize.findings import PICTURES, SUFFIX, TRIALS, Damage, Search, Time, Trial, called
 from edgeseg.quantize.post_training import feeds
 from edgeseg.quantize.scheme import Recipe
 from edgeseg.quantize.sensitivity import IMAGES, sensitivity
+from edgeseg.runs import read_card
 from edgeseg.runtimes import RUNTIMES
 from edgeseg.runtimes.compare import Comparison, compare_paired
 from edgeseg.runtimes.devices import open_device
@@ -50,11 +51,11 @@ from edgeseg.runtimes.statistics import EQUIVALENT
 from edgeseg.students import Student
 from edgeseg.verdict import MAX_DROP
 
-TRIALS = 10
-"""Artifacts that a search makes at most, float included."""
-
 NOT_ITS_FAULT = frozenset({"lost", "busy", "garbled"})
 """Outcomes that say something of the device and nothing of the artifact."""
+
+ITS_FAULT = frozenset({"unsupported_operator", "illegal_instruction"})
+"""Outcomes that an artifact has every time."""
 
 PAIRS, BURST_S, MEDIAN_S = 5, 0.2, 1.0
 """Rounds of bursts in each of three sets of processes, and the seconds of a burst, and of one for a median by itself."""
@@ -103,6 +104,7 @@ class Plan:
 
     def check(self) -> None:
         """Refuse what cannot be searched before anything is made."""
+        refuse_foreign(self.out)
         if self.split == self.data.test:
             spec = f"{self.data.spec}[{self.split}]"
             raise EdgesegError(f"a search on {spec} would choose by what results are reported on")
@@ -184,11 +186,11 @@ def _keeps(trial: Trial, plan: Plan) -> bool:
 def _with_blocks_in_float(run: _Run, document: Quantization, order: Sequence[str]) -> None:
     """Find the fewest blocks, worst first, that have to be in float."""
     too_few, enough, count = 0, None, 1
-    while count < len(order) and run.left():
+    while too_few < count < len(order) and run.left():
         if _keeps(run.trial(run.plan.target, run.keeping(document, order[:count])), run.plan):
             enough = count
             break
-        too_few, count = count, 2 * count
+        too_few, count = count, min(2 * count, len(order) - 1)  # all of them in float is float
     while enough is not None and enough - too_few > 1 and run.left():
         middle = (enough + too_few) // 2
         if _keeps(run.trial(run.plan.target, run.keeping(document, order[:middle])), run.plan):
@@ -254,16 +256,10 @@ def refusal(found: Search) -> EdgesegError | None:
 
 
 def _put(trial: Path, out: Path) -> None:
-    """Put a trial's artifact in place: aside first, then renamed."""
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(trial, fresh)
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    fresh.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    """Put a trial's artifact in place; what was measured of the one that stands there is kept."""
+    with aside_folder(out) as part:
+        shutil.copytree(trial, part, dirs_exist_ok=True)
+        carry_over(out, part)
 
 
 class _Run:
@@ -273,6 +269,7 @@ class _Run:
         self.plan, self._say = plan, say
         self.trials: list[Trial] = []
         self._journal = plan.aside / "trials.jsonl"
+        self._weights = read_card(plan.folder).sha256
         self._done = dict(self._read())
         self._reference: Evaluation | None = None
         self._base: Path | None = None
@@ -300,7 +297,9 @@ class _Run:
         if made is None or not (self.plan.aside / made.folder / "manifest.json").exists():
             made = self._keep(key, self._made(key, number, target, document, keep, ranges))
         if self.plan.timed and made.time is None and made.failed is None:
-            made = self._keep(key, self._timed(made, self._base))
+            made, lasting = self._timed(made, self._base)
+            if lasting:
+                self._keep(key, made)
         made = replace(made, number=number)
         if self._base is None:
             self._base = self.plan.aside / made.folder
@@ -318,6 +317,7 @@ class _Run:
         plan = self.plan
         # named by all that decides it: another search here, of other images or another size, has other trials
         folder = plan.aside / f"{target.precision}-{sha256(key.encode()).hexdigest()[:12]}"
+        shutil.rmtree(folder, ignore_errors=True)  # half of one, or one that the journal does not know
         outcome = self._exported(folder, target, document)
         empty = Trial(number, target.precision, folder.name, keep, ranges)
         if outcome.artifact is None:
@@ -371,12 +371,14 @@ class _Run:
             folder = plan.aside / "price"
             outcome = self._exported(folder, plan.target, kept)
             stored = Trial(len(self._done), plan.target.precision, folder.name, [row.block])
+            lasting = False
             if outcome.artifact is None:
                 stored = replace(stored, failed=str(outcome.error))
             else:
-                stored = self._timed(stored, plan.aside / whole.folder)
+                stored, lasting = self._timed(stored, plan.aside / whole.folder)
             shutil.rmtree(folder, ignore_errors=True)
-            self._keep(key, stored)
+            if lasting:
+                self._keep(key, stored)
         return replace(row, price=stored.time)
 
     def _float_run(self) -> Evaluation:
@@ -389,24 +391,27 @@ class _Run:
             self._reference = evaluate(where, plan.reference or plan.student, "", plan.data, plan.split, "run")
         return self._reference
 
-    def _timed(self, made: Trial, base: Path | None) -> Trial:
-        """The trial with its time against another's (itself where there is none), or with how it failed where it is timed."""
+    def _timed(self, made: Trial, base: Path | None) -> tuple[Trial, bool]:
+        """The trial with its time against another's (itself where there is none), or with how it failed where it is timed.
+
+        And whether it would be so again: a process that was killed for memory need not be next time.
+        """
         plan, place = self.plan, self.plan.aside / made.folder
         try:
             median = _median_ms(place, plan.threads, plan.device)
             if base is None:
-                return replace(made, time=Time(median, 1.0, 1.0, 1.0, "equivalent"))
+                return replace(made, time=Time(median, 1.0, 1.0, 1.0, "equivalent")), True
             found = compare_paired(base, place, threads=plan.threads, pairs=PAIRS, burst_s=BURST_S, device=plan.device)
         except MissingTool as error:
             raise MissingTool(self._ended(error)) from error
         except InvalidMeasurement as error:
             if isinstance(error, Died) and error.outcome in NOT_ITS_FAULT:
                 raise InvalidMeasurement(self._ended(error)) from error
-            return replace(made, failed=str(error))
+            return replace(made, failed=str(error)), not isinstance(error, Died) or error.outcome in ITS_FAULT
         assert found.ratio is not None
         assert found.low is not None
         assert found.high is not None
-        return replace(made, time=Time(median, found.ratio, found.low, found.high, _decision(found)))
+        return replace(made, time=Time(median, found.ratio, found.low, found.high, _decision(found))), True
 
     def _ended(self, error: EdgesegError) -> str:
         timed = len(self.trials)
@@ -444,7 +449,10 @@ class _Run:
         """What trials of one journal have in common."""
         plan = self.plan
         return [
-            plan.source.sha256,
+            __version__,
+            RUNTIMES[plan.target.name].version() if plan.runs_here else None,
+            plan.student.name,
+            self._weights,
             plan.size,
             plan.bake,
             plan.chosen.card.sha256,

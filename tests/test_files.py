@@ -221,10 +221,10 @@ def test_a_dataclass_comes_back_from_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        ({"version": "1", "commit": None, "dirty": None, "extra": 1}, "extra: "),
-        ({"version": "1", "commit": None}, "dirty: Field required"),
-        ({"version": "1", "commit": [], "dirty": None}, "commit: .*got \\[\\]"),
-        ([], "the document: "),
+        ({"version": "1", "commit": None, "dirty": None, "extra": 1}, "extra is unknown here; got 1"),
+        ({"version": "1", "commit": None}, "dirty is missing; got {"),
+        ({"version": "1", "commit": [], "dirty": None}, "commit should be .*, got \\[\\]"),
+        ([], "the document should be "),
     ],
 )
 def test_a_document_that_does_not_fit_names_the_key(tmp_path: Path, document: object, said: str) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeseg.cli import main
 from edgeseg.drops import paired_drop
 from edgeseg.ledger import Ledger
-from edgeseg.manifest import Calibration, Manifest, Precision
+from edgeseg.manifest import Calibration, Manifest, Precision, Source
 from edgeseg.metrics import pack_confusions
-from edgeseg.results import Results, collect
+from edgeseg.results import Results, StoredRun, collect
 from edgeseg.runs import RunCard
 from edgeseg.runtimes.protocol import parse
 from edgeseg.runtimes.statistics import percentile_upper
@@ -461,3 +462,95 @@ def test_a_manifest_cannot_lead_out_of_its_folder(store: Store) -> None:
     store.artifact(run, files=[replace(artifact.files[0], path="../../runs/cam/model.safetensors")])
     verdict = only(store)
     assert "leaves its folder" in verdict.reasons[0].text and verdict.reasons[0].code == "parity"
+
+
+def int8_beside_float(store: Store, int8_ms: float, **changes: Any) -> tuple[Manifest, Manifest]:
+    """A float artifact of 22 ms and one of whole numbers, both good but for the time."""
+    run, float_one = good(store)
+    precision = Precision("int8", "int8")
+    other = store.artifact(run, "out/onnx-int8", precision=precision, **changes)
+    store.evaluation("out/onnx-int8", other, worse(store.base, 0.0005))
+    store.record("out/onnx-int8", other, int8_ms, executed="int8")
+    return float_one, other
+
+
+def of_int8(store: Store) -> Verdict:
+    return next(one for one in judge(collect(store.folder)) if one.precision_asked == "int8")
+
+
+def test_whole_numbers_that_are_not_faster_do_not_ship(store: Store) -> None:
+    int8_beside_float(store, 44.0)
+    verdict = of_int8(store)
+    assert not verdict.ship and "is not faster than float" in verdict.reasons[0].text
+    assert verdict.times_float is not None and verdict.times_float.ratio == pytest.approx(2, rel=0.05)
+
+
+def test_a_run_is_known_by_its_weights_and_not_by_how_its_folder_is_spelt(store: Store) -> None:
+    run = store.run()
+    int8_beside_float(store, 44.0, source=Source("runs/cam/", run.sha256))
+    assert not of_int8(store).ship
+
+
+def test_a_run_that_learned_to_be_rounded_is_compared_with_the_float_run(store: Store) -> None:
+    run = store.run()
+    taught = replace(run, sha256="7" * 64, base=run.sha256)
+    int8_beside_float(store, 44.0, source=Source("runs/taught", taught.sha256))
+    results = collect(store.folder)
+    results.runs.append(StoredRun("runs/taught", taught))
+    verdict = next(one for one in judge(results) if one.precision_asked == "int8")
+    assert not verdict.ship and "is not faster than float" in verdict.reasons[0].text
+
+
+def test_the_newest_float_record_that_can_be_compared_counts(store: Store) -> None:
+    float_one, _ = int8_beside_float(store, 44.0)
+    later = "2026-11-21T10:00:00+00:00"
+    store.record("out/onnx", float_one, 22.0, created=later, protocol=parse("sustained:10m"))
+    assert not of_int8(store).ship
+
+
+def test_two_students_of_unknown_runs_are_not_compared(store: Store) -> None:
+    run, _ = good(store)
+    nowhere = Source(None, None)
+    for folder, precision in (("out/a", "fp32"), ("out/b", "int8")):
+        made = store.artifact(run, folder, precision=Precision(precision, precision), source=nowhere)
+        store.evaluation(folder, made)
+        store.record(folder, made, 44.0 if precision == "int8" else 22.0, executed=precision)
+    verdict = of_int8(store)
+    assert verdict.times_float is None
+    assert any("does not say which run it was made from" in reason.text for reason in verdict.reasons)
+
+
+def test_other_images_are_no_pair(store: Store) -> None:
+    _, artifact = good(store)
+    store.evaluation("out/onnx", artifact, store.base[::-1].copy())
+    assert "evaluated on different images or labels" in only(store).reasons[0].text
+
+
+def test_the_split_that_results_are_reported_on_goes_first(store: Store) -> None:
+    run, artifact = good(store)
+    for folder in ("runs/cam", "out/onnx"):
+        (store.folder / folder / "eval-test.json").unlink()
+    for split, reports in (("val", True), ("train", False)):  # the later one is not what is reported
+        created = f"2026-11-2{1 if reports else 2}T11:00:00+00:00"
+        store.evaluation("runs/cam", run, split=split, reports=reports, created=created)
+        store.evaluation("out/onnx", artifact, split=split, reports=reports, created=created)
+    assert only(store).accuracy_on == f"{DATA} [val]"
+
+
+def test_what_cannot_be_read_does_not_ship(store: Store, capfd: pytest.CaptureFixture[str]) -> None:
+    good(store)
+    assert main(["verdict", str(store.folder)]) == 0
+    (store.folder / "out" / "cut").mkdir()
+    (store.folder / "out" / "cut" / "manifest.json").write_text('{"schema": 1, "stud')
+    assert main(["verdict", str(store.folder)]) == 1
+    assert "cut/manifest.json is not JSON" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "gate", [["--max-drop", "inf"], ["--max-drop", "nan"], ["--max-p90-ms", "inf"], ["--max-p90-ms", "-5"]]
+)
+@pytest.mark.parametrize("verb", ["verdict", "report"])
+def test_a_gate_is_a_number(store: Store, verb: str, gate: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    good(store)
+    assert main([verb, str(store.folder), *gate]) == 1
+    assert gate[0] in capfd.readouterr().err

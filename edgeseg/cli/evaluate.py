@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,7 +55,7 @@ def evaluate(
             result = evaluate(subject, loaded, digest, source, name, kind, bar)
     if isinstance(loaded, Artifact):
         accuracy = Accuracy("miou", result.score.miou, source.spec, name, result.score.images)
-        loaded.rewrite(replace(loaded.manifest, accuracy=accuracy))
+        loaded.update(accuracy=accuracy)
     emit(schema.dump(result), as_json, _table(result, f"{subject} on {source.spec} [{name}]"))
 
 

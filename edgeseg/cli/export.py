@@ -122,11 +122,20 @@ def chosen_targets(to: str, precision: str, ops: str, options: list[str]) -> lis
     kinds = list(dict.fromkeys(TARGETS[name] for name in (TARGETS if to == ALL else words(to))))
     if unused := set(given) - {kind.name for kind in kinds}:
         raise EdgesegError(f"--set is for {', '.join(sorted(unused))}, which --to does not name")
-    return [
-        schema.parse(kind, {"precision": each, "ops": ops} | given.get(kind.name, {}), kind.name)
-        for each in words(precision)
-        for kind in kinds
-    ]
+    targets = []
+    for each in words(precision):
+        for kind in kinds:
+            try:
+                targets.append(
+                    schema.parse(kind, {"precision": each, "ops": ops} | given.get(kind.name, {}), kind.name)
+                )
+            except EdgesegError as error:
+                if to != ALL or kind.name in given:
+                    raise
+                say(str(error))  # all means all that can
+    if not targets:
+        raise EdgesegError(f"no target can do precision {precision} with ops {ops}")
+    return targets
 
 
 def words(text: str) -> list[str]:

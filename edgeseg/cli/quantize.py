@@ -13,6 +13,7 @@ from rich.text import Text
 from edgeseg.cli.app import TRUSTED, Json, app, counting, emit, parse_size, progress, say, table, talk
 from edgeseg.cli.export import Images, chosen_targets, folder_name, report, subject, words
 from edgeseg.errors import EdgesegError
+from edgeseg.quantize.findings import TRIALS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,7 +64,7 @@ def quantize(
     budget_ms: Annotated[float | None, typer.Option(help="Search: the median of a frame may take so long.")] = None,
     on: Annotated[str, typer.Option("--on", metavar="DEVICE", help="Search: where it is measured.")] = "local",
     threads: Annotated[int, typer.Option(min=1, help="Search: threads that it is measured with.")] = 1,
-    trials: Annotated[int, typer.Option(min=3, help="Search: artifacts that are made at most.")] = 10,
+    trials: Annotated[int, typer.Option(min=3, help="Search: artifacts that are made at most.")] = TRIALS,
     time_blocks: Annotated[
         int, typer.Option(min=0, help="Search: measure what so many of the most damaged blocks take in float.")
     ] = 0,
@@ -101,6 +102,12 @@ def quantize(
         raise EdgesegError(
             f"--on {on} is where a search measures; say what to search for with --max-drop or --budget-ms"
         )
+    if not searching and (threads, trials, time_blocks) != (1, TRIALS, 0):
+        raise EdgesegError(
+            "--threads, --trials and --time-blocks are a search's; say what for with --max-drop or --budget-ms"
+        )
+    if curve and len(targets) > 1:
+        raise EdgesegError(f"--curve is of one target and precision, {len(targets)} are named; name one")
     with subject(run, [parsed] if parsed else [], len(source_data.class_names), data) as (folder, source, usual, proof):
         student = load_run(folder)
         check_classes(student, source_data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,6 +46,7 @@ def report(
     from edgeseg.report import write_report
     from edgeseg.runs import is_run
 
+    check_gates(max_drop, max_p90_ms)
     if is_run(existing(folder)):
         if max_p90_ms is not None or max_drop != 0.5:
             raise EdgesegError(f"{folder} is a run, and gates are for artifacts; name the folder that holds those")
@@ -81,7 +83,7 @@ def verdict(
     """SHIP or DON'T SHIP for each artifact and device, from stored evidence alone.
 
     The exit code is 0 when everything ships, else that of the first thing wrong: 2 parity, 3 accuracy, 4 budget,
-    6 measurement. UNDECIDED is DON'T SHIP for now: more images, or a longer measurement, can decide it.
+    6 measurement; 1 where there is an artifact that could not be read. UNDECIDED is DON'T SHIP for now: more images, or a longer measurement, can decide it.
 
     Example: edgeseg verdict out/cam --max-drop 0.5 --max-p90-ms 33
     """
@@ -89,6 +91,7 @@ def verdict(
     from edgeseg.results import collect
     from edgeseg.verdict import exit_code, judge
 
+    check_gates(max_drop, max_p90_ms)
     results = collect(existing(folder))
     verdicts = judge(results, max_drop=max_drop, max_p90_ms=max_p90_ms)
     if not verdicts:
@@ -99,7 +102,16 @@ def verdict(
         say(problem)
     if not as_json:
         say_why(verdicts)
-    raise typer.Exit(exit_code(verdicts))
+    # an artifact that could not be read has no row, and is none that ships
+    raise typer.Exit(exit_code(verdicts) or (EdgesegError.exit_code if results.unread else 0))
+
+
+def check_gates(max_drop: float, max_p90_ms: float | None) -> None:
+    """Refuse what is no limit; 100 points of mIoU are as good as none."""
+    if not 0 <= max_drop <= 100:
+        raise EdgesegError(f"--max-drop is points of mIoU from 0 to 100, got {max_drop:g}")
+    if max_p90_ms is not None and not 0 < max_p90_ms < math.inf:
+        raise EdgesegError(f"--max-p90-ms is a time above 0, got {max_p90_ms:g}; leave it out for no budget")
 
 
 def existing(folder: Path) -> Path:

@@ -27,6 +27,6 @@ __all__ = ["Data", "Image", "Labels", "Split", "load_data"]
 
 
 def load_data(spec: str) -> Data:
-    """The data set of a spec, `KIND` or `KIND:ARGUMENT`."""
+    """The data set of a spec, `KIND` or `KIND:ARGUMENT`. A slash at the end of a path, as shells put it there, means nothing."""
     kind, _, argument = spec.partition(":")
-    return LOADERS[kind](argument)
+    return LOADERS[kind](argument.rstrip("/") or argument)

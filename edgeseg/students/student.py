@@ -55,6 +55,7 @@ class Student(nn.Module):
     auxiliary:    names of modules that only training uses; they count in no table and enter no artifact.
     feature_info: one `Stage` per map of `forward_features`, from fine to coarse.
     look:         what the images that it learned from look like (`edgeseg.data.look`); empty where that is not known.
+    run:          the folder that it was loaded from; null for any other.
     """
 
     task: ClassVar[Literal["semantic", "promptable"]]
@@ -67,6 +68,7 @@ class Student(nn.Module):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     look: tuple[float, ...] = ()
+    run: str | None = None
 
     def __init__(self, class_names: Sequence[str]) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,12 +24,12 @@ from edgeseg import schema
 from edgeseg.artifact import MANIFEST, Artifact
 from edgeseg.data import Data
 from edgeseg.errors import EdgesegError, MissingTool, require
-from edgeseg.export import TARGETS, OnnxRuntime, from_options
+from edgeseg.export import TARGETS, OnnxRuntime, OpenVino, from_options, source_of
 from edgeseg.export.deployed import BAKES
 from edgeseg.export.target import Target
 from edgeseg.files import sha256, write_json
-from edgeseg.manifest import Manifest
-from edgeseg.parity import Comparison, bad_hops, coarser, verify_on
+from edgeseg.manifest import Accuracy, Manifest, Source
+from edgeseg.parity import Comparison, bad_hops, coarser, verify_on, verify_with
 from edgeseg.quantize.precision import PRECISIONS
 from edgeseg.runs import read_card
 from edgeseg.runtimes import pixels
@@ -261,8 +262,6 @@ with aside_folder(export.Path(sys.argv[1])) as part:
 @pytest.fixture
 def copy(export: Export, tmp_path: Path) -> Path:
     """A copy of an artifact that a test may damage."""
-    import shutil
-
     source = export(OnnxRuntime, "fp32", BAKES).folder
     return Path(shutil.copytree(source, tmp_path / "artifact"))
 
@@ -334,9 +333,9 @@ def test_a_path_that_leaves_the_artifact_is_refused(copy: Path, name: str) -> No
     [
         ({"files": []}, "names no files"),
         ({"target": {"name": "onnxrunt"}}, "did you mean onnxruntime"),
-        ({"colour": "BGR"}, "manifest.json: colour: "),
+        ({"colour": "BGR"}, "manifest.json: colour is unknown here"),
         ({"schema": 99, "novelty": 1}, "is of schema 99, this edgeseg reads 1; pip install --upgrade edgeseg"),
-        ({"student": None}, "manifest.json: student: "),
+        ({"student": None}, "manifest.json: student should be "),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_one_line(copy: Path, change: dict[str, Any], said: str) -> None:
@@ -410,8 +409,8 @@ def test_masks_that_changed_fail(
 ) -> None:
     from edgeseg.parity import choose
 
-    folder = export(OnnxRuntime, "fp32", ()).folder
-    artifact = Artifact.open(folder)
+    artifact = Artifact.open(export(OnnxRuntime, "fp32", ()).folder)
+    copy = Path(shutil.copytree(artifact.folder, copy.with_name("lying")))
     lying = Artifact(copy, artifact.manifest)  # what is written goes to the copy
     vars(lying)["session"] = Lying(artifact.session, bend)
     where, images = choose(tiny_data, None, 8, SIZE)
@@ -486,3 +485,77 @@ def test_a_manifest_is_not_the_place_to_hide_a_failed_proof(export: Export) -> N
     assert ledger is not None
     assert not replace(ledger, hops=[]).passed
     assert not replace(ledger, hops=[*ledger.hops, replace(ledger.hops[0], passed=False)]).passed
+
+
+def test_an_export_that_fails_its_proof_does_not_replace_one_that_passed(
+    copy: Path, small: Student, tiny_data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeseg import parity
+
+    before = Artifact.open(copy)
+    (copy / "records").mkdir()
+    real = parity.verify_with
+
+    def failing(artifact: Artifact, *rest: Any, **more: Any) -> Artifact:
+        made = real(artifact, *rest, **more)
+        assert made.manifest.ledger is not None
+        bad = replace(made.manifest.ledger.hops[-1], passed=False, reasons=["other masks"])
+        return made.update(ledger=replace(made.manifest.ledger, hops=[bad]))
+
+    monkeypatch.setattr(parity, "verify_with", failing)
+    failed = es.export_model(small, OnnxRuntime(opset=18), copy, SIZE, data=tiny_data)
+    assert failed.folder == copy.with_name("artifact-failed")
+    assert failed.manifest.ledger is not None and not failed.manifest.ledger.passed
+    assert Artifact.open(copy).manifest == before.manifest and (copy / "records").is_dir()
+    again = es.export_model(small, OnnxRuntime(opset=18), failed.folder, SIZE, data=tiny_data)
+    assert again.folder == failed.folder  # one that had not passed is replaced
+    monkeypatch.undo()
+    good = es.export_model(small, OnnxRuntime(opset=18), copy, SIZE, data=tiny_data)
+    assert good.folder == copy and (copy / "records").is_dir()
+
+
+def test_an_artifact_is_known_by_all_its_files(export: Export) -> None:
+    """`model.xml` alone is the same for two trainings of one student."""
+    manifest = export(OpenVino, "fp32", BAKES).manifest
+    assert len(manifest.files) > 1
+    for index in range(len(manifest.files)):
+        files = list(manifest.files)
+        files[index] = replace(files[index], sha256="0" * 64)
+        assert replace(manifest, files=files).sha256 != manifest.sha256
+    document = replace(manifest.files[0], path="quantization.json")
+    assert replace(manifest, files=[*manifest.files, document]).sha256 == manifest.sha256
+    one = export(OnnxRuntime, "fp32", BAKES).manifest
+    assert one.sha256 == one.files[0].sha256
+
+
+def test_a_loaded_student_says_which_run_it_is_until_it_is_changed(tmp_path: Path, tiny_data: Data) -> None:
+    student = es.create("lraspp_mobilenet_v3_small", classes=5).eval()
+    assert source_of(student) == Source(None, None)
+    es.save(student, tmp_path / "run", SIZE)
+    loaded = es.load(tmp_path / "run")
+    assert isinstance(loaded, Student)
+    card = read_card(tmp_path / "run")
+    assert source_of(loaded) == Source(str(tmp_path / "run"), card.sha256)
+    with torch.no_grad():
+        next(loaded.parameters()).mul_(1.001)
+    assert source_of(loaded) == Source(None, None)
+
+
+def test_what_others_write_meanwhile_stays(copy: Path) -> None:
+    """An evaluation takes minutes; a proof that ends before it must not be replaced by the one that was there."""
+    mine, theirs = Artifact.open(copy), Artifact.open(copy)
+    theirs.update(ledger=None)
+    mine.update(accuracy=Accuracy("miou", 50.0, "x", "test", 3))
+    now = Artifact.open(copy).manifest
+    assert now.ledger is None and now.accuracy is not None
+    other = copy.with_name("other")
+    copy.rename(other)
+    with pytest.raises(EdgesegError, match="not an artifact"):
+        mine.update(accuracy=None)
+
+
+def test_a_new_proof_leaves_no_evidence_of_the_old(copy: Path, small: Student, tiny_data: Data) -> None:
+    names = {path.name for path in (copy / "evidence").iterdir()}
+    assert "03-image.jpg" in names
+    verify_with(Artifact.open(copy), small, tiny_data, count=1)
+    assert {path.name[:2] for path in (copy / "evidence").iterdir()} == {"01"}

@@ -174,3 +174,17 @@ def test_what_is_not_finite_is_refused(bad: float) -> None:
     with pytest.raises(EdgesegError, match="NaN or infinite values on a calibration image") as raised:
         seen(values)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 180, 240), (1, 32, 256, 512), (1, 8, 512, 1024)])
+def test_a_histogram_sees_every_column_alike(shape: tuple[int, ...]) -> None:
+    """Sides that are powers of two must not make it look at the border, where padding shows, more than it weighs."""
+    value = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    value[..., 0] *= 4  # wide, but one column
+    seen = Seen()
+    seen.widen(value)
+    seen.count(value)
+    assert seen.counts is not None
+    steps = np.linspace(seen.low, seen.high, len(seen.counts) + 1)
+    found = np.sqrt(np.average(((steps[1:] + steps[:-1]) / 2) ** 2, weights=seen.counts))
+    assert found == pytest.approx(float(value.std()), rel=0.02)

@@ -236,10 +236,85 @@ def test_what_fails_on_a_device_fails_and_a_device_that_fails_ends_the_search(
     run = module._Run(replace(plan, device="board"), print)
     made = Trial(2, "int8", "int8-2")
     if ends is None:
-        assert run._timed(made, None) == replace(made, failed=str(error))
+        assert run._timed(made, None) == (replace(made, failed=str(error)), True)
         return
     with pytest.raises(ends, match="0 timed trials and the one under way are kept, the same command goes on"):
         run._timed(made, None)
+
+
+@pytest.mark.parametrize("outcome", ["killed", "out_of_memory", "hang", "crashed"])
+def test_what_need_not_fail_again_is_tried_again(plan: Plan, monkeypatch: pytest.MonkeyPatch, outcome: str) -> None:
+    """A process that was killed for memory is a failed trial, and none that the next search is served."""
+    fails = [True, False]
+
+    def median(*_: Any) -> float:
+        if fails.pop(0):
+            raise Died("the measuring process came to nothing", outcome)
+        return 1.0
+
+    monkeypatch.setattr(module, "_median_ms", median)
+    target = replace(plan.target, precision="fp32")
+    first = module._Run(plan, print).trial(target, None)
+    assert first.failed == "the measuring process came to nothing"
+    again = module._Run(plan, print).trial(target, None)
+    assert again.failed is None
+    assert again.time is not None
+
+
+def test_every_number_of_blocks_may_be_the_answer(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    for count in range(2, 14):
+        order = [f"block{index}" for index in range(count)]
+        for enough in range(1, count):
+            tried: list[int] = []
+
+            class Run:
+                plan: Any = None
+
+                def left(self) -> bool:
+                    return True
+
+                def keeping(self, document: Any, kept: list[str]) -> int:
+                    return len(kept)
+
+                def trial(self, target: Any, kept: int, tried: list[int] = tried) -> int:
+                    tried.append(kept)
+                    return kept
+
+            run: Any = Run()
+            run.plan = plan
+            monkeypatch.setattr(module, "_keeps", lambda kept, plan, enough=enough: kept >= enough)
+            document: Any = None
+            module._with_blocks_in_float(run, document, order)
+            assert min(kept for kept in tried if kept >= enough) == enough, (count, tried)
+            assert len(tried) <= 2 * count.bit_length()
+
+
+def test_a_journal_serves_no_other_student(plan: Plan) -> None:
+    unknown = replace(plan, source=Source(None, None))  # of students by name, whose weights are made anew
+    first, second = module._Run(unknown, print), module._Run(unknown, print)
+    assert read_card(plan.folder).sha256 in first._what()
+    second._weights = "0" * 64
+    assert first._what() != second._what()
+
+
+def test_what_was_measured_stays_when_a_search_is_repeated(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial_folder = tmp_path / "trial"
+    null_artifact(trial_folder, Null())
+    null_artifact(plan.out, Null())
+    (plan.out / "records").mkdir()
+    (plan.out / "records" / "local.json").write_text("{}")
+    (plan.out / "eval-test.json").write_text("{}")
+    module._put(trial_folder, plan.out)
+    assert (plan.out / "records" / "local.json").exists()
+    assert (plan.out / "eval-test.json").exists()
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.txt").write_text("years of work")
+    with pytest.raises(EdgesegError, match="holds something that is no artifact"):
+        search(replace(plan, out=theirs), print)
+    assert (theirs / "thesis.txt").exists()
 
 
 def test_a_device_that_goes_away_in_the_middle_leaves_what_was_found(
