@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.ratio import Finding, Logs, burst, finding, fresh, in_turns
 from edgeseg.errors import ParityFailed
+from edgeseg.metrics import VOID
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,6 +152,7 @@ def prompted_loss(work: Work, recipe: Recipe, student: Any, images: Tensor, labe
 
     asked, rng = recipe.prompts, np.random.default_rng((recipe.seed, count, 0))
     wanted = targets(labels.numpy(), asked.objects, rng, asked.merge, asked.min_pixels)
+    known = (labels != VOID).repeat_interleave(asked.objects, 0)
     points, signs = (torch.from_numpy(each) for each in begin(wanted, asked.box, rng))
     truth, total, before = torch.from_numpy(wanted), torch.zeros(()), None
     with torch.autocast("cpu", torch.bfloat16, enabled=work.precision == "bf16"):
@@ -158,10 +160,10 @@ def prompted_loss(work: Work, recipe: Recipe, student: Any, images: Tensor, labe
         maps = spread(features.maps, len(points))
         for turn in range(asked.rounds):
             masks, quality = student.low_masks(maps, features.size, points, signs, before)
-            total = total + asked.loss(student.enlarge(masks.float(), work.size), quality.float(), truth)
+            total = total + asked.loss(student.enlarge(masks.float(), work.size), quality.float(), truth, known)
             if turn + 1 < asked.rounds:
                 before = best_mask(masks, quality).detach()
-                points, signs = correct(wanted, student.enlarge(before, features.size), points, signs)
+                points, signs = correct(wanted, known.numpy(), student.enlarge(before, features.size), points, signs)
     return total / asked.rounds
 
 

@@ -100,30 +100,39 @@ class MaskLoss:
         if not 0 <= self.others <= 1:
             raise EdgesegError(f"mask loss: others is a share within 0..1, got {self.others}")
 
-    def __call__(self, masks: Tensor, quality: Tensor, truth: Tensor) -> Tensor:
+    def __call__(self, masks: Tensor, quality: Tensor, truth: Tensor, known: Tensor | None = None) -> Tensor:
         """Logits `masks [P, M, H, W]`, `quality [P, M]`, `truth [P, H, W]` of 0 and 1, to a scalar.
+
+        known: `[P, H, W]`, where it is known what is true; other pixels count nothing. All of them by default.
 
         Prompts without an object count nothing. Which mask is the best is decided by the loss itself; the estimated
         quality of each is held to the IoU it really has.
         """
         wanted = truth[:, None].to(masks.dtype)
         there = wanted.flatten(1).any(1).to(masks.dtype)
-        each = self.focal * focal_loss(masks, wanted, self.alpha, self.gamma) + self.dice * dice_loss(masks, wanted)
+        seen = None if known is None else known[:, None].to(masks.dtype)
+        each = self.focal * focal_loss(masks, wanted, self.alpha, self.gamma, seen) + self.dice * dice_loss(
+            masks, wanted, seen
+        )
         best = (1 - self.others) * each.min(1).values + self.others * each.mean(1)
-        guess = (quality - mask_iou(masks.detach() > 0, wanted > 0)).square().mean(1)
+        made = (masks.detach() > 0) if seen is None else (masks.detach() > 0) & (seen > 0)
+        guess = (quality - mask_iou(made, wanted > 0)).square().mean(1)
         return ((best + self.quality * guess) * there).sum() / there.sum().clamp_min(1)
 
 
-def focal_loss(masks: Tensor, truth: Tensor, alpha: float, gamma: float) -> Tensor:
-    """`[P, M]`: -a (1 - p)^gamma log p, p the probability of what is true, a = alpha inside and 1 - alpha outside; mean over pixels."""
+def focal_loss(masks: Tensor, truth: Tensor, alpha: float, gamma: float, known: Tensor | None = None) -> Tensor:
+    """`[P, M]`: -a (1 - p)^gamma log p, p the probability of what is true, a = alpha inside and 1 - alpha outside; mean over known pixels."""
     loss = F.binary_cross_entropy_with_logits(masks, truth.expand_as(masks), reduction="none")
     weight = alpha * truth + (1 - alpha) * (1 - truth)
-    return (weight * (1 - (-loss).exp()) ** gamma * loss).flatten(2).mean(2)
+    each = weight * (1 - (-loss).exp()) ** gamma * loss
+    if known is None:
+        return each.flatten(2).mean(2)
+    return (each * known).flatten(2).sum(2) / known.flatten(2).sum(2).clamp_min(1)
 
 
-def dice_loss(masks: Tensor, truth: Tensor) -> Tensor:
-    """`[P, M]`: 1 - (2 sum p t + 1) / (sum p + sum t + 1), p = sigmoid (Milletari et al., arXiv 1606.04797)."""
-    p, t = masks.sigmoid().flatten(2), truth.flatten(2)
+def dice_loss(masks: Tensor, truth: Tensor, known: Tensor | None = None) -> Tensor:
+    """`[P, M]`: 1 - (2 sum p t + 1) / (sum p + sum t + 1), p = sigmoid (Milletari et al., arXiv 1606.04797), over known pixels."""
+    p, t = (masks.sigmoid() if known is None else masks.sigmoid() * known).flatten(2), truth.flatten(2)
     return 1 - (2 * (p * t).sum(2) + 1) / (p.sum(2) + t.sum(2) + 1)
 
 

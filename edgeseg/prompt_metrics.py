@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeseg.data.base import Split
 from edgeseg.errors import EdgesegError
-from edgeseg.metrics import ObjectRow, PromptScore
+from edgeseg.metrics import VOID, ObjectRow, PromptScore
 from edgeseg.prompts import Mask, box_of, first_click, next_click, objects_of
 from edgeseg.segment import Segmenter
 
@@ -49,7 +49,7 @@ def measure_prompts(
         masks = [mask for mask in objects_of(ids) if mask.sum() >= min_pixels]
         if masks:
             images += 1
-            ious, boxes, bands = _ask(segmenter, image, masks, clicks)
+            ious, boxes, bands = _ask(segmenter, image, masks, ids != VOID, clicks)
             edges += bands
             disks += [disk_ious(mask) for mask in masks]
             rows += [
@@ -64,19 +64,19 @@ def measure_prompts(
 
 
 def _ask(
-    segmenter: Segmenter, image: NDArray[np.uint8], masks: list[Mask], clicks: int
+    segmenter: Segmenter, image: NDArray[np.uint8], masks: list[Mask], known: Mask, clicks: int
 ) -> tuple[list[list[float]], list[float], list[tuple[float, float]]]:
-    """IoUs per object and click, IoUs from boxes, boundary IoUs after one click and from the box."""
+    """IoUs per object and click, IoUs from boxes, boundary IoUs after one click and from the box; of known pixels alone."""
     seen = segmenter.begin(image)
     boxes = np.array([box_of(mask) for mask in masks])
     none = np.zeros((len(masks), 0, 2)), np.zeros((len(masks), 0))
-    framed = segmenter.masks(seen, *none, boxes) > 0
+    framed = (segmenter.masks(seen, *none, boxes) > 0) & known
     points = np.array([[first_click(mask, None)] for mask in masks])
     labels = np.ones((len(masks), 1))
     ious: list[list[float]] = [[] for _ in masks]
     first = framed
     for turn in range(clicks):
-        made = segmenter.masks(seen, points, labels, None) > 0
+        made = (segmenter.masks(seen, points, labels, None) > 0) & known
         first = made if turn == 0 else first
         for each, mask, truth in zip(ious, made, masks, strict=True):
             each.append(iou(mask, truth))

@@ -180,7 +180,7 @@ def load_run(folder: Path | str, trust: bool = False) -> Student:
     student.describe(card.class_names, card.palette)
     student.mean, student.std, student.look = card.mean, card.std, tuple(card.look)
     load_weights(student, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
-    student.run = str(folder)
+    student.run, student.trained_at = str(folder), card.size
     return student.eval()
 
 

@@ -89,7 +89,9 @@ class _Fitted:
 
 
 class StudentSegmenter(_Fitted):
-    """A student at a size (height, width)."""
+    """A student at a size (height, width). `quality [P, masks]`: the IoU that it estimated of what it answered last."""
+
+    quality: NDArray[np.float32]
 
     def __init__(self, student: Promptable, size: tuple[int, int]) -> None:
         super().__init__(size, student.mean)
@@ -107,7 +109,8 @@ class StudentSegmenter(_Fitted):
         given = torch.from_numpy(points).to(device), torch.from_numpy(labels).to(device)
         low, quality = self._student.low_masks(maps.maps, maps.size, *given)
         masks = self._student.enlarge(low, maps.size).float().cpu().numpy()
-        best: NDArray[Any] = masks[np.arange(len(masks)), quality.argmax(1).cpu().numpy()]
+        self.quality = quality.float().cpu().numpy()
+        best: NDArray[Any] = masks[np.arange(len(masks)), self.quality.argmax(1)]
         return best
 
 

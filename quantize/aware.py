@@ -123,7 +123,7 @@ def _batches(learner: Deployed, data: Data, how: Aware) -> Iterator[tuple[Tensor
             for index in order[at : at + how.batch]:
                 image, truth = part[int(index)]
                 given = torch.from_numpy(pixels.prepare(image, spec))
-                small = cv2.resize(truth, learner.size[::-1], interpolation=cv2.INTER_NEAREST)
+                small = cv2.resize(truth, learner.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
                 known = torch.from_numpy(np.asarray(small)).long()[None]
                 flip = rng.random() < 0.5
                 images.append(given.flip(2) if flip else given)

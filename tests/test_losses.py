@@ -237,3 +237,20 @@ def test_prompts_without_an_object_are_zero(asked: tuple[Tensor, Tensor, Tensor]
     assert float(value.detach()) == 0
     assert masks.grad is not None
     assert not masks.grad.any()
+
+
+def test_what_is_unknown_weighs_nothing_in_a_mask_s_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randn(2, 3, 8, 10, generator=generator, requires_grad=True)
+    quality = torch.rand(2, 3, generator=generator)
+    truth = torch.zeros(2, 8, 10)
+    truth[:, 2:5, 3:7] = 1
+    known = torch.ones(2, 8, 10, dtype=torch.bool)
+    known[:, 6:] = False
+    loss = MaskLoss()
+    (grad,) = torch.autograd.grad(loss(masks, quality, truth, known), masks)
+    assert grad[..., 6:, :].abs().max() == 0 < grad[..., :6, :].abs().max()
+    cut = loss(masks[..., :6, :], quality, truth[:, :6], None)
+    assert torch.allclose(loss(masks, quality, truth, known), cut)
+    everything = torch.ones_like(known)
+    assert torch.allclose(loss(masks, quality, truth, everything), loss(masks, quality, truth))

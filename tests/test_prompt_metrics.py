@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeseg.data.base import Image, Labels, Split
 from edgeseg.errors import EdgesegError
+from edgeseg.metrics import VOID
 from edgeseg.prompt_metrics import RADII, boundary_iou, disk_ious, measure_prompts
 from edgeseg.prompts import first_click
 
@@ -150,3 +151,34 @@ def test_one_radius_serves_all_objects() -> None:
     score, _ = measure_prompts(Scripted(split, (1.0,)), split, clicks=1)
     assert score.disk_1 == pytest.approx(100 * np.mean([disk_ious(mask) for mask in masks], 0).max())
     assert score.disk_1 < 100 * np.mean([disk_ious(mask).max() for mask in masks])
+
+
+def test_what_is_unknown_is_not_counted() -> None:
+    """Pixels that nobody labelled are neither right nor wrong, and no click corrects them."""
+
+    class Greedy(Scripted):
+        def masks(self, *asked: Any) -> NDArray[np.uint8]:
+            return np.maximum(super().masks(*asked), (self.split[0][1] == VOID)[None])
+
+    ids = square((10, 10, 20))
+    ids[10:30, 30:50] = VOID
+    split = Photos(ids)
+    greedy = Greedy(split, (1.0,))
+    bare = np.where(ids == VOID, 0, ids).astype(np.uint8)
+    score, _ = measure_prompts(OnKnown(greedy, bare), split, clicks=3)
+    assert (score.miou_1, score.miou_box, score.boundary_iou_1) == (100, 100, 100)
+    assert all((asked[:, 1:, 2] == -1).all() for asked in greedy.asked)
+
+
+@dataclass
+class OnKnown:
+    """Asks another for the objects of the id map without what is unknown, which its count of ids would take for one."""
+
+    other: Scripted
+    ids: Labels
+
+    def begin(self, image: Image) -> Labels:
+        return self.ids
+
+    def masks(self, *asked: Any) -> NDArray[np.uint8]:
+        return self.other.masks(*asked)

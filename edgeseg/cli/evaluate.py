@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -115,6 +116,9 @@ def predict(
     from edgeseg.runs import read_card
 
     size = None if is_artifact(subject) else read_card(subject).size
+    for first, second in combinations(inputs, 2):
+        if first.stem == second.stem:
+            raise EdgesegError(f"{first} and {second} would both be written as {out / first.stem}-...; give them apart")
     loaded = load(subject)
     corners = _numbers(box, (4,)) if box else None
     prompt = Prompt(

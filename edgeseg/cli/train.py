@@ -14,7 +14,7 @@ RecipeFile = Annotated[Path | None, typer.Option(help="A YAML recipe.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change the recipe.")]
 Init = Annotated[Path | None, typer.Option(help="A run whose weights to begin with.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
-Devices = Annotated[int, typer.Option(help="Processes (DDP); one per GPU.")]
+Devices = Annotated[int, typer.Option(min=1, help="Processes (DDP); one per GPU.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")]
 

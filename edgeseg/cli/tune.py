@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeseg.cli.app import DATA, Json, Size, app, emit, table, talk
+from edgeseg.cli.app import DATA, TRUSTED, Json, Size, app, emit, table, talk
 from edgeseg.cli.distill import (
     TEACHER,
     ClassMap,
@@ -28,6 +29,10 @@ from edgeseg.errors import EdgesegError
 
 if TYPE_CHECKING:
     from edgeseg.train.tune import Choice, Range
+
+
+TRIALS_OWN = ("epochs", "evaluate")
+"""Parts of a recipe that are otherwise in trials than in the training that follows."""
 
 
 @app.command()
@@ -98,10 +103,21 @@ def tune(
     ended = search_for(name, source, out, build, space, first, trials, seed, notify)
     best = best_of(ended)
     document = schema.dump(build(best.values))
-    for key in ("epochs", "evaluate", "teaching"):  # of the trials alone; the teacher is named again
+    document.pop("teaching")  # it is named again
+    usual = schema.dump(read_recipe(recipe, [text for text in change or [] if text.partition("=")[0] in TRIALS_OWN]))
+    for key in TRIALS_OWN:
         document.pop(key)
+        if usual[key] != getattr(Recipe(), key):
+            document[key] = usual[key]
     write_text(out / "best.yaml", yaml.safe_dump(document, sort_keys=False))
-    verb = _next(name, data, out, teacher, loss, best.values)
+    also = {
+        "--class-map": class_map,
+        "--teacher-weights": teacher_weights,
+        "--teacher-classes": teacher_classes,
+        "--unlabelled": unlabelled,
+        "--unlabelled-batch": unlabelled_batch,
+    }
+    verb = _next(name, data, out, teacher, loss, best.values, also)
     rows = [
         [t.number + 1, t.state.lower(), f"{t.value:.2f}" if t.value is not None else None, t.epochs, _said(t.values)]
         for t in ended
@@ -169,16 +185,30 @@ def _said(values: Mapping[str, Any]) -> str:
     )
 
 
-def _next(name: str, data: str, out: Path, teacher: str | None, loss: str, values: Mapping[str, Any]) -> str:
-    """The command that trains with what was found."""
-    end = f"--data {data} --recipe {out / 'best.yaml'} --out RUN"
+def _next(
+    name: str,
+    data: str,
+    out: Path,
+    teacher: str | None,
+    loss: str,
+    values: Mapping[str, Any],
+    also: Mapping[str, object],
+) -> str:
+    """The command that trains with what was found, and with what else was said of the teacher."""
+    edgeseg = shlex.join(["edgeseg", *(word for module in TRUSTED for word in ("--trust", module))])
+    end = ["--data", data, "--recipe", str(out / "best.yaml"), "--out", "RUN"]
     if teacher is None:
-        return f"edgeseg train {name} {end}"
+        return f"{edgeseg} {shlex.join(['train', name, *end])}"
     found = {key.removeprefix("losses."): value for key, value in values.items() if key.startswith("losses.")}
     parts = []
     for text in loss.split(","):
         kind, *options = text.strip().split(":")
         own = {key.partition(".")[2]: value for key, value in found.items() if key.startswith(f"{kind}.")}
         kept = [option for option in options if option.partition("=")[0] not in own]
-        parts.append(":".join([kind, *kept, *(f"{key}={value:.4g}" for key, value in own.items())]))
-    return f"edgeseg distill {name} --teacher {teacher} --loss {','.join(parts)} {end}"
+        parts.append(":".join([kind, *kept, *(f"{key}={_short(value)}" for key, value in own.items())]))
+    said = [word for option, value in also.items() if value for word in (option, str(value))]
+    return f"{edgeseg} {shlex.join(['distill', name, '--teacher', teacher, '--loss', ','.join(parts), *said, *end])}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -99,7 +99,7 @@ def _fit(image: Image, labels: Labels, height: int, width: int) -> tuple[Image, 
     smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return (
         np.asarray(cv2.resize(image, size, interpolation=smooth), np.uint8),
-        np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.uint8),
+        np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8),
     )
 
 
@@ -115,7 +115,12 @@ def _pipeline(augment: Augment, height: int, width: int) -> Any:
         [
             steps.ColorJitter(*[augment.colour] * 3, hue=augment.colour / 8, p=float(augment.colour > 0)),
             steps.GaussianBlur(blur_limit=(3, 5), sigma_limit=(0.3, 1.2), p=augment.blur),
-            steps.RandomScale((low - 1, high - 1), area_for_downscale="image", p=float(low != 1 or high != 1)),
+            steps.RandomScale(
+                (low - 1, high - 1),
+                area_for_downscale="image",
+                mask_interpolation=cv2.INTER_NEAREST_EXACT,  # the other one lays labels half a pixel beside the picture
+                p=float(low != 1 or high != 1),
+            ),
             steps.RandomCrop(
                 height, width, pad_if_needed=True, pad_position="random", fill=MEAN_COLOUR, fill_mask=VOID
             ),

@@ -81,8 +81,9 @@ def load(argument: str) -> Data:
     spec, tables = f"hf:{argument}", _tables(source)
     columns = _columns(source, tables, tried)
     train = next((name for name in tables if name == "train"), next(iter(tables)))
-    select = next((name for name in SELECT if name in tables), None)
-    test = next((name for name in TEST if name in tables), None) or select
+    # what is learned from chooses nothing and reports nothing, whatever it is called
+    select = next((name for name in SELECT if name in tables and name != train), None)
+    test = next((name for name in TEST if name in tables and name != train), None) or select
     if not (void := tried["void"][0]).isdecimal() or int(void) > VOID:
         raise EdgesegError(f"{spec}: void is an id from 0 to {VOID}, got {void!r}")
     table = _classes(source, int(void)) or _counted(tables, columns[1], int(void), spec)

@@ -27,11 +27,13 @@ class Look:
     array: float16 `[C, h, w]`.
     image: (height, width) of the image.
     seen:  (height, width) of what the array covers, in pixels of the image, from its top left: the padding included.
+    pixels: what tells the image from others of its name (`work.pixels_of`); empty where that was not written down.
     """
 
     array: NDArray[np.float16]
     image: tuple[int, int]
     seen: tuple[int, int]
+    pixels: str = ""
 
 
 class Embedded:
@@ -72,7 +74,7 @@ class Embedded:
         try:
             array: NDArray[Any] = np.lib.format.read_array(io.BytesIO(stored), allow_pickle=False)
             note = json.loads(written)
-            look = Look(array, tuple(note["image"]), tuple(note["seen"]))
+            look = Look(array, tuple(note["image"]), tuple(note["seen"]), str(note.get("pixels", "")))
         except (ValueError, KeyError, TypeError) as error:
             raise EdgesegError(f"{file} is damaged at byte {first} ({error}); see edgeseg embed --check") from error
         if array.dtype != np.float16 or array.ndim != 3:

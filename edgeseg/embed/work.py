@@ -132,7 +132,10 @@ def make(
                 for some in batches(islice(images, shard.stop - shard.start), batch):
                     made = teacher(some)
                     written.result()  # one batch is written behind the next, so that a slow disk holds the teacher back
-                    notes = [{"image": image.shape[:2], "seen": teacher.seen(image)} for image in some]
+                    notes = [
+                        {"image": image.shape[:2], "seen": teacher.seen(image), "pixels": pixels_of(image)}
+                        for image in some
+                    ]
                     written = behind.submit(put, add, list(islice(keys, len(some))), notes, made)
                     advance(len(some))
                 written.result()
@@ -143,6 +146,11 @@ def batches(images: Iterator[Image], most: int) -> Iterator[list[Image]]:
     for _, group in groupby(images, lambda image: image.shape):
         while some := list(islice(group, most)):
             yield some
+
+
+def pixels_of(image: Image) -> str:
+    """What tells an image from others of its name: of the SHA-256 of its pixels the first 16 digits."""
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
 
 
 def put(add: Add, keys: list[str], notes: list[dict[str, Any]], made: Half) -> None:

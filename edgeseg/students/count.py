@@ -99,7 +99,7 @@ def profile(name: str, classes: int, size: tuple[int, int]) -> dict[str, Any]:
     made = card(name, classes, size)
     rest = made["macs"] - sum(each["macs"] for each in stages)
     stages += [{"stage": "between the stages", "params": 0, "macs": rest, "output": []}] if rest else []
-    seen = _receptive_fields(student, image)
+    seen = _receptive_fields(student, image) if student.feature_info else []
     features = [{**each, "receptive_field": reach} for each, reach in zip(made["features"], seen, strict=True)]
     return {**made, "features": features, "activation_bytes": memory.peak, "stages": stages}
 

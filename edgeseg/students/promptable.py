@@ -156,6 +156,8 @@ class Promptable(Student):
     ) -> tuple[NDArray[np.uint8], float]:
         """The best mask `[H, W]` of 0 and 1 for one object in a uint8 RGB `image [H, W, 3]`, and its estimated IoU.
 
+        The image is fitted into the size that the student learned at, as everywhere; where that is not known it is taken as it is.
+
         points: (x, y) in pixels; `labels` 1 for the object (the default), 0 for the background.
 
         Without any prompt, the click is `salient_point(image)`: the first mask a user sees before having pointed at anything.
@@ -163,10 +165,21 @@ class Promptable(Student):
         check_rgb(image)
         if not len(points) and box is None:
             points = [salient_point(image)]
-        normal = self.eval().prepare(image)
-        features = Features(self.encode(normal).maps, (normal.shape[-2], normal.shape[-1]))
         prompt = prompt_tensors(points, labels, box)
         check_inside(image.shape[:2], *prompt)
+        if self.trained_at is not None:
+            from edgeseg.segment import StudentSegmenter
+
+            fitted = StudentSegmenter(self, self.trained_at)
+            asked = [None if part is None else part.numpy() for part in prompt]
+            places, signs = (
+                part if part is not None else np.zeros(empty)
+                for part, empty in zip(asked[:2], ((1, 0, 2), (1, 0)), strict=True)
+            )
+            found = fitted.masks(fitted.begin(image), places, signs, asked[2])[0]
+            return found, float(fitted.quality.max())
+        normal = self.eval().prepare(image)
+        features = Features(self.encode(normal).maps, (normal.shape[-2], normal.shape[-1]))
         given = tuple(None if part is None else part.to(normal) for part in prompt)
         masks, quality = self.decode(features, *given)
         mask = best_mask(masks, quality)[0, 0, : image.shape[0], : image.shape[1]] > 0

@@ -191,7 +191,7 @@ class RwkvSam(Promptable):
     masks: 1 as published (whose quality head the authors leave untrained), or up to 4; the names follow SAM's.
     """
 
-    licence = "Apache-2.0"
+    licence = "Apache-2.0; the authors' own code and weights: S-Lab 1.0, non-commercial"
     paper = "arXiv 2406.19369"
     multiple = 16
     embedding = "neck"

@@ -62,7 +62,7 @@ class RwkvSeg(Semantic):
     Sizes are padded inside to multiples of 32 with the mean colour, so that 360x480 needs nothing of the caller.
     """
 
-    licence = "Apache-2.0"
+    licence = "Apache-2.0; the authors' own code and weights: S-Lab 1.0, non-commercial"
     paper = "backbone: arXiv 2406.19369; head: edgeseg"
     multiple = 8
 

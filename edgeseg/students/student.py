@@ -56,6 +56,7 @@ class Student(nn.Module):
     feature_info: one `Stage` per map of `forward_features`, from fine to coarse.
     look:         what the images that it learned from look like (`edgeseg.data.look`); empty where that is not known.
     run:          the folder that it was loaded from; null for any other.
+    trained_at:   (height, width) that it learned at; null where that is not known.
     """
 
     task: ClassVar[Literal["semantic", "promptable"]]
@@ -69,6 +70,7 @@ class Student(nn.Module):
     std: tuple[float, float, float] = IMAGENET_STD
     look: tuple[float, ...] = ()
     run: str | None = None
+    trained_at: tuple[int, int] | None = None
 
     def __init__(self, class_names: Sequence[str]) -> None:
         super().__init__()

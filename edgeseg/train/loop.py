@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
+import math
 import os
 import platform
 import signal
@@ -41,6 +43,9 @@ from edgeseg.train.task import TASKS, Task
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
+
+UNLABELLED = 7919
+"""Added to the seed for images without labels."""
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -111,10 +116,10 @@ class Trainer:
     def __post_init__(self) -> None:
         devices, nodes = started_by_torchrun() or (self.devices, 1)
         self.fabric = Fabric(
-            accelerator="auto",
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",  # what the operators are known to compute on
             devices=devices,
             num_nodes=nodes,
-            strategy="ddp" if devices * nodes > 1 else "auto",
+            strategy=self._strategy(devices * nodes),
             precision=PRECISIONS[self.recipe.precision],
         )
         if restarted_by_torchrun():
@@ -136,16 +141,25 @@ class Trainer:
                 )
         train = self.data.split(split)
         self.size = self.recipe.size or train[0][1].shape
-        self.batches = self._batches(train, self.recipe.batch, TASKS[self.data.task].mixing(self.recipe))
+        self.batches = self._batches(
+            train, self.recipe.batch, TASKS[self.data.task].mixing(self.recipe), self.recipe.seed
+        )
         self.others = self._without_labels()
         self._build()
 
-    def _batches(self, split: Split, batch: int, mixing: Mixing | None) -> Batches:
+    def _strategy(self, processes: int) -> str:
+        """How processes learn together; one round of prompts leaves the part unused that reads the mask of the round before."""
+        if processes == 1:
+            return "auto"
+        unused = self.data.task == "promptable" and self.recipe.prompts.rounds == 1
+        return "ddp_find_unused_parameters_true" if unused else "ddp"
+
+    def _batches(self, split: Split, batch: int, mixing: Mixing | None, seed: int) -> Batches:
         return Batches(
             split,
             self.recipe.augment_for(self.size, self.data.task),
             batch=batch // self.fabric.world_size,
-            seed=self.recipe.seed,
+            seed=seed,
             workers=self.recipe.workers,
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
@@ -167,7 +181,8 @@ class Trainer:
         split = unlabelled(teaching.unlabelled)
         if self.check:
             refuse(teaching.unlabelled, split.problems())
-        batches = self._batches(split, self._without(), None)
+        # of a seed of their own: images that are among those with labels too would come as the same views in the same steps
+        batches = self._batches(split, self._without(), None, self.recipe.seed + UNLABELLED)
 
         def from_here() -> Iterator[tuple[Tensor, Tensor]]:
             yield from batches.forever(self.state.step)  # asked for the first batch, it knows where a resumed run is
@@ -231,8 +246,9 @@ class Trainer:
         for key, value in identity.items():
             if stored.get("identity", {}).get(key) != value:
                 changed = ", ".join(_changes(key, stored.get("identity", {}).get(key), value))
+                what = "other images" if key == "images" else f"another {key}"
                 raise EdgesegError(
-                    f"{where} was made with another {key} ({changed}); "
+                    f"{where} was made with {what} ({changed}); "
                     "resume with the same one, or start anew in another --out"
                 )
         self.student.load_state_dict(stored["student"])
@@ -246,9 +262,14 @@ class Trainer:
         """What must not change between the two halves of an interrupted run; as it reads back from JSON."""
         recipe = {key: value for key, value in schema.dump(self.recipe).items() if key not in ("workers", "checkpoint")}
         identity: dict[str, Any] = json.loads(
-            json.dumps({"student": self.name, "data": self.data.spec, "recipe": recipe})
+            json.dumps({"student": self.name, "data": self.data.spec, "images": self._images(), "recipe": recipe})
         )
         return identity
+
+    def _images(self) -> str:
+        """How many images are learned from, and a digest of their names: steps are counted in them."""
+        names = self.data.split(self.fit_split).names
+        return f"{len(names)} ({hashlib.sha256(chr(0).join(names).encode()).hexdigest()[:12]})"
 
     def save_checkpoint(self) -> None:
         """Everything `restore` needs, in one file."""
@@ -306,6 +327,11 @@ class Trainer:
                 assert self.state.last_miou is not None
                 self.scored(self.state.epoch, self.state.last_miou)
             self.fabric.barrier()  # the others wait for the card: it is the result they all return
+            if (
+                self.fabric.world_size > 1
+            ):  # its norms were counted anew on one process, and it may be everybody's teacher
+                for value in self.average.buffers():
+                    value.copy_(self.fabric.broadcast(value.clone(), src=0))
         self.state.seconds = before + time.monotonic() - started
         self.save_checkpoint()
 
@@ -367,6 +393,8 @@ class Trainer:
                     f"{self.name} cannot learn from batches of {list(images.shape)}: {error}; make the batch larger, or accumulate in fewer parts"
                 ) from error
             except RuntimeError as error:
+                if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                    raise self._no_room(images) from error
                 if "deterministic" not in str(error):
                     raise
                 raise EdgesegError(
@@ -378,8 +406,19 @@ class Trainer:
             value = float(mean)
             if not abs(value) < float("inf"):
                 raise self._lost("loss", value)
-            self.fabric.backward(loss / parts)
+            try:
+                self.fabric.backward(loss / parts)
+            except RuntimeError as error:
+                if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                    raise self._no_room(images) from error
+                raise
         return value
+
+    def _no_room(self, images: Tensor) -> EdgesegError:
+        return EdgesegError(
+            f"there is not the memory for {self.name} to learn from {len(images)} images of {images.shape[-2]}x{images.shape[-1]} "
+            "at once; make the batch or the size smaller, or take it in parts (accumulate)"
+        )
 
     def _lost(self, what: str, value: float) -> Diverged:
         """Why training cannot go on from here; the weights and the last checkpoint are those from before this step."""
@@ -398,10 +437,15 @@ class Trainer:
         """Score the averaged weights on the selection split, keep them if they are the best so far, draw a picture."""
         if self.recipe.norm_batches:
             some = islice(self.batches.epoch(self.state.epoch - 1), self.recipe.norm_batches)
-            update_bn(({"images": images, "labels": labels} for images, labels in some), self.task.watch(self.average))
+            batches = ({"images": images, "labels": labels} for images, labels in some)
+            # without a trace in the generators, since one process alone does this
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                update_bn(batches, self.task.watch(self.average))
         split = self.data.split(self.data.select)
         score = self.task.score(self.average, split, self.size)
         self.state.last_miou = self.task.figure(score)
+        if not math.isfinite(self.state.last_miou):
+            raise EdgesegError(f"{self.data.spec} [{self.data.select}] has no labelled pixel to choose an epoch by")
         write({"step": self.state.step, "epoch": self.state.epoch, "select": self.data.select, **schema.dump(score)})
         shown = [split[i] for i in np.linspace(0, len(split) - 1, min(4, len(split))).astype(int)]
         rows = [self.task.row(self.average, image, truth, self.size) for image, truth in shown]
@@ -420,9 +464,9 @@ class Trainer:
             select_miou=miou,
             seconds=round(self.state.seconds, 1),
             threads=torch.get_num_threads(),
-            machine=f"{platform.machine()}, {os.cpu_count()} cores"
-            if self.fabric.device.type == "cpu"
-            else torch.cuda.get_device_name(),
+            machine=torch.cuda.get_device_name()
+            if self.fabric.device.type == "cuda"
+            else f"{platform.machine()}, {os.cpu_count()} cores",
             recipe=schema.dump(self.recipe),
         )
         save(self.average, self.out, size=(self.size[0], self.size[1]), training=training)
@@ -442,7 +486,8 @@ class Trainer:
 
             board = SummaryWriter(str(self.out / "tensorboard"))
         self.out.mkdir(parents=True, exist_ok=True)
-        with (self.out / LOG).open("a", encoding="utf-8", buffering=1) as log:
+        mode = "a" if self.state.step else "w"  # what died before its first checkpoint left lines that are nobody's
+        with (self.out / LOG).open(mode, encoding="utf-8", buffering=1) as log:
 
             def write(line: dict[str, Any]) -> None:
                 log.write(json.dumps(line) + "\n")
@@ -496,7 +541,7 @@ def build_student(name: str, data: Data, options: Mapping[str, Any] | None = Non
     if task != data.task:
         raise EdgesegError(f"{name} is {task} and does not learn from {data.spec}, which is {data.task} data")
     classes = len(data.class_names) if task == "semantic" else None
-    student: Student = create(name, classes=classes, **extra, **(options or {}))
+    student: Student = create(name, classes=classes, **{**extra, **(options or {})})
     student.describe(data.class_names, data.palette)
     return student
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeseg.data.base import Split
 from edgeseg.embed import Embedded
+from edgeseg.embed.work import pixels_of
 from edgeseg.errors import EdgesegError
 from edgeseg.train.teacher import groups, regroup
 from edgeseg.train.teaching import Teaching
+
+COMPARED = 4
+"""Images that are looked at once more, to see that they are those that the teacher saw."""
 
 
 class Precomputed:
@@ -22,11 +28,12 @@ class Precomputed:
     reaches beyond its image, what is nearest stands.
 
     Raises:
-        EdgesegError: it had other weights than the recipe says, or was of another kind than `task`, or never saw one of the images.
+        EdgesegError: it had other weights than the recipe says, or was of another kind than `task`, or never saw one of the images,
+            or saw other images of the same names.
     """
 
-    def __init__(self, teaching: Teaching, task: str, names: Sequence[str], device: torch.device | str = "cpu") -> None:
-        self.embedded, self.names, self.device = Embedded(Path(teaching.teacher)), names, device
+    def __init__(self, teaching: Teaching, task: str, split: Split, device: torch.device | str = "cpu") -> None:
+        self.embedded, self.names, self.device = Embedded(Path(teaching.teacher)), split.names, device
         manifest = self.embedded.manifest
         if manifest.sha256 != teaching.sha256:
             raise EdgesegError(
@@ -37,7 +44,14 @@ class Precomputed:
             raise EdgesegError(
                 f"{teaching.teacher} was made by a {manifest.task} teacher; a student that {learns} learns from one that does"
             )
-        self.places = self.embedded.places(names)
+        self.places = self.embedded.places(self.names)
+        for index in np.linspace(0, len(split) - 1, min(COMPARED, len(split))).astype(int).tolist():
+            seen = self.embedded.look(self.places[index]).pixels
+            if seen and seen != pixels_of(split.image(index)):
+                raise EdgesegError(
+                    f"{self.names[index]} is another picture than the one of that name that the teacher of {teaching.teacher} saw: "
+                    f"that is {manifest.split} of {manifest.data}; embed the images that are learned from"
+                )
 
     @torch.no_grad()
     def maps(self, crop: Sequence[int], size: Sequence[int], views: Tensor | None) -> Tensor:
@@ -73,9 +87,9 @@ class PrecomputedLogits(Precomputed):
     """
 
     def __init__(
-        self, teaching: Teaching, class_names: Sequence[str], names: Sequence[str], device: torch.device | str = "cpu"
+        self, teaching: Teaching, class_names: Sequence[str], split: Split, device: torch.device | str = "cpu"
     ) -> None:
-        super().__init__(teaching, "semantic", names, device)
+        super().__init__(teaching, "semantic", split, device)
         self.groups = groups(self.embedded.manifest.class_names, class_names, teaching.classes)
 
     def logits(self, images: Tensor, size: Sequence[int], views: Tensor | None) -> Tensor:

@@ -64,8 +64,8 @@ class PromptTask(Task):
                 f"{teaching.teacher} has embeddings of the images as they are, but objects are pasted into "
                 f"{self.recipe.prompts.paste:.0%} of them; learn with --set prompts.paste=0, or from the run that made them"
             )
-        names = self.data.split(self.recipe.split or self.data.fit).names
-        return Precomputed(teaching, "promptable", names, self.fabric.device)
+        split = self.data.split(self.recipe.split or self.data.fit)
+        return Precomputed(teaching, "promptable", split, self.fabric.device)
 
     def _meet(self, student: Student, average: Student) -> None:
         assert self.recipe.teaching is not None
@@ -94,9 +94,10 @@ class PromptTask(Task):
                 tutor = Tutor(self.teacher, images, self.theirs)
         with kept(student, self.ours, images) as maps:
             truth, made = self._ask(module, student, images, labels, rng, tutor=tutor)
+        known = (labels != VOID).repeat_interleave(self.recipe.prompts.objects, 0)
         large = [student.enlarge(masks.float(), truth.shape[-2:]) for masks, _ in made]  # type: ignore[operator]
         parts = [
-            self.recipe.prompts.loss(masks, quality.float(), truth)
+            self.recipe.prompts.loss(masks, quality.float(), truth, known)
             for masks, (_, quality) in zip(large, made, strict=True)
         ]
         total = torch.stack(parts).mean()
@@ -135,7 +136,8 @@ class PromptTask(Task):
         prompts = self.recipe.prompts
         wanted = targets(labels.cpu().numpy(), prompts.objects, rng, prompts.merge, prompts.min_pixels)
         points, signs = begin(wanted, prompts.box, rng)
-        follow: Correct = partial(correct, wanted)
+        known = np.repeat(labels.cpu().numpy() != VOID, prompts.objects, 0)
+        follow: Correct = partial(correct, wanted, known)
         if tutor is not None and self.in_loop:
             anywhere(wanted, points, signs, rng)
         given = [torch.from_numpy(array).to(images.device) for array in (points, signs)]
@@ -193,7 +195,7 @@ class Tutor:
     def correct(self, masks: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One more click for each prompt, where the student's mask differs most from the teacher's."""
         wanted = (self.answers[-1][:, 0] > 0).float().cpu().numpy()
-        points, labels = correct(wanted, masks, points, labels)
+        points, labels = correct(wanted, np.ones_like(wanted, np.bool_), masks, points, labels)
         self.ask(points, labels)
         return points, labels
 
@@ -226,10 +228,13 @@ def begin(wanted: NDArray[np.float32], box: float, rng: np.random.Generator) -> 
     return points, labels
 
 
-def correct(wanted: NDArray[np.float32], masks: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """One more click for each object, where the mask is most wrong; none where it is right."""
+def correct(
+    wanted: NDArray[np.float32], known: NDArray[np.bool_], masks: Tensor, points: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One more click for each object, where the mask is most wrong of what is known; none where it is right."""
     more = np.zeros((len(wanted), 3), np.float32)
-    for index, (truth, mask) in enumerate(zip(wanted > 0, (masks[:, 0] > 0).cpu().numpy(), strict=True)):
+    made = (masks[:, 0] > 0).cpu().numpy() & known
+    for index, (truth, mask) in enumerate(zip(wanted > 0, made, strict=True)):
         more[index] = next_click(truth, mask) if (truth != mask).any() else (0, 0, PADDING)
     added = torch.from_numpy(more).to(points.device)
     return torch.cat([points, added[:, None, :2]], 1), torch.cat([labels, added[:, 2:]], 1)

@@ -164,6 +164,8 @@ class Recipe:
             raise EdgesegError(f"recipe: norm_batches is a number of batches or 0, got {self.norm_batches}")
         if self.size is not None and min(self.size) < 1:
             raise EdgesegError(f"recipe: size is (height, width) in pixels, got {self.size}")
+        if self.augment.crop is not None:
+            raise EdgesegError("recipe: the crop is the size that is learned at; give size=[height, width]")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise EdgesegError(f"recipe: ema is a decay in [0, 1) or null, got {self.ema}")
         if self.ema is None and self.teaching is not None and self.teaching.teacher == EMA:

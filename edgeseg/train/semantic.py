@@ -48,8 +48,8 @@ class SemanticTask(Task):
         if self.theirs or teaching.unlabelled is not None:
             what = "maps of the teacher" if self.theirs else "what it makes of images without labels"
             raise EdgesegError(f"{teaching.teacher} has a teacher's logits, not {what}; name the run that made them")
-        names = self.data.split(self.recipe.split or self.data.fit).names
-        return PrecomputedLogits(teaching, self.data.class_names, names, self.fabric.device)
+        split = self.data.split(self.recipe.split or self.data.fit)
+        return PrecomputedLogits(teaching, self.data.class_names, split, self.fabric.device)
 
     def _meet(self, student: Student, average: Student) -> None:
         assert self.recipe.teaching is not None

@@ -217,6 +217,10 @@ def test_predict_names_the_file_it_cannot_read(
     (tmp_path / "b.mp4").write_bytes(b"not a video" * 100)
     assert "a.jpg" in fails(capfd, "predict", artifact, tmp_path / "a.jpg", "-o", out)
     assert "b.mp4" in fails(capfd, "predict", artifact, tmp_path / "b.mp4", "-o", out)
+    (tmp_path / "other").mkdir()
+    assert "would both be written as" in fails(
+        capfd, "predict", artifact, tmp_path / "a.jpg", tmp_path / "other" / "a.png", "-o", out
+    )
     assert "none.jpg does not exist" in fails(capfd, "predict", artifact, tmp_path / "none.jpg", "-o", out)
     assert not out.exists() or not list(out.iterdir())
 

@@ -42,6 +42,9 @@ def write(folder: Path, splits: dict[str, int], columns: tuple[str, str] = ("pix
         ({"train": 20, "validation": 3, "test": 4}, ("train", "validation", "test")),
         ({"train": 20, "validation": 3}, ("fit", "held", "validation")),
         ({"train": 20}, ("fit", "held", "test")),
+        ({"validation": 20}, ("fit", "held", "test")),  # never what is learned from
+        ({"test": 20}, ("fit", "held", "test")),
+        ({"validation": 20, "test": 4}, ("fit", "held", "test")),
     ],
 )
 def test_splits_of_a_folder(tmp_path: Path, splits: dict[str, int], parts: tuple[str, str, str]) -> None:
@@ -93,3 +96,25 @@ def test_without_the_library_the_line_that_installs_it_is_said() -> None:
 def test_a_name_is_asked_for() -> None:
     with pytest.raises(EdgesegError, match="hf:USER/NAME"):
         load_data("hf:")
+
+
+@pytest.mark.parametrize(
+    "names", [["validation"], ["test"], ["validation", "test"], ["train", "validation"], ["train"]]
+)
+def test_what_is_learned_from_is_not_reported(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the tables are called; without the library, on tables of row numbers."""
+    from edgeseg.data import hugging_face
+    from edgeseg.data.published import Classes
+
+    monkeypatch.setattr(hugging_face, "_tables", lambda source: {name: range(30) for name in names})
+    monkeypatch.setattr(hugging_face, "_columns", lambda *_: ("image", "labels"))
+    monkeypatch.setattr(hugging_face, "_classes", lambda *_: Classes((0,), ("a",), ((0, 0, 0),)))
+    data = load_data("hf:somebody/something")
+    seen = {}
+    for name in (data.fit, data.select, data.test):
+        split: Any = data.split(name)
+        seen[name] = {(split._where, row) for row in split.names}
+    assert len(seen) == 3
+    assert all(seen.values())
+    assert not seen[data.fit] & seen[data.select]
+    assert not seen[data.fit] & seen[data.test]

@@ -18,6 +18,7 @@ from edgeseg.data.augment import MEAN_COLOUR, Augment
 from edgeseg.data.base import Image, Labels, Split
 from edgeseg.data.loader import Batch, Batches, cached, evaluation
 from edgeseg.errors import EdgesegError
+from edgeseg.metrics import VOID
 
 Made = Callable[..., Split]
 PLAIN = Augment(crop=(24, 32), scale=(1.0, 1.0), flip=0, colour=0, blur=0)
@@ -259,3 +260,31 @@ def test_evaluation_stops_reading_when_left() -> None:
     for _ in evaluation(Slow(), 2):
         break
     assert len(read) < 10
+
+
+@pytest.mark.parametrize(
+    ("size", "augment"),
+    [
+        (
+            (150, 225),
+            Augment((17, 25), (1.0, 1.0), whole=1.0, flip=0, colour=0, blur=0),
+        ),  # fitted, as promptable views are
+        ((96, 128), Augment((48, 64), (0.5, 0.5), flip=0, colour=0, blur=0)),
+        ((96, 128), Augment((72, 96), (0.75, 0.75), flip=0, colour=0, blur=0)),
+        ((96, 128), Augment((144, 192), (1.5, 1.5), flip=0, colour=0, blur=0)),
+    ],
+)
+def test_labels_lie_on_the_picture(size: tuple[int, int], augment: Augment) -> None:
+    """Not half a pixel beside it, as they did with OpenCV's usual way to take the nearest."""
+    rng, off = np.random.default_rng(0), []
+    for seed in range(40):
+        image, labels = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
+        height, width = (int(0.3 * side) for side in size)
+        top, left = (int(rng.integers(int(0.3 * side), int(0.6 * side))) for side in size)
+        image[top : top + height, left : left + width] = 255
+        labels[top : top + height, left : left + width] = 1
+        seen, told, _ = augment.build()(image, labels, seed)
+        for weights in (seen[..., 0] / 255.0 * (told != VOID), (told == 1).astype(float)):
+            off.append(np.array([np.average(places, weights=weights) for places in np.indices(told.shape)]))
+    shift = np.mean(off[1::2], 0) - np.mean(off[::2], 0)
+    assert np.abs(shift).max() < 0.26, shift  # an even factor has no middle pixel: a quarter of one is left

@@ -306,7 +306,7 @@ def test_the_whole_image_is_taught_as_by_the_teacher_itself(
     images = torch.from_numpy(np.stack([split.image(n) for n in (3, 17)])).permute(0, 3, 1, 2)
     views = torch.tensor([[n, 64, 96, 1, 0, 1, 0] for n in (3, 17)], dtype=torch.float64)
     live = Teacher(Teaching(str(tiny_run), read_card(tiny_run).sha256), tiny_data.class_names)
-    stored = PrecomputedLogits(teaching, tiny_data.class_names, split.names)
+    stored = PrecomputedLogits(teaching, tiny_data.class_names, split)
     for size in ((8, 12), (16, 24)):
         wanted = live.logits(images, size)
         assert torch.allclose(
@@ -316,7 +316,7 @@ def test_the_whole_image_is_taught_as_by_the_teacher_itself(
     made = stored.logits(images, (8, 12), mirrored)
     assert torch.allclose(made, stored.logits(images, (8, 12), views).flip(3), atol=1e-5)  # sums in float32
     names = list(tiny_data.class_names)
-    both = PrecomputedLogits(replace(teaching, classes={names[1]: names[0]}), [names[0], *names[2:]], split.names)
+    both = PrecomputedLogits(replace(teaching, classes={names[1]: names[0]}), [names[0], *names[2:]], split)
     assert both.logits(images, (8, 12), views).shape == (2, 9, 8, 12)
     views[0, 1] = 63
     with pytest.raises(EdgesegError, match="train-00003 is 63x96, but was 64x96 when the teacher saw it"):
@@ -400,7 +400,7 @@ def test_what_shards_cannot_teach_is_said(teaching: Teaching, tiny_data: Data, t
     ):
         taught(tiny_data, tmp_path, teaching, "split=val")
     with pytest.raises(EdgesegError, match="does not know moon"):
-        PrecomputedLogits(teaching, ["moon"], [])
+        PrecomputedLogits(teaching, ["moon"], tiny_data.split("train"))
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,17 @@ def test_a_promptable_teacher_s_map(tmp_path: Path, tiny_data: Data) -> None:
     assert (look.array.shape, look.image, look.seen) == ((256, 4, 4), (64, 96), (96, 96))
     assert embedded.manifest.size == (64, 64)
     with pytest.raises(EdgesegError, match="made by a promptable teacher; a student that names classes"):
-        PrecomputedLogits(Teaching(str(one.out), embedded.manifest.sha256), tiny_data.class_names, [])
+        PrecomputedLogits(
+            Teaching(str(one.out), embedded.manifest.sha256), tiny_data.class_names, tiny_data.split("train")
+        )
     save(asked, tmp_path / "sizeless")
     with pytest.raises(EdgesegError, match="does not say which size it takes; name one with --size"):
         work(Job(str(tmp_path / "sizeless"), one.data, None, tmp_path / "none"))
+
+
+def test_other_images_of_the_same_names_are_not_taught(teaching: Teaching, tiny_data: Data, tmp_path: Path) -> None:
+    """Names are often just numbers."""
+    other = load_data(f"{TINY},seed=7")
+    assert other.split("train").names == tiny_data.split("train").names
+    with pytest.raises(EdgesegError, match="train-00000 is another picture than the one of that name"):
+        taught(other, tmp_path, teaching)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export import OnnxRuntime
 from edgeseg.runtimes import PromptSession
 from edgeseg.segment import ArtifactSegmenter, StudentSegmenter, _Fitted
+from edgeseg.students import Promptable
 from edgeseg.students.promptable import best_mask
 from edgeseg.students.saliency import salient_point
 from tests.runtimes.here import here, opened
@@ -209,3 +211,27 @@ def test_an_image_is_looked_at_once(student: Any, image: torch.Tensor) -> None:
         if len(times[once]) >= 4 and min(times[once]) <= 1.15 * min(times[apart]):
             return
     raise AssertionError(f"{min(times[once]):.3g} s at once, {min(times[apart]):.3g} s apart")
+
+
+def test_a_loaded_student_looks_at_the_size_that_it_learned_at(tmp_path: Path) -> None:
+    """A photo from a phone would go through it whole, which it never saw."""
+    photo = np.random.default_rng(0).integers(0, 255, (100, 90, 3), np.uint8)
+    student: Any = settled("rwkv_sam_tiny")
+    es.save(student, tmp_path / "run", size=(64, 64))
+    loaded = es.load(tmp_path / "run")
+    assert isinstance(loaded, Promptable)
+    seen: list[tuple[int, ...]] = []
+    encode = loaded.encode
+
+    def watched(image: torch.Tensor) -> Any:
+        seen.append(tuple(image.shape[-2:]))
+        return encode(image)
+
+    loaded.encode = watched  # type: ignore[method-assign]
+    mask, quality = loaded.segment(photo, [(40, 30)], box=(20, 10, 80, 60))
+    assert seen == [(64, 64)] and mask.shape == photo.shape[:2] and math.isfinite(quality)
+    boxed, _ = loaded.segment(photo, box=(20, 10, 80, 60))
+    assert boxed.shape == photo.shape[:2]
+    segmenter = StudentSegmenter(loaded, (64, 64))
+    points, labels, boxes = np.array([[[40.0, 30.0]]]), np.ones((1, 1)), np.array([[20.0, 10.0, 80.0, 60.0]])
+    assert np.array_equal(segmenter.masks(segmenter.begin(photo), points, labels, boxes)[0], mask)

@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,8 @@ from edgeseg.train.loop import (
 )
 from edgeseg.train.recipe import read_recipe
 from edgeseg.train.semantic import class_weights
+from edgeseg.train.teaching import EMA, Teaching
+from edgeseg.train.teaching.logits import Kd
 
 
 def make(data: Data, out: Path, name: str = "ddrnet23_slim", **changes: Any) -> Trainer:
@@ -364,3 +368,95 @@ def test_bfloat16_gradients_do_not_read_memory_that_nobody_wrote() -> None:
         for name, wanted in clean.items():
             error = float((again[name] - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
             assert error <= 1e-2, name  # bfloat16 sums in another order; what was wrong was off by 0.04 to 1e34
+
+
+def test_a_card_is_written_on_any_kind_of_device(
+    tmp_path: Path, tiny_data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is not CUDA has no name of CUDA's."""
+    trainer = make(tiny_data, tmp_path / "run")
+    monkeypatch.setattr(type(trainer.fabric), "device", property(lambda _: torch.device("mps")))
+    trainer._keep(1.0)
+    training = read_card(tmp_path / "run").training
+    assert training is not None and training.machine.endswith("cores")
+
+
+def test_images_without_labels_are_other_views_than_those_with(tmp_path: Path, tiny_data: Data) -> None:
+    """Where both are of one folder, as in the README's example."""
+    teaching = Teaching(EMA, "", losses=(Kd(),), unlabelled=tiny_data.spec)
+    recipe = replace(read_recipe(None, ["epochs=2", "batch=4", "workers=0"]), teaching=teaching)
+    trainer = Trainer("ddrnet23_slim", tiny_data, tmp_path / "run", recipe)
+    for images, labels, _ in trainer._fed(0):
+        assert len(images) == 8
+        assert not any(torch.equal(a, b) for a in images[:4] for b in images[4:])
+        assert (labels[4:] == VOID).all()
+
+
+def test_a_run_goes_on_with_the_images_it_began_with(
+    tmp_path: Path, tiny_data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    make(tiny_data, out, norm_batches=0).run(resume=False)
+    again = make(tiny_data, out, norm_batches=0, epochs=1)
+    fit = again.data.split(again.fit_split)
+    monkeypatch.setattr(Data, "split", lambda self, name: SimpleNamespace(names=fit.names[:-1]))
+    with pytest.raises(EdgesegError, match=r"made with other images \(images was 24 \(\w+\), is 23 "):
+        again.restore(load_state(out / CHECKPOINT), out / CHECKPOINT)
+
+
+@pytest.mark.parametrize("where", ["loss", "backward"])
+def test_no_memory_is_one_line(tmp_path: Path, tiny_data: Data, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    trainer = make(tiny_data, tmp_path / "run")
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(trainer.task if where == "loss" else trainer.fabric, where, full)
+    with pytest.raises(EdgesegError, match="not the memory for ddrnet23_slim to learn from 4 images of 64x96"):
+        trainer.step(*next(trainer.batches.epoch(0)))
+
+
+def test_a_split_without_labels_chooses_no_epoch(tmp_path: Path, tiny_data: Data) -> None:
+    trainer = make(tiny_data, tmp_path / "run", norm_batches=0)
+    trainer.task.figure = lambda score: float("nan")  # type: ignore[method-assign]
+    with pytest.raises(EdgesegError, match=r"\[val\] has no labelled pixel to choose an epoch by"):
+        trainer.run(resume=False)
+
+
+def test_an_evaluation_leaves_no_trace_in_the_random_numbers(tmp_path: Path, tiny_data: Data) -> None:
+    """One process evaluates for all: a student that drops paths would draw others than the rest from then on."""
+    trainer = make(tiny_data, tmp_path / "run", "pp_mobileseg_tiny", norm_batches=1)
+    trainer.step(*next(trainer.batches.epoch(0)))
+    trainer.state.epoch = 1
+    before = torch.get_rng_state()
+    trainer._evaluate(lambda line: None)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_option_of_the_recipe_wins(tiny_data: Data) -> None:
+    from edgeseg.train.loop import build_student
+
+    assert build_student("ddrnet23_slim", tiny_data, {"auxiliary": False}).auxiliary == ()
+
+
+def test_a_log_begins_anew_with_the_run(tmp_path: Path, tiny_data: Data) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / LOG).write_text('{"step": 6, "epoch": 1, "loss": 99.0, "lr": 1.0}\n')  # died before its first checkpoint
+    make(tiny_data, out, norm_batches=0).run(resume=False)
+    assert "99.0" not in (out / LOG).read_text()
+
+
+def test_the_crop_is_the_size() -> None:
+    with pytest.raises(EdgesegError, match="give size="):
+        read_recipe(None, ["augment.crop=[10, 20]"])
+
+
+def test_one_round_of_prompts_leaves_a_part_unused(tmp_path: Path) -> None:
+    from edgeseg.data import load_data
+
+    objects = load_data("synthetic_objects:size=64x96,train=4,val=2,test=2")
+    one = make(objects, tmp_path / "a", "rwkv_sam_tiny", batch=2, **{"prompts.rounds": 1})
+    two = make(objects, tmp_path / "b", "rwkv_sam_tiny", batch=2, **{"prompts.rounds": 2})
+    assert (one._strategy(2), two._strategy(2)) == ("ddp_find_unused_parameters_true", "ddp")
+    assert one._strategy(1) == "auto"

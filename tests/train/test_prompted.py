@@ -187,7 +187,7 @@ def test_a_written_embedding_is_the_teacher_s(objects: Data, teaching: Teaching,
     split = objects.split("train")
     images = torch.from_numpy(np.stack([split.image(n) for n in (1, 3)])).permute(0, 3, 1, 2)
     _, wanted = PromptTeacher(teaching).look(images, ("embedding",))
-    stored = Precomputed(written, "promptable", split.names)
+    stored = Precomputed(written, "promptable", split)
     views = torch.tensor([[n, 64, 96, 1, 0, 1, 0] for n in (1, 3)], dtype=torch.float64)
     made = stored.maps((64, 96), wanted["embedding"].shape[-2:], views)
     assert torch.allclose(made, wanted["embedding"], atol=2e-3 * float(wanted["embedding"].abs().max()))  # float16
@@ -217,7 +217,7 @@ def test_what_embeddings_cannot_teach_is_said(objects: Data, written: Teaching, 
         with pytest.raises(EdgesegError, match=what):
             taught(objects, tmp_path, replace(written, **more))
     with pytest.raises(EdgesegError, match="of another teacher than the recipe says"):
-        Precomputed(replace(written, sha256="0" * 64), "promptable", [])
+        Precomputed(replace(written, sha256="0" * 64), "promptable", objects.split("train"))
 
 
 def test_averaged_weights_teach_a_promptable_student_too(objects: Data, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from edgeseg.cli import main
-from edgeseg.cli.tune import weighed
+from edgeseg.cli.tune import _next, weighed
 from edgeseg.data import load_data
 from edgeseg.errors import EdgesegError
 from edgeseg.runs import read_card
@@ -184,3 +185,21 @@ def test_mistakes_are_one_line(
     err = " ".join(capfd.readouterr().err.split())
     assert said in err
     assert "Traceback" not in err
+
+
+def test_the_next_command_says_all_that_the_search_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeseg.cli.tune.TRUSTED", ["my.networks"])
+    also = {
+        "--class-map": "truck=car",
+        "--unlabelled": "camvid:my photos",
+        "--teacher-weights": None,
+        "--unlabelled-batch": 2,
+    }
+    values = {"losses.align.theirs": "layer3", "losses.kd.weight": 0.25, "optimizer.lr": 0.1}
+    line = _next("ddrnet23_slim", "camvid:x", Path("out"), "runs/t", "kd:temperature=2,align:theirs=2", values, also)
+    assert shlex.split(line) == [
+        "edgeseg", "--trust", "my.networks", "distill", "ddrnet23_slim", "--teacher", "runs/t",
+        "--loss", "kd:temperature=2:weight=0.25,align:theirs=layer3",
+        "--class-map", "truck=car", "--unlabelled", "camvid:my photos", "--unlabelled-batch", "2",
+        "--data", "camvid:x", "--recipe", "out/best.yaml", "--out", "RUN",
+    ]  # fmt: skip
