@@ -240,7 +240,7 @@ def document(made: Sequence[Row]) -> str:
         f"Made by `python -m benchmarks.int8`: {about}; searched on images of neither.",
         "mIoU lost in points against the run in PyTorch, with its 95 % interval over images; times are medians",
         "measured in turns with the float artifact of the same runtime, with their 95 % interval; a target that does not run here",
-        "has none. Labels baked in.",
+        "has none, and one whose masks are refused is not timed. Labels baked in.",
         "",
         "| " + " | ".join(HEADS) + " |",
         "| --- | --- |" + " ---: |" * (len(HEADS) - 2),
@@ -261,7 +261,7 @@ def cells(row: Row) -> list[str]:
     at = "" if row.answer is None else _times(row.answer)
     return [
         row.student, row.target, f"{row.miou:.2f}", _drop(row.whole_drop), _drop(row.taught_drop),
-        _times(row.whole), half, sizes, answer, _drop(row.answer_drop), at,
+        "refused" if row.whole.failed else _times(row.whole), half, sizes, answer, _drop(row.answer_drop), at,
     ]  # fmt: skip
 
 
