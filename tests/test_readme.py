@@ -32,6 +32,7 @@ SMALLER = {
     "-d pi": "-d local",
     "sustained:10m": "sustained:1s",
     "camera:30": "camera:30:1s",
+    "offline:2": "offline:2:1s",
     "--count 50": "--count 4",
     "--out out/cam --max-drop 0.5": "--out out/cam --max-drop 100 --images 4 --trials 3",
     "openvino --calib": "openvino --images 4 --calib",

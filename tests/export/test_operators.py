@@ -73,7 +73,7 @@ USES = {"rwkv_seg_tiny": {"wkv", "label_map"}, "rwkv_sam_tiny": {"wkv"}, "mamba"
     ("name", "kind"),
     [
         ("rwkv_seg_tiny", OnnxRuntime),
-        ("rwkv_seg_tiny", OpenVino),
+        pytest.param("rwkv_seg_tiny", OpenVino, marks=pytest.mark.wide),
         ("mamba", OnnxRuntime),
         ("mamba", OpenVino),
         pytest.param("rwkv_sam_tiny", OnnxRuntime, marks=pytest.mark.wide),

@@ -184,7 +184,9 @@ def test_on_a_gpu(check: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("element", ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.wide)])
+@pytest.mark.parametrize(
+    "element", ["fp32", *(pytest.param(each, marks=pytest.mark.wide) for each in ("fp16", "bf16"))]
+)
 def test_no_kernel_spills_on_a_jetson(element: str) -> None:
     from edgeseg.kernels.aot import compiled, kernels
 

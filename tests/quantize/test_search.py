@@ -242,7 +242,10 @@ def test_what_fails_on_a_device_fails_and_a_device_that_fails_ends_the_search(
         run._timed(made, None)
 
 
-@pytest.mark.parametrize("outcome", ["killed", "out_of_memory", "hang", "crashed"])
+@pytest.mark.parametrize(
+    "outcome",
+    ["killed", *(pytest.param(one, marks=pytest.mark.wide) for one in ("out_of_memory", "hang", "crashed"))],
+)
 def test_what_need_not_fail_again_is_tried_again(plan: Plan, monkeypatch: pytest.MonkeyPatch, outcome: str) -> None:
     """A process that was killed for memory is a failed trial, and none that the next search is served."""
     fails = [True, False]

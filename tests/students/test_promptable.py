@@ -137,7 +137,7 @@ def test_without_a_prompt_the_eye_catcher_is_cut_out(student: Any) -> None:
     assert all(0 <= place <= 1 for place in salient_point(np.zeros((1, 1, 3), np.uint8)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["rwkv_sam_tiny", pytest.param("squeeze_sam", marks=pytest.mark.wide)])
 @pytest.mark.slow
 def test_a_checked_artifact_answers_as_its_student(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = settled(name)
