@@ -237,7 +237,7 @@ def document(made: Sequence[Row]) -> str:
     lines = [
         "# Whole numbers",
         "",
-        f"Made by `python -m benchmarks.int8`: {about}; searched on images of neither.",
+        f"Made by `python -m benchmarks.int8`: {about}; searched on other training images.",
         "mIoU lost in points against the run in PyTorch, with its 95 % interval over images; times are medians",
         "measured in turns with the float artifact of the same runtime, with their 95 % interval; a target that does not run here",
         "has none, and one whose masks are refused is not timed. Labels baked in.",
