@@ -384,7 +384,10 @@ class Trainer:
         """The loss of a part of a step's images, its gradient added to what is there."""
         parts = self.recipe.accumulate
         last = part == parts - 1
-        with self.fabric.no_backward_sync(self.module, enabled=self.fabric.world_size > 1 and not last):
+        with (
+            self._in_memory(images),
+            self.fabric.no_backward_sync(self.module, enabled=self.fabric.world_size > 1 and not last),
+        ):
             try:
                 number = self.state.step * parts + part
                 loss = self.task.loss(self.module, self.student, images, labels, number, views)
@@ -393,8 +396,6 @@ class Trainer:
                     f"{self.name} cannot learn from batches of {list(images.shape)}: {error}; make the batch larger, or accumulate in fewer parts"
                 ) from error
             except RuntimeError as error:
-                if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                    raise self._no_room(images) from error
                 if "deterministic" not in str(error):
                     raise
                 raise EdgesegError(
@@ -406,19 +407,21 @@ class Trainer:
             value = float(mean)
             if not abs(value) < float("inf"):
                 raise self._lost("loss", value)
-            try:
-                self.fabric.backward(loss / parts)
-            except RuntimeError as error:
-                if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                    raise self._no_room(images) from error
-                raise
+            self.fabric.backward(loss / parts)
         return value
 
-    def _no_room(self, images: Tensor) -> EdgesegError:
-        return EdgesegError(
-            f"there is not the memory for {self.name} to learn from {len(images)} images of {images.shape[-2]}x{images.shape[-1]} "
-            "at once; make the batch or the size smaller, or take it in parts (accumulate)"
-        )
+    @contextmanager
+    def _in_memory(self, images: Tensor) -> Iterator[None]:
+        """Say in a line that there was not the memory for so many images."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            raise EdgesegError(
+                f"there is not the memory for {self.name} to learn from {len(images)} images of {images.shape[-2]}x{images.shape[-1]} "
+                "at once; make the batch or the size smaller, or take it in parts (accumulate)"
+            ) from error
 
     def _lost(self, what: str, value: float) -> Diverged:
         """Why training cannot go on from here; the weights and the last checkpoint are those from before this step."""
