@@ -67,7 +67,7 @@ class Bench:
 
     def student(self, name: str, teacher: str, loss: str, seed: int) -> Trained:
         """One student, alone or taught."""
-        run = self.work / f"{name}-{loss.replace(',', '+').replace(':', '-').replace('=', '')}-{seed}"
+        run = self.place(name, loss, seed)
         if loss == ALONE:
             words = self.words("train", name, run, self.epochs, seed, 1)
         else:
@@ -75,6 +75,10 @@ class Bench:
             words = [*self.words("distill", name, run, self.epochs, seed, 1), *taught]
         self._run(run, words)
         return self._scored(run, name, loss, seed)
+
+    def place(self, name: str, loss: str, seed: int) -> Path:
+        """The folder of a run."""
+        return self.work / f"{name}-{loss.replace(',', '+').replace(':', '-').replace('=', '')}-{seed}"
 
     def words(self, verb: str, name: str, run: Path, epochs: int, seed: int, threads: int) -> list[str]:
         """The command line of a run."""
@@ -181,6 +185,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--size", default="240x320", help="of the crops")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ready", action="store_true", help="a table of the runs that are there; none is trained")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given: Any = parser.parse_args()
@@ -192,6 +197,8 @@ def main() -> int:
         for seed in range(given.seeds)
         for loss in (ALONE, *given.losses)
     ]
+    if given.ready:
+        wanted = [one for one in wanted if (asked.place(*one) / "trained").exists()]
     train: Callable[[tuple[str, str, int]], Trained] = lambda one: asked.student(one[0], given.teacher, *one[1:])
     with ThreadPoolExecutor(given.jobs) as pool:
         made = list(pool.map(train, wanted))
