@@ -122,9 +122,9 @@ def table(
     columns: Sequence[str],
     rows: Sequence[Sequence[Any]],
     right: Sequence[int] = (),
-    whole: Sequence[int] = (0,),
+    whole: Sequence[int] = (),
 ) -> Table:
-    """A table; the columns in `right` hold numbers, those in `whole`, names by default, are never broken."""
+    """A table; the columns in `right` hold numbers, those in `whole`, which have to be short, are never broken."""
     result = Table(
         title=title or None,
         title_justify="left",

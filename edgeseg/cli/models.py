@@ -47,5 +47,5 @@ def models(
         cards,
         as_json,
         table("Computed here: 19 classes, 512x1024", columns, rows, right=(2, 3), whole=(0, 1, 2, 3)),
-        table("Claimed by others, not measured here", ["student", "what", "claim", "source"], claims),
+        table("Claimed by others, not measured here", ["student", "what", "claim", "source"], claims, whole=(0,)),
     )
