@@ -236,9 +236,11 @@ def _alone(artifact: Artifact, student: Semantic, pictures: Sequence[Picture]) -
 
 def _blame(alone: Hop, sums: str | None) -> str:
     """Whether it is float16 that these weights do not bear, or what the runtime does beside it."""
-    kept = f"{100 * alone.same_label:.3f} % of the labels and a boundary F of {alone.boundary_f:.4f}"
     if not alone.passed:
-        return f"float16 alone, in PyTorch, keeps no more than {kept}: these weights need float32 in places"
+        return (
+            f"float16 alone, in PyTorch, fails too ({'; '.join(alone.reasons)}): these weights need float32 in places"
+        )
+    kept = f"{100 * alone.same_label:.3f} % of the labels and a boundary F of {alone.boundary_f:.4f}"
     adds = f", which adds up in {sums}" if sums else ""
     return f"float16 alone, in PyTorch, keeps {kept} and would pass: the rest is lost by the runtime{adds}"
 

@@ -1,4 +1,4 @@
-"""Who runs a measurement: a process of this machine, or of the machine in a Ray cluster that has the device."""
+"""Who works for a sweep: processes of this machine, or of a Ray cluster, whose machines have the devices."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import io
 import json
 import os
+import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -18,8 +19,10 @@ from edgeseg.artifact import Artifact
 from edgeseg.errors import MissingTool, need
 from edgeseg.files import write_json
 from edgeseg.registry import Registry
-from edgeseg.runtimes.farm.queue import Job
-from edgeseg.runtimes.farm.sweep import Measure, Outcome, Sweep, measured, record_name
+from edgeseg.runs import CARD, WEIGHTS
+from edgeseg.runtimes.farm.exports import Make, Order
+from edgeseg.runtimes.farm.queue import Job, Outcome
+from edgeseg.runtimes.farm.sweep import Measure, Sweep, edgeseg, measured, record_name
 
 LOOK_S = 20.0
 """How often a job that waits for its device is asked whether the cluster still has that."""
@@ -28,9 +31,17 @@ There: TypeAlias = Callable[[Job, str, bytes], tuple[Outcome, str | None]]
 """A job, its device and its artifact as a tar file to what came of it, and the document that it wrote."""
 
 
+@dataclass(frozen=True)
+class Crew:
+    """Who measures a job on a device, and who makes an artifact."""
+
+    measure: Measure
+    make: Make
+
+
 @contextmanager
-def local(sweep: Sweep, out: Path) -> Iterator[Measure]:
-    """A process of this machine for each measurement; the devices are those that it knows.
+def local(sweep: Sweep, out: Path) -> Iterator[Crew]:
+    """A process of this machine for each measurement, and one export at a time, which has all its cores; the devices are those that it knows.
 
     Raises:
         MissingTool: a device that nobody knows. Nothing is contacted.
@@ -39,15 +50,31 @@ def local(sweep: Sweep, out: Path) -> Iterator[Measure]:
 
     for address in sweep.addresses:
         open_device(address).close()
-    yield lambda job, device: measured(job, device, out)
+    alone = asyncio.Semaphore(1)
+
+    async def make(order: Order, part: Path) -> Outcome:
+        async with alone:
+            return await _exported(order, order.run, part)
+
+    yield Crew(lambda job, device: measured(job, device, out), make)
+
+
+async def _exported(order: Order, run: Path, part: Path) -> Outcome:
+    """What the making of an artifact in `part` ended with; what is not installed may be, by the next time."""
+    code, said = await edgeseg(*order.words(run, part))
+    if code == 0:
+        return Outcome("done")
+    said = re.sub(re.escape(str(part)) + r"(/[\w.-]+)?", lambda _: order.name, said)  # nobody will find it there
+    return Outcome("waiting" if code == MissingTool.exit_code else "failed", None, said)
 
 
 @contextmanager
-def ray(sweep: Sweep, out: Path, there: There | None = None, cpus: int = 0) -> Iterator[Measure]:
+def ray(sweep: Sweep, out: Path, there: There | None = None, cpus: int = 0) -> Iterator[Crew]:
     """A task of Ray for each measurement (`cluster` extra), on the machine that offers its device as a resource, one task at a time.
 
     Without RAY_ADDRESS it is a cluster of this machine, which offers them all. Artifacts travel with the tasks, and the records
-    come back; names of devices are those of the machine there.
+    come back; names of devices are those of the machine there. An export takes one processor of any machine: its run travels
+    there and its artifact back, and the images that it names have to be there.
 
     Raises:
         MissingTool: a device that no machine of the cluster offers.
@@ -77,7 +104,20 @@ def ray(sweep: Sweep, out: Path, there: There | None = None, cpus: int = 0) -> I
                 library.cancel(asked, force=True)
             return made if isinstance(made, Outcome) else _kept(made, job, out)
 
-        yield measure
+        exporter = library.remote(num_cpus=1)(_made_there)  # begun anew by Ray where a machine goes away
+
+        async def make(order: Order, part: Path) -> Outcome:
+            asked = exporter.remote(order, library.put(_tar(order.run, [WEIGHTS, CARD])))
+            try:
+                outcome, artifact = await asyncio.wrap_future(asked.future())
+            except library.exceptions.RayError as error:
+                return Outcome("waiting", None, f"{type(error).__name__} on Ray")
+            finally:
+                library.cancel(asked, force=True)
+            _untar(artifact, part)
+            return outcome
+
+        yield Crew(measure, make)
     finally:
         library.shutdown()
 
@@ -104,21 +144,39 @@ async def _waited(library: Any, future: Any, device: str) -> Any:
 
 def _packed(artifact: Path) -> bytes:
     """What an artifact's manifest names, as a tar file."""
+    return _tar(artifact, ["manifest.json", *(entry.path for entry in Artifact.open(artifact).manifest.files)])
+
+
+def _tar(folder: Path, names: Sequence[str]) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
-        for name in ("manifest.json", *(entry.path for entry in Artifact.open(artifact).manifest.files)):
-            tar.add(artifact / name, name)
+        for name in names:
+            tar.add(folder / name, name)
     return file.getvalue()
+
+
+def _untar(packed: bytes, folder: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        tar.extractall(folder, filter="data")
 
 
 def _measured_there(job: Job, device: str, artifact: bytes) -> tuple[Outcome, str | None]:
     """A job on the machine that has its device: what came of it, and the document that it wrote."""
     with TemporaryDirectory() as folder:
         place = Path(folder) / "artifact"
-        with tarfile.open(fileobj=io.BytesIO(artifact)) as tar:
-            tar.extractall(place, filter="data")
+        _untar(artifact, place)
         made = asyncio.run(measured(replace(job, artifact=str(place)), device, Path(folder)))
         return made, Path(made.record).read_text(encoding="utf-8") if made.record else None
+
+
+def _made_there(order: Order, run: bytes) -> tuple[Outcome, bytes]:
+    """An order on some machine: how it went, and what it left as a tar file."""
+    with TemporaryDirectory() as folder:
+        place, part = Path(folder) / order.run.name, Path(folder) / "made"
+        _untar(run, place)
+        part.mkdir()
+        outcome = asyncio.run(_exported(order, place, part))
+        return outcome, _tar(part, [each.name for each in part.iterdir()])
 
 
 def _kept(made: tuple[Outcome, str | None], job: Job, out: Path) -> Outcome:
@@ -132,7 +190,7 @@ def _kept(made: tuple[Outcome, str | None], job: Job, out: Path) -> Outcome:
     return replace(outcome, record=str(path))
 
 
-ENGINES: Registry[Callable[[Sweep, Path], AbstractContextManager[Measure]]] = Registry("engine")
-"""Name -> what measures the jobs of a sweep, as long as its block lasts."""
+ENGINES: Registry[Callable[[Sweep, Path], AbstractContextManager[Crew]]] = Registry("engine")
+"""Name -> who works for a sweep, as long as its block lasts."""
 ENGINES.add("local", local)
 ENGINES.add("ray", ray)

@@ -12,7 +12,8 @@ from edgeseg.cli import main
 
 def leash() -> None:
     """Wait for the end of stdin, which a parent that was killed closes too. What we started notices in the same way."""
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # a read through sys.stdin would hold its lock, which Python wants at its end
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -14,12 +14,23 @@ from edgeseg.errors import EdgesegError
 State: TypeAlias = Literal["waiting", "leased", "done", "invalid", "failed"]
 """`invalid`: measured, but not to be quoted. `failed`: it cannot be measured, which is a result too."""
 
-TABLE = """
+TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY, pool TEXT, artifact TEXT, sha256 TEXT, threads INTEGER, protocol TEXT,
     state TEXT DEFAULT 'waiting', tries INTEGER DEFAULT 0, device TEXT, record TEXT, reason TEXT,
-    UNIQUE (pool, artifact, sha256, threads, protocol))
+    UNIQUE (pool, artifact, sha256, threads, protocol));
+CREATE TABLE IF NOT EXISTS exports (name TEXT PRIMARY KEY, wanted TEXT, state TEXT, reason TEXT);
 """
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job went. `device`: it was the device's fault, and another one may fare better."""
+
+    state: State
+    record: str | None = None
+    reason: str | None = None
+    device: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class Queue:
             self._base.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._base.execute("PRAGMA synchronous = NORMAL")
             self._base.execute("PRAGMA journal_mode = WAL")
-            self._base.execute(TABLE)
+            self._base.executescript(TABLES)
         except sqlite3.OperationalError as error:
             raise EdgesegError(
                 f"{path} is held by another sweep ({error}); wait for it, or give another --out"
@@ -82,14 +93,30 @@ class Queue:
         finally:
             self._base.close()
 
-    def want(self, jobs: Iterable[Job], again: bool = False) -> None:
-        """Let these wait and no others. What has ended stays ended, unless it is to be done `again` because it ended badly."""
+    def forget(self) -> None:
+        """Let what ended badly be done again."""
+        for table in ("jobs", "exports"):
+            self._base.execute(f"DELETE FROM {table} WHERE state IN ('invalid', 'failed')")
+
+    def want(self, jobs: Iterable[Job]) -> None:
+        """Let these wait and no others. What has ended stays ended."""
         sql = "INSERT OR IGNORE INTO jobs (pool, artifact, sha256, threads, protocol) VALUES (?, ?, ?, ?, ?)"
         self._base.execute("BEGIN")
-        gone = "'waiting', 'invalid', 'failed'" if again else "'waiting'"
-        self._base.execute(f"DELETE FROM jobs WHERE state IN ({gone})")
+        self._base.execute("DELETE FROM jobs WHERE state = 'waiting'")
         self._base.executemany(sql, [job.key for job in jobs])
         self._base.execute("COMMIT")
+
+    def export(self, name: str, wanted: str) -> Outcome | None:
+        """How the making of an artifact ended that was to be just that; null where it did not end yet."""
+        found = self._base.execute("SELECT state, reason FROM exports WHERE name = ? AND wanted = ?", (name, wanted))
+        return next((Outcome(state, None, reason) for state, reason in found), None)
+
+    def keep_export(self, name: str, wanted: str, outcome: Outcome) -> None:
+        """Say how the making of an artifact ended; one that waits is forgotten."""
+        self._base.execute("DELETE FROM exports WHERE name = ?", (name,))
+        if outcome.state != "waiting":
+            sql = "INSERT INTO exports VALUES (?, ?, ?, ?)"
+            self._base.execute(sql, (name, wanted, outcome.state, outcome.reason))
 
     def lease(self, pool: str, device: str) -> Job | None:
         """The next job that a device of a pool may take; null when none waits."""

@@ -14,11 +14,15 @@ from typing import TypeAlias
 
 from edgeseg import schema
 from edgeseg.errors import EdgesegError, InvalidMeasurement, MissingTool
-from edgeseg.runtimes.farm.queue import Job, Queue, State
+from edgeseg.runtimes.farm.exports import Exports, Order, made, orders
+from edgeseg.runtimes.farm.queue import Job, Outcome, Queue, State
 from edgeseg.schema import STRICT
 
 LOST = ("lost", "busy", "hang", "garbled", "killed")
 """Outcomes of a failure that say more of the device than of the artifact."""
+
+TOOL = "tool:"
+"""How a protocol begins that is a runtime's own benchmark."""
 
 CALM_S = 5.0
 """How long a device that failed is left alone."""
@@ -29,14 +33,17 @@ class Sweep:
     """What `sweep.yaml` says.
 
     artifacts: folders, from where the file is.
+    exports:   what to make first, and measure too.
     devices:   names or addresses, each measured on; or pools, name -> devices that are alike, one of which measures.
     threads:   of the runtime, each once.
+    protocol:  as `edgeseg bench` has it; or `tool:NAME`, `tool:NAME=PATH`, and a runtime's own benchmark measures.
     tries:     how often a measurement is begun that must not be quoted, or whose device went away.
     patience:  how many jobs in a row may fail a device before it is left out.
     """
 
     __pydantic_config__ = STRICT
-    artifacts: list[str]
+    artifacts: list[str] = field(default_factory=list)
+    exports: list[Exports] = field(default_factory=list)
     devices: list[str] | dict[str, list[str]] = field(default_factory=lambda: ["local"])
     threads: list[int] = field(default_factory=lambda: [1])
     protocol: str = "quick"
@@ -44,8 +51,8 @@ class Sweep:
     patience: int = 2
 
     def __post_init__(self) -> None:
-        if not self.artifacts or not self.devices or not self.threads:
-            raise EdgesegError("a sweep needs at least one artifact, one device and a number of threads")
+        if not (self.artifacts or self.exports) or not self.devices or not self.threads:
+            raise EdgesegError("a sweep needs at least one artifact or export, one device and a number of threads")
         if min(self.tries, self.patience, *self.threads) < 1:
             raise EdgesegError("threads, tries and patience are at least 1")
         if twice := sorted({address for address in self.addresses if self.addresses.count(address) > 1}):
@@ -63,15 +70,10 @@ class Sweep:
         """The devices of all pools."""
         return [address for pool in self.pools.values() for address in pool]
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job went. `device`: it was the device's fault, and another one may fare better."""
-
-    state: State
-    record: str | None = None
-    reason: str | None = None
-    device: bool = False
+    @property
+    def tool(self) -> str | None:
+        """What measures in the place of a protocol: `NAME` or `NAME=PATH`."""
+        return self.protocol.removeprefix(TOOL) if self.protocol.startswith(TOOL) else None
 
 
 Measure: TypeAlias = Callable[[Job, str], Awaitable[Outcome]]
@@ -116,7 +118,8 @@ async def run(
 def record_name(job: Job) -> str:
     """The file of a job's record."""
     what = "-".join(Path(job.artifact).parts[-2:])  # a whole path may be longer than a file's name
-    name = re.sub(r"[^\w.@-]+", "-", f"{what}-{job.pool}-t{job.threads}-{job.protocol}").strip("-")
+    how = job.protocol.partition("=")[0]
+    name = re.sub(r"[^\w.@-]+", "-", f"{what}-{job.pool}-t{job.threads}-{how}").strip("-")
     return f"{name}-{job.id}.json"
 
 
@@ -124,9 +127,9 @@ async def measured(job: Job, device: str, folder: Path) -> Outcome:
     """What `edgeseg bench` makes of a job, in a process of its own; its record goes to `folder`."""
     path = folder / record_name(job)
     path.unlink(missing_ok=True)  # of an earlier try
-    words = ["bench", job.artifact, "-d", device, "--threads", str(job.threads), "--protocol", job.protocol]
-    code, said = await _edgeseg(*words, "-o", str(path))
-    if code == MissingTool.exit_code and (await _edgeseg("devices", "probe", device))[0] != 0:
+    words = ["bench", job.artifact, "-d", device, "--threads", str(job.threads), *_how(job.protocol)]
+    code, said = await edgeseg(*words, "-o", str(path))
+    if code == MissingTool.exit_code and (await edgeseg("devices", "probe", device))[0] != 0:
         return Outcome("waiting", None, said, device=True)
     if not path.exists():
         return Outcome("failed", None, said)
@@ -137,12 +140,19 @@ async def measured(job: Job, device: str, folder: Path) -> Outcome:
     return Outcome("waiting" if reasons else "done", str(path), "; ".join(reasons) or None)
 
 
+def _how(protocol: str) -> list[str]:
+    if not protocol.startswith(TOOL):
+        return ["--protocol", protocol]
+    name, _, place = protocol.removeprefix(TOOL).partition("=")
+    return ["--tool", name, *(["--tool-path", place] if place else [])]
+
+
 def _told(path: Path) -> tuple[str, str, list[str]]:
     document = json.loads(path.read_text(encoding="utf-8"))
     return document["kind"], document.get("outcome", ""), document.get("reasons", [])
 
 
-async def _edgeseg(*words: str) -> tuple[int, str]:
+async def edgeseg(*words: str) -> tuple[int, str]:
     """The exit code of a command, and the last line of what it complained about. It ends with us."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "edgeseg.runtimes.farm.leashed", *words),
@@ -163,35 +173,65 @@ async def _edgeseg(*words: str) -> tuple[int, str]:
     return process.returncode or 0, lines[-1].removeprefix("error: ") if lines else ""
 
 
-def swept(
-    file: Path, out: Path, notify: Notify, again: bool = False, engine: str = "local"
-) -> tuple[list[Job], dict[str, str]]:
-    """Do, or go on with, what a file says: its jobs as they are then, and the devices that were left out.
+@dataclass(frozen=True)
+class Swept:
+    """A sweep as it is when the command ends. `exports`: name -> how it went; `left_out`: device -> why."""
 
-    again:  also those that failed, or have no figure to quote.
-    engine: who measures: `local`, or `ray`.
+    exports: dict[str, Outcome]
+    jobs: list[Job]
+    left_out: dict[str, str]
+
+
+def swept(
+    file: Path,
+    out: Path,
+    notify: Notify,
+    again: bool = False,
+    engine: str = "local",
+    exported: Callable[[Order, Outcome], None] = lambda *_: None,
+) -> Swept:
+    """Do, or go on with, what a file says: the artifacts that it asks for into `OUT/artifacts`, and the measurements.
+
+    again:    also those that failed, or have no figure to quote.
+    engine:   who works: `local`, or `ray`.
+    exported: is told of each artifact that was made.
 
     Raises:
-        EdgesegError: the file, an artifact in it, or another sweep that is at it. MissingTool: a device that nobody knows.
+        EdgesegError: the file, an artifact or a run in it, or another sweep that is at it. MissingTool: a device that nobody knows.
     """
     from edgeseg.artifact import Artifact
     from edgeseg.runtimes.farm.engines import ENGINES
-    from edgeseg.runtimes.protocol import parse
 
     sweep = _read(file)
-    parse(sweep.protocol)
-    subjects = [Artifact.open(file.parent / each) for each in sweep.artifacts]
-    wanted = [
-        Job(pool, str(subject.folder.resolve()), subject.manifest.sha256, threads, sweep.protocol)
-        for subject in subjects
-        for pool in sweep.pools
-        for threads in sweep.threads
-    ]
-    with ENGINES[engine](sweep, out) as measure, Queue(out / "queue.sqlite").held() as queue:
-        queue.want(wanted, again)
-        left_out = asyncio.run(run(queue, sweep, measure, notify))
+    _check(sweep)
+    given = [Artifact.open(file.parent / each) for each in sweep.artifacts]
+    ordered = orders(sweep.exports, file.parent)
+    with ENGINES[engine](sweep, out) as crew, Queue(out / "queue.sqlite").held() as queue:
+        if again:
+            queue.forget()
+        outcomes = asyncio.run(made(queue, ordered, out / "artifacts", crew.make, exported))
+        there = [Artifact.open(out / "artifacts" / name) for name, one in outcomes.items() if one.state == "done"]
+        wanted = [
+            Job(pool, str(subject.folder.resolve()), subject.manifest.sha256, threads, sweep.protocol)
+            for subject in [*given, *there]
+            for pool in sweep.pools
+            for threads in sweep.threads
+        ]
+        queue.want(wanted)
+        left_out = asyncio.run(run(queue, sweep, crew.measure, notify))
         keys = {job.key for job in wanted}
-        return [job for job in queue.jobs() if job.key in keys], left_out
+        return Swept(outcomes, [job for job in queue.jobs() if job.key in keys], left_out)
+
+
+def _check(sweep: Sweep) -> None:
+    """Refuse a protocol or a tool that is none, before anything is made."""
+    from edgeseg.runtimes.protocol import parse
+    from edgeseg.runtimes.tools import TOOLS
+
+    if sweep.tool is None:
+        parse(sweep.protocol)
+    else:
+        TOOLS[sweep.tool.partition("=")[0]]
 
 
 def _read(file: Path) -> Sweep:
@@ -206,11 +246,12 @@ def _read(file: Path) -> Sweep:
     return schema.parse(Sweep, document, str(file))
 
 
-def verdict_of(jobs: Sequence[Job], left_out: Mapping[str, str]) -> EdgesegError | None:
-    """What the command ends with; null where every job has a record that may be quoted."""
-    waiting = sum(job.state == "waiting" for job in jobs)
-    if waiting:
-        why = "; ".join(f"{device}: {reason}" for device, reason in left_out.items())
-        return MissingTool(f"{waiting} of {len(jobs)} wait for a device ({why}); the same command goes on")
-    bad = [job for job in jobs if job.state != "done"]
-    return InvalidMeasurement(f"{len(bad)} of {len(jobs)} have no figure to quote; the table says why") if bad else None
+def verdict_of(found: Swept) -> EdgesegError | None:
+    """What the command ends with; null where every export passed and every job has a record that may be quoted."""
+    states = [each.state for each in found.exports.values()] + [each.state for each in found.jobs]
+    if waiting := states.count("waiting"):
+        lost = [f"{device}: {reason}" for device, reason in found.left_out.items()]
+        lost += [f"{name}: {one.reason}" for name, one in found.exports.items() if one.state == "waiting"]
+        return MissingTool(f"{waiting} of {len(states)} wait ({'; '.join(lost)}); the same command goes on")
+    bad = len(states) - states.count("done")
+    return InvalidMeasurement(f"{bad} of {len(states)} have no figure to quote; the table says why") if bad else None

@@ -58,6 +58,8 @@ def student(name: str) -> Student:
         if "seg" in name
         else create(name)
     )
+    if name == "rwkv_seg_tiny":  # two of its fourteen blocks, all of which are alike: each takes its time to convert
+        made.backbone.layers = made.backbone.layers[:2]
     with torch.no_grad():
         for key, value in made.named_parameters():
             if "layer_scale" in key:  # 0.01 in a fresh network: what wkv says would drown
@@ -73,7 +75,7 @@ USES = {"rwkv_seg_tiny": {"wkv", "label_map"}, "rwkv_sam_tiny": {"wkv"}, "mamba"
     ("name", "kind"),
     [
         ("rwkv_seg_tiny", OnnxRuntime),
-        pytest.param("rwkv_seg_tiny", OpenVino, marks=pytest.mark.wide),
+        ("rwkv_seg_tiny", OpenVino),
         ("mamba", OnnxRuntime),
         ("mamba", OpenVino),
         pytest.param("rwkv_sam_tiny", OnnxRuntime, marks=pytest.mark.wide),

@@ -185,12 +185,14 @@ def test_on_a_gpu(check: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "element", ["fp32", *(pytest.param(each, marks=pytest.mark.wide) for each in ("fp16", "bf16"))]
+    ("element", "aligned"),
+    [("fp32", True)]
+    + [pytest.param(*each, marks=pytest.mark.wide) for each in (("fp32", False), ("fp16", True), ("bf16", True))],
 )
-def test_no_kernel_spills_on_a_jetson(element: str) -> None:
+def test_no_kernel_spills_on_a_jetson(element: str, aligned: bool) -> None:
     from edgeseg.kernels.aot import compiled, kernels
 
-    usages = [compiled(kernel, 87) for kernel in kernels() if kernel.element == element]
+    usages = [compiled(kernel, 87) for kernel in kernels() if (kernel.element, kernel.aligned) == (element, aligned)]
     assert len(usages) == len({usage.kernel for usage in usages})
     assert [str(usage) for usage in usages if usage.spills] == []
     assert all(usage.cubin_bytes > 0 and 0 < usage.registers <= 255 for usage in usages)

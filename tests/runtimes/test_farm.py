@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,21 +15,25 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgeseg.artifact import Artifact
 from edgeseg.cli import main
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes import record as records
-from edgeseg.runtimes.farm import Job, Outcome, Queue, Sweep, engines, measured, run
+from edgeseg.runtimes.farm import Exports, Job, Order, Outcome, Queue, Sweep, Swept, engines, measured, run
+from edgeseg.runtimes.farm.exports import made, orders
 from edgeseg.runtimes.farm.sweep import record_name, verdict_of
+from tests.conftest import TINY
 from tests.runtimes.test_agent import null
 
 
 def sweep(devices: Any, **more: Any) -> Sweep:
-    return Sweep(["a"], devices, **more)
+    return Sweep(["a"], devices=devices, **more)
 
 
 def jobs(count: int, pool: str = "pool") -> list[Job]:
@@ -91,8 +96,8 @@ def test_a_device_that_keeps_failing_is_left_out_and_others_do_its_work(tmp_path
     assert {(job.state, job.device) for job in found} == {("done", "good")}
     found, out = done(tmp_path / "alone", sweep({"pool": ["bad"]}), measure, *jobs(3))
     assert Counter(job.state for job in found) == {"waiting": 3}
-    error = verdict_of(found, out)
-    assert isinstance(error, MissingTool) and "3 of 3 wait for a device (bad: no route)" in str(error)
+    error = verdict_of(Swept({}, found, out))
+    assert isinstance(error, MissingTool) and "3 of 3 wait (bad: no route)" in str(error)
 
 
 def test_what_cannot_be_measured_is_not_tried_again_and_noise_is(tmp_path: Path) -> None:
@@ -111,12 +116,13 @@ def test_what_cannot_be_measured_is_not_tried_again_and_noise_is(tmp_path: Path)
     found, _ = done(tmp_path / "q", sweep(["pool"]), measure, *jobs(3))
     assert [job.state for job in found] == ["failed", "invalid", "done"]
     assert tries == {"artifact-0": 1, "artifact-1": 3, "artifact-2": 3}
-    assert "2 of 3 have no figure" in str(verdict_of(found, {}))
+    assert "2 of 3 have no figure" in str(verdict_of(Swept({}, found, {})))
     found, _ = done(tmp_path / "q", sweep(["pool"]), measure, *jobs(4)[1:])
     assert [job.state for job in found] == ["failed", "invalid", "done", "done"]
     assert tries["artifact-1"] == 3  # what has ended stays ended
     with Queue(tmp_path / "q").held() as queue:
-        queue.want(jobs(4)[1:], again=True)
+        queue.forget()
+        queue.want(jobs(4)[1:])
         assert [(job.artifact, job.state) for job in queue.jobs()] == [
             ("artifact-2", "done"),
             ("artifact-3", "done"),
@@ -135,7 +141,7 @@ def test_a_failure_is_the_device_s_or_the_artifact_s(
         leave(words[-1])
         return 6, "what it said"
 
-    monkeypatch.setattr("edgeseg.runtimes.farm.sweep._edgeseg", bench)
+    monkeypatch.setattr("edgeseg.runtimes.farm.sweep.edgeseg", bench)
     made = asyncio.run(measured(jobs(1)[0], "pi", tmp_path))
     assert (made.state, made.device, made.reason) == (state, state == "waiting", f"{outcome}: what it said")
 
@@ -166,7 +172,11 @@ def test_one_sweep_at_a_time_and_no_file_of_others(tmp_path: Path) -> None:
         ("artifacts: [./null]\ndevice: pi", "device"),
         ("artifacts: [./null]\ndevices: [moon]", "no device 'moon'"),
         ("artifacts: [./null]\nprotocol: slow", "slow"),
+        ("artifacts: [./null]\nprotocol: tool:benchmark_ap", "did you mean benchmark_app"),
         ("artifacts: [elsewhere]", "elsewhere"),
+        ("exports: [{runs: [elsewhere], to: [onnxruntime]}]", "elsewhere"),
+        ("exports: [{runs: [], to: [onnxruntime]}]", "at least one of runs"),
+        ("exports: [{runs: [run], to: [onnxruntime], precision: [int8]}]", "int8 takes calibration images; say calib"),
         ("artifacts: [", "cannot read"),
         ("just words", "sweep.yaml"),
     ],
@@ -199,6 +209,105 @@ def test_a_sweep_that_was_killed_goes_on(tmp_path: Path, capfd: pytest.CaptureFi
     for job in found:
         assert job["state"] in ("done", "invalid")
         assert records.read(Path(job["record"])).subject.path == str(artifact)
+
+
+# -- exports -----------------------------------------------------------------------------------------------------------
+
+
+def test_orders_are_every_run_target_and_precision(tiny_run: Path) -> None:
+    entry = Exports([tiny_run.name], ["onnxruntime", "openvino"], ["fp32", "int8"], calib=TINY, images=4, size="64x96")
+    found = orders([entry], tiny_run.parent)
+    assert [(order.name, order.verb) for order in found] == [
+        (f"run-{target}-{precision}", verb)
+        for target in ("onnxruntime", "openvino")
+        for precision, verb in (("fp32", "export"), ("int8", "quantize"))
+    ]
+    assert found[1].words(Path("r"), Path("p"))[:4] == ["quantize", "r", "--out", "p"]
+    assert "--calib" not in found[0].options and "--calib" in found[1].options
+    with pytest.raises(EdgesegError, match="made twice"):
+        orders([entry, entry], tiny_run.parent)
+    with pytest.raises(EdgesegError, match="did you mean"):
+        orders([Exports([tiny_run.name], ["openvin"])], tiny_run.parent)
+
+
+def test_what_was_made_is_not_made_again(tmp_path: Path) -> None:
+    """Unless it failed for want of a tool, its run has other weights, or it is gone."""
+    artifact, tries = null(tmp_path), Counter[str]()
+    ends = {"good": "done", "bad": "failed", "absent": "waiting", "empty": "done"}
+
+    async def make(order: Order, part: Path) -> Outcome:
+        tries[order.name] += 1
+        if order.name in ("good", "bad"):
+            shutil.copytree(artifact, part / "onnxruntime")
+        return Outcome(ends[order.name], None, "why")  # type: ignore[arg-type]
+
+    def of(sha256: str) -> dict[str, str]:
+        ordered = [Order(tmp_path / "run", sha256, "export", (), name) for name in ends]
+        with Queue(tmp_path / "q").held() as queue:
+            outcomes = asyncio.run(made(queue, ordered, tmp_path / "made", make, lambda *_: None))
+        return {name: one.state for name, one in outcomes.items()}
+
+    assert of("a") == of("a") == {"good": "done", "bad": "failed", "absent": "waiting", "empty": "failed"}
+    assert tries == {"good": 1, "bad": 1, "absent": 2, "empty": 1}
+    assert sorted(each.name for each in (tmp_path / "made").iterdir()) == ["bad-failed", "good"]
+    assert Artifact.open(tmp_path / "made" / "good").manifest.source.run == str(tmp_path / "run")
+    shutil.rmtree(tmp_path / "made" / "good")
+    of("a")
+    assert tries["good"] == 2
+    of("b")
+    assert tries["good"] == 3 and tries["bad"] == 2
+    with Queue(tmp_path / "q").held() as queue:
+        queue.forget()
+    of("b")
+    assert tries["good"] == 3 and tries["bad"] == 3
+
+
+@pytest.mark.slow
+def test_a_sweep_exports_and_measures(tmp_path: Path, tiny_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One target passes, one has an option that its export refuses; then the same command has nothing to do."""
+    both = [
+        {"runs": [str(tiny_run)], "to": ["onnxruntime"], "data": TINY},
+        {"runs": [str(tiny_run)], "to": ["openvino"], "size": "63x96"},
+    ]
+    (tmp_path / "sweep.yaml").write_text(json.dumps({"exports": both, "protocol": "smoke", "tries": 1}))
+    words = ["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out"), "--json"]
+    assert main(words) == 6
+    said = capfd.readouterr()
+    document = json.loads(said.out)
+    assert {each["name"]: each["state"] for each in document["exports"]} == {
+        "run-onnxruntime-fp32": "done",
+        "run-openvino-fp32": "failed",
+    }
+    assert "63" in document["exports"][1]["reason"]
+    assert "of 2 have no figure" not in said.err and "of 3 have no figure" in said.err
+    (job,) = document["jobs"]
+    artifact = Artifact.open(tmp_path / "out" / "artifacts" / "run-onnxruntime-fp32")
+    assert records.read(Path(job["record"])).subject.sha256 == artifact.manifest.sha256
+    assert artifact.manifest.ledger is not None and artifact.manifest.ledger.passed
+    before = (artifact.folder / "manifest.json").stat().st_mtime_ns
+    assert main(words) == 6
+    assert json.loads(capfd.readouterr().out)["exports"] == document["exports"]
+    assert (artifact.folder / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_tool_measures_in_the_place_of_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def leave(path: str) -> None:
+        Path(path).write_text(json.dumps({"kind": "tool", "valid": True, "reasons": []}))
+
+    async def bench(*words: str) -> tuple[int, str]:
+        asked.extend(words)
+        leave(words[-1])
+        return 0, ""
+
+    monkeypatch.setattr("edgeseg.runtimes.farm.sweep.edgeseg", bench)
+    job = replace(jobs(1)[0], protocol="tool:benchmark_model=/data/local/tmp/bm")
+    made = asyncio.run(measured(job, "phone", tmp_path))
+    assert made.state == "done"
+    assert asked[asked.index("--tool") :][:4] == ["--tool", "benchmark_model", "--tool-path", "/data/local/tmp/bm"]
+    assert "--protocol" not in asked
+    assert made.record is not None and "data" not in Path(made.record).name
 
 
 # -- Ray ---------------------------------------------------------------------------------------------------------------
@@ -257,10 +366,10 @@ def test_two_thousand_jobs_through_ray_across_a_restart(tmp_path: Path) -> None:
         with queue.held():
             assert await run(queue, given, counted, calm_s=0) == {}
 
-    with engines.ray(given, tmp_path, there, cpus=1) as measure:
+    with engines.ray(given, tmp_path, there, cpus=1) as crew:
         queue = Queue(tmp_path / "q")
         queue.want(wanted)
-        asyncio.run(twice(measure, queue))
+        asyncio.run(twice(crew.measure, queue))
     with Queue(tmp_path / "q").held() as queue:
         found = queue.jobs()
     assert {job.state for job in found} == {"done"}
@@ -283,6 +392,27 @@ def test_a_sweep_through_ray_brings_the_records_back(tmp_path: Path, capfd: pyte
     assert job["state"] in ("done", "invalid")
     record = records.read(Path(job["record"]))
     assert (record.subject.path, record.subject.sha256) == (str(artifact), job["sha256"])
+
+
+@with_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of ray itself
+def test_exports_through_ray_come_back(tmp_path: Path, tiny_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    entry = {"runs": [str(tiny_run)], "to": ["onnxruntime"], "precision": ["fp32", "int8"], "calib": TINY, "images": 4}
+    (tmp_path / "sweep.yaml").write_text(json.dumps({"exports": [entry], "protocol": "smoke", "tries": 1}))
+    words = ["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "out"), "--engine", "ray", "--json"]
+    assert main(words) in (0, 6)  # 6: this machine is busy just now
+    document = json.loads(capfd.readouterr().out)
+    float_, whole = document["exports"]
+    assert float_["state"] == "done"
+    if whole["state"] != "done":  # what a run of one epoch draws in whole numbers is a matter of rounding
+        assert whole["reason"].startswith("run-onnxruntime-int8 does not draw the masks of its run")
+        whole["name"] += "-failed"
+    made = [Artifact.open(tmp_path / "out" / "artifacts" / each["name"]) for each in (float_, whole)]
+    for artifact in made:
+        assert artifact.manifest.source.run == str(tiny_run)
+    assert made[1].manifest.calibration is not None
+    assert records.read(Path(document["jobs"][0]["record"])).subject.sha256 == made[0].manifest.sha256
 
 
 @with_ray
