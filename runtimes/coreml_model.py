@@ -123,6 +123,11 @@ def placed(model: Any, units: Any) -> dict[str, int] | None:
         plan = plans.load_from_path(model.get_compiled_model_path(), units)
     except (RuntimeError, ValueError):
         return None
+    return planned(plan)
+
+
+def planned(plan: Any) -> dict[str, int]:
+    """The number of operators that a compute plan of coremltools has on each device."""
     block = plan.model_structure.program.functions["main"].block
     found = (plan.get_compute_device_usage_for_mlprogram_operation(each) for each in block.operations)
     kinds = (type(each.preferred_compute_device).__name__ for each in found if each is not None)

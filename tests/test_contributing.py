@@ -29,7 +29,7 @@ ADDITIONS = {
         *("coreml_model", "executorch_method", "litert_model", "ncnn_net", "null"),
         *("onnxruntime_session", "openvino_model", "tensorrt_engine", "torch_eager"),
     ],
-    "runtimes/devices": ["adb", "aihub", "emulated", "labgrid", "local", "ssh"],
+    "runtimes/devices": ["adb", "aihub", "apple", "emulated", "labgrid", "local", "ssh"],
     "runtimes/telemetry": ["android", "ina", "jetson", "linux", "powermetrics", "rapl", "raspberry", "tegrastats"],
     "runtimes/tools": [
         *("benchmark_app", "benchncnn", "executor_runner", "litert_benchmark"),
@@ -46,9 +46,8 @@ SHARED = {
     "onnxruntime_session": {"runtimes/tensorrt_engine.py"},  # what stands in for TensorRT
     "tensorrt_engine": {"export/tensorrt_build.py", "edgeseg/cli/build.py"},
     "ssh": {"runtimes/devices/labgrid.py"},  # how its boards are reached
-    "aihub": {"runtimes/tools/measured.py"},  # a device that measures by itself
     "raspberry": {"runtimes/telemetry/validity.py"},  # what its bits mean
-    "coreml_model": {"export/coreml_package.py"},  # the compute units that there are
+    "coreml_model": {"export/coreml_package.py", "runtimes/devices/apple.py"},  # the compute units that there are
     "openvino_model": {
         "export/openvino_ir.py",
         "kernels/tiers_onnx.py",

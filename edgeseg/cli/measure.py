@@ -30,7 +30,7 @@ def bench(
         typer.Option(
             "-d",
             "--device",
-            help="local, ssh://user@host[:port], adb://SERIAL, labgrid://PLACE, aihub://NAME, or a name from `edgeseg devices list`.",
+            help="local, ssh://user@host[:port], adb://SERIAL, labgrid://PLACE, aihub://NAME, apple://UDID, or a name from `edgeseg devices list`.",
         ),
     ] = "local",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the runtime.")] = 1,
@@ -77,14 +77,15 @@ def bench(
     from edgeseg import schema
     from edgeseg.provenance import now
     from edgeseg.runtimes import record as records
-    from edgeseg.runtimes.devices import kind_of
+    from edgeseg.runtimes.devices import open_device
+    from edgeseg.runtimes.devices.jobs import Jobs
     from edgeseg.runtimes.devices.prepare import parse as parse_settings
     from edgeseg.runtimes.measure import Failed, measure
     from edgeseg.runtimes.protocol import parse
 
     settings = parse_settings(prepare)
-    if tool is None and kind_of(device) == "aihub":
-        tool = "aihub"
+    if tool is None and isinstance(where := open_device(device), Jobs):
+        tool = where.kind
     proof = provable(subject, submit, by, tool)  # before the time is spent
     if is_artifact(subject) and tool:
         if given := [word for word, value in (("--e2e", e2e), ("--image", image), ("--size", size)) if value]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from edgeseg.errors import EdgesegError, MissingTool
-from edgeseg.runtimes.devices import adb, aihub, emulated, labgrid, local, ssh  # noqa: F401 (each registers itself)
+from edgeseg.runtimes.devices import adb, aihub, apple, emulated, labgrid, local, ssh  # noqa: F401 (each registers itself)
 from edgeseg.runtimes.devices.base import DEVICES, Device, Facts, described
 from edgeseg.runtimes.devices.book import Entry, read
 

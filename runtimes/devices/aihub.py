@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import unquote
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError, MissingTool, need
 from edgeseg.runtimes import pixels
-from edgeseg.runtimes.devices.base import DEVICES, Facts, Measuring
+from edgeseg.runtimes.devices.base import DEVICES, Facts
 from edgeseg.runtimes.devices.book import Entry
-from edgeseg.runtimes.devices.trust import doubt
-from edgeseg.runtimes.record import DeviceState, Operator
+from edgeseg.runtimes.devices.jobs import Jobs, Ran, wrong
+from edgeseg.runtimes.record import Operator
 
 if TYPE_CHECKING:
     from edgeseg.artifact import Artifact
@@ -36,20 +32,11 @@ UNITS = ("all", "npu", "gpu", "cpu")
 """What a job may use, in AI Hub's words."""
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What came of a job: its figures, why not to believe its masks (null where they are right), and the page of the job."""
-
-    result: ToolResult
-    doubt: str | None
-    page: str
-
-
-class AiHub:
-    """`aihub://Samsung Galaxy S25`, or `aihub://Samsung Galaxy S25?unit=npu`. It runs jobs, and nothing else can be run on it."""
+class AiHub(Jobs):
+    """`aihub://Samsung Galaxy S25`, or `aihub://Samsung Galaxy S25?unit=npu`."""
 
     kind: ClassVar[str] = "aihub"
-    provenance: ClassVar[Literal["measured", "simulated"]] = "measured"
+    place = "in AI Hub"
 
     def __init__(self, address: str, entry: Entry, name: str, unit: str) -> None:
         self.address, self.url, self._name, self._unit = address, entry.url, name, unit
@@ -101,37 +88,10 @@ class AiHub:
         if not status.success:
             raise EdgesegError(f"AI Hub's job failed on {self._name}: {status.message or status.code} ({job.url})")
         made = _asked(lambda hub: job.download_output_data()) or {}
-        drawn = _drawn(made, manifest.output.name, manifest.output.layout)
-        wrong = "it gives no output to compare" if drawn is None else doubt(artifact, given, None, drawn)
-        return Ran(read(_asked(lambda hub: job.download_profile()), need("qai_hub").__version__), wrong, str(job.url))
-
-    def state(self) -> DeviceState:
-        """Nothing is known of it."""
-        return DeviceState(None, None, None, None)
-
-    def reach(self) -> None:
-        """There is no way to it but jobs."""
-
-    def command(self, words: Sequence[str]) -> list[str]:
-        """A command that ends at once: none runs there."""
-        return ["false"]
-
-    def explain(self, code: int, words: str) -> EdgesegError:
-        """Why none does."""
-        return EdgesegError(
-            f"{self.address} is in AI Hub, which runs whole jobs and no commands: only `edgeseg bench` measures there"
-        )
-
-    def spent(self) -> tuple[float, float] | None:
-        """It does not say."""
-        return None
-
-    def spawn(self, cold: bool = False) -> Measuring:
-        """Only jobs run there."""
-        raise self.explain(1, "")
-
-    def close(self) -> None:
-        """There is nothing to let go of."""
+        outputs = {name: values[0] for name, values in made.items() if len(values)}
+        result = read(_asked(lambda hub: job.download_profile()), need("qai_hub").__version__)
+        notes = [f"AI Hub's job: {job.url}", "AI Hub chooses threads and clocks, and says nothing of temperatures"]
+        return Ran(result, wrong(artifact, given, outputs), notes)
 
 
 def read(profile: Mapping[str, Any], version: str | None) -> ToolResult:
@@ -169,15 +129,6 @@ def read(profile: Mapping[str, Any], version: str | None) -> ToolResult:
         warnings=[],
         unread=[],
     )
-
-
-def _drawn(made: Mapping[str, Sequence[NDArray[Any]]], name: str, layout: str) -> NDArray[np.uint8] | None:
-    """The label map `[H, W]` in the outputs of a job; converters may have given its one output another name."""
-    outputs = made.get(name) or next(iter(made.values()), [])
-    if len(made) != 1 or len(outputs) == 0:
-        return None
-    output = np.asarray(outputs[0])
-    return pixels.labels(output.transpose(0, 3, 1, 2) if output.ndim == 4 and layout == "NHWC" else output)
 
 
 def _asked(do: Callable[[Any], T]) -> T:

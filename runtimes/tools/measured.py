@@ -12,8 +12,8 @@ from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.provenance import MadeBy, made_by, now
 from edgeseg.runtimes import record as records
-from edgeseg.runtimes.devices import described, kind_of, open_device
-from edgeseg.runtimes.devices.aihub import AiHub
+from edgeseg.runtimes.devices import DEVICES, described, open_device
+from edgeseg.runtimes.devices.jobs import Jobs
 from edgeseg.runtimes.devices.prepare import caveats, prepared
 from edgeseg.runtimes.devices.remote import Remote
 from edgeseg.runtimes.measure import job
@@ -65,8 +65,8 @@ def measure_by_tool(
         EdgesegError: the tool is another runtime's, fails, or says what cannot be read.
     """
     subject = job(artifact).subject
-    if kind_of(device) == AiHub.kind or name == AiHub.kind:
-        return _in_the_hub(name, artifact, subject, device, path, prepare or {}, threads)
+    if name in DEVICES or isinstance(open_device(device), Jobs):
+        return _as_a_job(name, artifact, subject, device, path, prepare or {}, threads)
     with closing(open_device(device)) as where, prepared(where, prepare or {}) as notes:
         if where.provenance == "simulated":
             raise EdgesegError(f"{device} is emulated, and what {name} would time there is nothing; name a device")
@@ -86,7 +86,7 @@ def measure_by_tool(
     return _measurement(subject, device_, threads, Sensors(first, last, notes), result, reasons)
 
 
-def _in_the_hub(
+def _as_a_job(
     name: str,
     artifact: Artifact,
     subject: Subject,
@@ -95,20 +95,18 @@ def _in_the_hub(
     prepare: Mapping[str, str],
     threads: int,
 ) -> ToolMeasurement:
-    """A job of AI Hub, whose masks are compared with those here."""
+    """A job of a device that runs nothing else, whose masks are compared with those here."""
     with closing(open_device(device)) as where:
-        if not isinstance(where, AiHub) or name != AiHub.kind:
-            raise EdgesegError(
-                f"--tool {AiHub.kind} and -d {AiHub.kind}://NAME go together; got --tool {name} and -d {device}"
-            )
+        if not isinstance(where, Jobs) or name != where.kind:
+            kind = where.kind if isinstance(where, Jobs) else name
+            raise EdgesegError(f"--tool {kind} and -d {kind}://NAME go together; got --tool {name} and -d {device}")
         if path or prepare:
             raise EdgesegError(f"nothing can be set on {device}; leave --tool-path and --prepare out")
         nothing = where.state()
         about, ran = described(where, nothing, nothing), where.run(artifact)
     silent = Reading(time.monotonic())
-    notes = [f"AI Hub's job: {ran.page}", "AI Hub chooses threads and clocks, and says nothing of temperatures"]
     return _measurement(
-        subject, about, threads, Sensors(silent, silent, notes), ran.result, [ran.doubt] if ran.doubt else []
+        subject, about, threads, Sensors(silent, silent, ran.notes), ran.result, [ran.doubt] if ran.doubt else []
     )
 
 
