@@ -238,9 +238,9 @@ def labels(output: Any) -> Any:
 
 
 def enlarge(label_map: Any, height: int, width: int) -> Any:
-    """A label map `[h, w]` at another size, nearest neighbour: labels cannot be averaged."""
+    """A label map `[h, w]` at another size, nearest neighbour of pixel centres: labels cannot be averaged."""
     cv2 = opencv()
-    return cv2.resize(label_map, (width, height), interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(label_map, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 # -- the device --------------------------------------------------------------------------------------------------------

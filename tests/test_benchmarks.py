@@ -115,11 +115,13 @@ def test_training_steps_that_differ_have_no_speed(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_train_step() -> None:
-    prompted = Work("fp32", "rwkv_sam_tiny", batch=2, size=(64, 64), images=4)
-    found = train_step.findings((TINY,), (prompted,), pairs=2, rounds=1)
-    sane(found, names=3)
-    assert [one.name.rsplit(", ", 1)[1] for one in found] == ["one process", "own processes", "one process"]
+@pytest.mark.parametrize("prompted", [(), pytest.param(("rwkv_sam_tiny",), marks=pytest.mark.wide)])
+def test_train_step(prompted: tuple[str, ...]) -> None:
+    works = tuple(Work("fp32", name, batch=2, size=(64, 64), images=4) for name in prompted)
+    found = train_step.findings((TINY,), works, pairs=2, rounds=1)
+    where = ["one process", "own processes"] + ["one process"] * len(prompted)
+    sane(found, names=len(where))
+    assert [one.name.rsplit(", ", 1)[1] for one in found] == where
 
 
 @pytest.mark.wide

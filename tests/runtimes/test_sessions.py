@@ -309,3 +309,11 @@ print("alive")
 
 def _python(script: str) -> str:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(("small", "large"), [(8, 12), (8, 20), (6, 4), (5, 3), (7, 7)])
+def test_labels_lie_where_the_picture_is(small: int, large: int) -> None:
+    """The label of an enlarged pixel is that of the small one that its centre lies in, to the left or right where it is on an edge."""
+    row = pixels.enlarge(np.arange(small, dtype=np.uint8)[None].repeat(2, 0), 3, large)[0]
+    centres = (np.arange(large) + 0.5) * small / large
+    assert np.all((row <= centres) & (centres <= row + 1))
