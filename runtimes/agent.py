@@ -208,7 +208,13 @@ def opencv() -> Any:
 def decode(data: bytes) -> Any:
     """JPEG or PNG bytes to RGB `[H, W, 3]`; null for what is none."""
     np, cv2 = need("numpy", "numpy"), opencv()
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    if not data:
+        return None
+    raw = np.frombuffer(data, np.uint8)
+    if hasattr(cv2, "IMREAD_COLOR_RGB"):
+        return cv2.imdecode(raw, cv2.IMREAD_COLOR_RGB)
+    image = cv2.imdecode(raw, cv2.IMREAD_COLOR)  # before OpenCV 4.11, as distributions have it
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def prepare(image: Any, spec: Message) -> Any:
@@ -1111,7 +1117,7 @@ class Keeper:
             try:
                 os.link(self._folder / "files" / sha, target)
             except OSError:  # a file system without links
-                shutil.copyfile(self._folder / "files" / sha, target)
+                copied(self._folder / "files" / sha, target)
         self._children[child] = Child(place, name, cold)
         return {"event": "started", "pid": self._children[child].pid}
 
@@ -1135,6 +1141,17 @@ def alive() -> None:
     """Say so in the middle of something long, which is no reason to leave either."""
     signal.alarm(SILENCE_S)
     say(1, {"event": "pong"})
+
+
+def copied(source: Path, target: Path) -> None:
+    """Copy a file; an SD card takes its time, which is no reason to leave."""
+    with source.open("rb") as file, target.open("wb") as copy:
+        while True:
+            block = file.read(BLOCK)
+            if not block:
+                return
+            copy.write(block)
+            alive()
 
 
 def open_lock(path: Path) -> int:

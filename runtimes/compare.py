@@ -12,6 +12,7 @@ import numpy as np
 
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import statistics
+from edgeseg.runtimes.conditions import other_settings
 from edgeseg.runtimes.devices import Device, open_device
 from edgeseg.runtimes.devices.prepare import caveats
 from edgeseg.runtimes.measure import Job, Progress, job
@@ -70,6 +71,7 @@ def unfit(record: Record) -> list[str]:
 def compare_records(a: Record, b: Record) -> Comparison:
     """Compare two stored measurements, block by block; refused where they are not of the same kind or not valid."""
     refusals = [f"{name} differs: {of(a)} and {of(b)}" for name, of in ALIKE.items() if of(a) != of(b)]
+    refusals += other_settings([a, b])
     for name, record in (("first", a), ("second", b)):
         refusals += [f"the {name} record is not valid: {reason}" for reason in unfit(record)]
     where = (a.device.address, a.provenance)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgeseg.runtimes.record import Record
 from edgeseg.runtimes.telemetry.reading import Flag
 from edgeseg.runtimes.telemetry.validity import is_setting
@@ -17,6 +19,14 @@ def settings(record: Record) -> dict[str, Flag]:
     )
     flags = record.sensors.before.flags if record.sensors else {}
     return found | {name: flag for name, flag in flags.items() if is_setting(name) or name == "clocks_pinned"}
+
+
+def other_settings(records: Sequence[Record]) -> list[str]:
+    """Clocks, governors and power modes that are not all the same: then it is those that would be compared."""
+    every = [settings(record) for record in records]
+    names = sorted({name for found in every for name in found})
+    values = {name: sorted({str(found.get(name, "not known")) for found in every}) for name in names}
+    return [f"{name} differs: {' and '.join(seen)}" for name, seen in values.items() if len(seen) > 1]
 
 
 def clocks(record: Record) -> str:

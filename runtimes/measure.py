@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgeseg import schema
-from edgeseg.errors import EdgesegError, InvalidMeasurement
+from edgeseg.errors import EdgesegError, InvalidMeasurement, MissingTool
 from edgeseg.provenance import made_by, now
 from edgeseg.runtimes import RUNTIMES, runtime_of, statistics
 from edgeseg.runtimes import record as records
@@ -24,6 +24,7 @@ from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.record import (
     SCHEMA,
     ColdStart,
+    DeviceState,
     Execution,
     Failure,
     Latency,
@@ -170,14 +171,21 @@ def measure(
         )
     task = job(subject, size)
     asked = prepare or {}
-    with closing(open_device(device)) as where, prepared(where, asked) as notes:
+    with closing(open_device(device)) as where:
         task = replace(task, provenance=task.on(where))
         sensors = (place or Here()) if where.kind == "local" else There(where)
-        if protocol.kind == "cold-start":
-            found = cold_start(task, where, protocol, threads, image, sensors, progress)
-        else:
-            watch = Watch(sensors, meanwhile=where.kind == "local")
-            found = _measured(task, where, protocol, threads, e2e, image, watch, progress)
+        before = where.state()
+        about = described(where, before, before)  # while it can be asked: a failure is about it too
+        try:
+            with where.held(), prepared(where, asked) as notes:
+                about = replace(about, before=where.state())
+                if protocol.kind == "cold-start":
+                    found = cold_start(task, where, about, protocol, threads, image, sensors, progress)
+                else:
+                    watch = Watch(sensors, meanwhile=where.kind == "local")
+                    found = _measured(task, where, about, protocol, threads, e2e, image, watch, progress)
+        except Died as died:
+            raise Failed(_failure(task, about, protocol, threads, died)) from died
     return _as_prepared(found, asked, notes)
 
 
@@ -192,6 +200,7 @@ def _as_prepared(record: Record, asked: Mapping[str, str], notes: list[str]) -> 
 def _measured(
     task: Job,
     where: Device,
+    about: records.Device,
     protocol: Protocol,
     threads: int,
     e2e: bool,
@@ -199,7 +208,7 @@ def _measured(
     watch: Watch,
     progress: Progress | None,
 ) -> Record:
-    before = where.state()
+    model: dict[str, Any] = {}
     try:
         with watch, closing(where.spawn()) as worker:
             opened = task.open(worker, threads, image, e2e)
@@ -207,14 +216,24 @@ def _measured(
             model = _timed(worker, "measure", protocol, progress, 0, rounds)
             whole = _timed(worker, "end_to_end", protocol, progress, 1, rounds) if e2e else {}
             told = worker.ask("execution")
-        device = described(where, before, where.state())
+        device = replace(about, after=_after(where))
     except Died as died:
-        raise Failed(_failure(task, described(where, before, before), protocol, threads, died)) from died
+        if model:  # what was measured before it came to nothing
+            died.samples = Samples.pack(*_series(unpack(model["steady"])))
+        raise
     record = _record(task, protocol, device, opened, model, schema.parse(Execution, told["execution"], "the worker"))
     record = replace(record, **_asked(record, model), **(_whole(whole) if whole else {}))
     model["doubts"] = [*model.get("doubts", []), *whole.get("doubts", [])]
     model["others_cores"] = max(model["others_cores"], whole.get("others_cores", 0.0))
     return _judged(replace(record, **watch.says(unpack(model["steady"])[:, 0])), reasons(record, model))
+
+
+def _after(where: Device) -> DeviceState:
+    """What it is like at the end; one that cannot be asked any more has gone away."""
+    try:
+        return where.state()
+    except MissingTool as error:
+        raise Died(str(error), "lost") from error
 
 
 def _judged(record: Record, why: list[str]) -> Record:
@@ -235,6 +254,7 @@ def _asked(record: Record, model: dict[str, Any]) -> dict[str, Any]:
 def cold_start(
     task: Job,
     where: Device,
+    about: records.Device,
     protocol: Protocol,
     threads: int,
     image: Path | None,
@@ -242,28 +262,25 @@ def cold_start(
     progress: Progress | None,
 ) -> Record:
     """The first frame of fresh processes, one after the other: a sample is loading and first inference together."""
-    before, sensors, count = where.state(), take(place), protocol.min_count
+    sensors, count = take(place), protocol.min_count
     starts, loads, firsts, readies = (np.empty(count, np.int64) for _ in range(4))
     begin, spent = time.perf_counter_ns(), where.spent()
     told: dict[str, Any] = {}
     doubts: list[str] = []
     for turn in range(count):
         starts[turn] = time.perf_counter_ns()
-        try:
-            with closing(where.spawn(cold=True)) as worker:
-                opened = task.open(worker, threads, image)
-                # of this machine's clock only where it starts the process itself
-                ready_ms = opened.get("ready_ms") or (time.perf_counter_ns() - starts[turn]) / 1e6
-                if turn == count - 1:
-                    told = opened | worker.ask("execution")
-        except Died as died:
-            raise Failed(_failure(task, described(where, before, before), protocol, threads, died)) from died
+        with closing(where.spawn(cold=True)) as worker:
+            opened = task.open(worker, threads, image)
+            # of this machine's clock only where it starts the process itself
+            ready_ms = opened.get("ready_ms") or (time.perf_counter_ns() - starts[turn]) / 1e6
+            if turn == count - 1:
+                told = opened | worker.ask("execution")
         times_ms = (opened["load_ms"], opened["first_ms"], ready_ms)
         loads[turn], firsts[turn], readies[turn] = (round(1e6 * ms) for ms in times_ms)
         doubts += opened.get("doubts", [])
         if progress:
             progress((turn + 1) / count)
-    others = _others(spent, where.spent(), (time.perf_counter_ns() - begin) / 1e9)
+    others = others_cores(spent, where.spent(), (time.perf_counter_ns() - begin) / 1e9)
     load_ms, first_ms, ready_ms = (float(np.median(each)) / 1e6 for each in (loads, firsts, readies))
     each_ms = [(each / 1e6).tolist() for each in (loads, firsts, readies)]
     found = ColdStart(count, load_ms, first_ms, ready_ms, *each_ms)
@@ -271,7 +288,7 @@ def cold_start(
     model = {"steady": pack(np.stack([starts, starts + loads + firsts], 1)), "warmup": nothing, **told}
     execution = schema.parse(Execution, told["execution"], "the worker")
     opened = {"load_ms": load_ms, "first_ms": first_ms}
-    record = _record(task, protocol, described(where, before, where.state()), opened, model, execution)
+    record = _record(task, protocol, replace(about, after=_after(where)), opened, model, execution)
     said = Sensors(sensors, take(place), validity.notes(sensors))
     if others is None:
         doubts.append(SILENT)
@@ -279,11 +296,16 @@ def cold_start(
     return _judged(replace(record, cold_start=found, sensors=said), reasons(record, answer))
 
 
-def _others(before: tuple[float, float] | None, after: tuple[float, float] | None, wall_s: float) -> float | None:
+def others_cores(before: tuple[float, float] | None, after: tuple[float, float] | None, wall_s: float) -> float | None:
     """Cores that other programs kept busy between two accounts of processor time, of all and of ours."""
     if before is None or after is None:
         return None
     return max(0.0, ((after[0] - before[0]) - (after[1] - before[1])) / wall_s)
+
+
+def busy(others: float, cores: int, spare: int) -> str:
+    """Why a figure of a machine with other things to do is not quoted."""
+    return f"host busy: other programs used {others:.1f} of {cores} cores, {spare} were to spare"
 
 
 class Failed(InvalidMeasurement):
@@ -416,7 +438,7 @@ def reasons(record: Record, model: dict[str, Any]) -> list[str]:
         (kept >= statistics.THROTTLED, f"throttled: throughput fell to {kept:.0%} of what it was at first"),
         (
             others <= spare + CONTENDED,
-            f"host busy: other programs used {others:.1f} of {record.device.cores} cores, {spare} were to spare",
+            busy(others, record.device.cores, spare),
         ),
         # another precision than asked for is a time all the same: the verdict asks whether the masks were proven in it
         (record.execution.precision is not None, "the runtime does not say in which precision it executed"),

@@ -80,7 +80,8 @@ def _cold_start(text: str, rest: str) -> Protocol:
 
 
 def _lasting(text: str, seconds: int) -> Protocol:
-    return Protocol(text, min_s=seconds, min_count=64, max_s=1.1 * seconds + 10, warmup_count=3, warmup_s=0.5)
+    # up to a fifth of it may turn out to be warm-up
+    return Protocol(text, min_s=seconds, min_count=64, max_s=1.25 * seconds + 10, warmup_count=3, warmup_s=0.5)
 
 
 def _seconds(text: str) -> int | None:

@@ -24,6 +24,10 @@ from edgeseg.schema import STRICT
 SCHEMA = 1
 
 
+MOST = 1 << 24
+"""Samples that a record has at most, more than any protocol takes."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """`count` pairs (start, duration) in ns; `data` is base64 of zlib of little-endian int64 `[2, count]`, starts from 0."""
@@ -41,7 +45,11 @@ class Samples:
     def unpack(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """`starts [count]` and `durations [count]` in ns."""
         try:
-            flat = np.frombuffer(zlib.decompress(base64.b64decode(self.data, validate=True)), "<i8")
+            packed, size = base64.b64decode(self.data, validate=True), 16 * self.count
+            # whoever wrote it may have written anything: no more memory than it says
+            flat = np.frombuffer(zlib.decompressobj().decompress(packed, size + 1) if size >= 0 else b"", "<i8")
+            if not 0 <= self.count <= MOST or flat.nbytes != size:
+                raise ValueError(f"they are not {self.count}")
             both = flat.reshape(2, self.count).astype(np.int64)
         except (ValueError, zlib.error) as error:
             raise EdgesegError(f"the samples of this record are damaged ({error}); measure again") from error

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeseg.errors import BudgetExceeded, EdgesegError, InvalidMeasurement
 from edgeseg.runtimes import statistics
 from edgeseg.runtimes.compare import ALIKE, Comparison, compare_records, unfit
-from edgeseg.runtimes.conditions import OTHER_CLOCK, busy_mhz, settings
+from edgeseg.runtimes.conditions import OTHER_CLOCK, busy_mhz, other_settings, settings
 from edgeseg.runtimes.record import Record
 from edgeseg.schema import STRICT
 
@@ -127,7 +127,7 @@ def compare_stored(olds: Sequence[Record], news: Sequence[Record]) -> Comparison
     olds, news = (_quotable(side) for side in (olds, news))
     found = compare_records(olds[-1], news[-1])
     refused = [] if found.ratio is not None else found.why
-    refused = [*refused, *_other_settings(olds, news)]
+    refused = list(dict.fromkeys([*refused, *other_settings([*olds, *news])]))
     if refused:
         return replace(found, verdict="inconclusive", ratio=None, low=None, high=None, why=refused)
     if len(olds) + len(news) > 2:
@@ -156,14 +156,6 @@ def _medians(records: Sequence[Record], seed: int) -> NDArray[np.float64]:
     )
     drawn = np.random.default_rng(seed).integers(len(records), size=each.shape)
     return np.asarray(np.median(np.take_along_axis(each, drawn, 0), axis=0))
-
-
-def _other_settings(olds: Sequence[Record], news: Sequence[Record]) -> list[str]:
-    """Clocks, governors and power modes that are not all the same: then it is those that are compared."""
-    every = [settings(record) for record in (*olds, *news)]
-    names = sorted({name for found in every for name in found})
-    values = {name: sorted({str(found.get(name, "not known")) for found in every}) for name in names}
-    return [f"{name} differs: {' and '.join(seen)}" for name, seen in values.items() if len(seen) > 1]
 
 
 def _notes(old: Record, new: Record) -> Iterator[str]:

@@ -19,6 +19,12 @@ from edgeseg.runtimes.record import Camera, Latency, Noise, Samples, Segment, Su
 BLOCK_NS = 250_000_000
 """Wall time of a block: longer than most interruptions by other programs."""
 
+MOST_BLOCKS = 2400
+"""Ten minutes of them; what lasts longer has longer ones, and needs no more memory."""
+
+AT_A_TIME = 200
+"""Blocks whose samples are counted at once."""
+
 FEWEST = 10
 """Below this many samples no figure is given at all."""
 
@@ -89,8 +95,9 @@ def wall_ns(starts: Nanoseconds, durations: Nanoseconds) -> int:
 
 
 def blocks(starts: Nanoseconds, durations: Nanoseconds) -> NDArray[np.intp]:
-    """The block `[n]` each sample belongs to, counted from 0: 0.25 s of wall time, less where that makes under ten."""
-    length = min(BLOCK_NS, wall_ns(starts, durations) / 10)
+    """The block `[n]` each sample belongs to, counted from 0: 0.25 s of wall time, less where that makes under ten, more where it makes many."""
+    wall = wall_ns(starts, durations)
+    length = max(min(BLOCK_NS, wall / 10), wall / MOST_BLOCKS)
     indices = ((starts - starts[0]) // length).astype(np.intp)
     return np.unique(indices, return_inverse=True)[1].astype(np.intp)  # a slow model leaves blocks without a start
 
@@ -99,16 +106,22 @@ def bootstrap_medians(starts: Nanoseconds, durations: Nanoseconds, resamples: in
     """Medians `[resamples]` in ns of series drawn, block by block, from this one.
 
     A resample weighs each block by how often it was drawn, so its distribution function is the weighted sum of the
-    blocks' own; one matrix product makes all of them, on a grid of at most 2001 of the samples.
+    blocks' own; a matrix product makes all of them, on a grid of at most 2001 of the samples, some blocks at a time: a board
+    has little memory, and this runs where the samples are.
     """
     check(starts, durations)
     block = blocks(starts, durations)
     count = int(block.max()) + 1
     grid = np.quantile(durations, np.linspace(0, 1, min(len(durations), 2001)), method="inverted_cdf")
     cell = np.searchsorted(grid, durations, side="left")
-    histogram = np.bincount(block * len(grid) + cell, minlength=count * len(grid)).reshape(count, len(grid))
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
-    below = weights.astype(np.float64) @ np.cumsum(histogram, axis=1).astype(np.float64)
+    below = np.zeros((resamples, len(grid)))
+    for first in range(0, count, AT_A_TIME):
+        inside = (first <= block) & (block < first + AT_A_TIME)
+        drawn = weights[:, first : first + AT_A_TIME]
+        places = (block[inside] - first) * len(grid) + cell[inside]
+        histogram = np.bincount(places, minlength=drawn.shape[1] * len(grid)).reshape(-1, len(grid))
+        below += drawn.astype(np.float64) @ np.cumsum(histogram, axis=1).astype(np.float64)
     return np.asarray(grid[np.argmax(2 * below >= below[:, -1:], axis=1)], np.float64)
 
 

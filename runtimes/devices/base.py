@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -88,6 +89,13 @@ class Device(Protocol):
 
     def spent(self) -> tuple[float, float] | None:
         """Processor time until now in s: of the whole device, and of what measures on it; null where it does not say."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """Nobody else measures there as long as the block lasts, between two processes of ours neither.
+
+        Raises:
+            Died: somebody else does just now.
+        """
 
     def spawn(self, cold: bool = False) -> Measuring:
         """A fresh measuring process; its `open` pushes what it needs. `cold`: from the start of Python on."""

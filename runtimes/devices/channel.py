@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
+import select
 import subprocess
 import tempfile
 import threading
@@ -27,6 +29,9 @@ PATIENCE_S = 300.0
 
 PING_S = 2.0
 """How often the agent hears that this end is alive, and answers."""
+
+STUCK_S = 60.0
+"""How long a device may take nothing of what is sent: a slow card stands still for seconds while it stores."""
 
 LOADER = """import sys
 if sys.version_info < (3, 8):
@@ -193,7 +198,9 @@ class Channel:
 
     def _ping(self) -> None:
         while not self._closed.wait(PING_S):
-            with suppress(OSError, ValueError):  # the other end is gone, or the pipe closed: whoever listens will know
+            with suppress(
+                OSError, ValueError, Died
+            ):  # the other end is gone, or the pipe closed: whoever listens will know
                 self._write(b'{"do": "ping"}\n')
 
     def _write(self, data: bytes) -> None:
@@ -201,12 +208,17 @@ class Channel:
             self._write_all(data)
 
     def _write_all(self, data: bytes) -> None:
+        """Raises BrokenPipeError where nobody is there any more, and Died where somebody takes nothing."""
         assert self._process.stdin is not None
-        if self._closed.is_set():
-            raise BrokenPipeError
-        view = memoryview(data)
+        view, moved = memoryview(data), time.monotonic()
         while view:
-            view = view[self._process.stdin.write(view) :]
+            if self._closed.is_set():
+                raise BrokenPipeError
+            if not select.select([], [self._process.stdin], [], TICK_S)[1]:
+                if (stood := time.monotonic() - moved) > STUCK_S:
+                    raise Died(f"{self.address} has taken nothing for {stood:.0f} s; it is lost", "lost")
+                continue
+            view, moved = view[os.write(self._process.stdin.fileno(), view[: select.PIPE_BUF]) :], time.monotonic()
 
     def _last_words(self) -> str:
         self._stderr.seek(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -71,6 +72,10 @@ class Jobs(ABC):
     def spent(self) -> tuple[float, float] | None:
         """It does not say."""
         return None
+
+    def held(self) -> AbstractContextManager[None]:
+        """Jobs wait for each other where they run."""
+        return nullcontext()
 
     def spawn(self, cold: bool = False) -> Measuring:
         """Only jobs run there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Literal
 
 import psutil
@@ -46,6 +47,10 @@ class Local:
     def spent(self) -> tuple[float, float] | None:
         """Processor time of the whole machine, and of this process and of all that it started and that have ended, in s."""
         return busy_s(), sum(os.times()[:4])
+
+    def held(self) -> AbstractContextManager[None]:
+        """Nothing keeps others away from this machine; a record says when they were there."""
+        return nullcontext()
 
     def spawn(self, cold: bool = False) -> Measuring:
         """A fresh measuring process, which always begins with Python."""

@@ -184,7 +184,7 @@ def _restore(device: Device, before: Mapping[str, str], path: Path) -> None:
     except EdgesegError as error:
         left = f"{', '.join(before)} on {device.address} not put back, as {path} has it"
         raise EdgesegError(f"{error}; {left}: edgeseg devices restore {device.address}") from error
-    path.unlink()
+    path.unlink(missing_ok=True)
 
 
 def _read(device: Device, name: str) -> str:

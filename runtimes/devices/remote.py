@@ -11,8 +11,8 @@ import tempfile
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -151,6 +151,22 @@ class Remote(ABC):
         """Processor time of the whole device, and of the agent and what it measured, in s."""
         busy, own = self.channel.ask("state")["spent"]
         return None if busy is None else (busy, own)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else measures there as long as the block lasts, between two processes of ours neither.
+
+        Raises:
+            Died: somebody else is measuring there.
+        """
+        self.lock()
+        number = next(self._numbers)
+        self._measuring.add(number)  # as if it were one more process: the last to end lets go
+        try:
+            yield
+        finally:
+            with suppress(EdgesegError):  # it is gone, and its lock with it
+                self.end(number)
 
     def spawn(self, cold: bool = False) -> RemoteBench:
         """A fresh measuring process, beside those there are, on a device that is nobody else's meanwhile."""

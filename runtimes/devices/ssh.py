@@ -117,7 +117,8 @@ def target(url: str) -> list[str]:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
-    host = parts.hostname
+    # as it was written: names in ~/.ssh/config have capitals, which `hostname` has not
+    host = re.sub(r":\d*$", "", parts.netloc.rpartition("@")[2]).strip("[]") if parts.hostname else ""
     if parts.scheme != "ssh" or not host or parts.path.strip("/") or parts.query or parts.password is not None:
         raise EdgesegError(
             f"{url!r} is no address of a device; write ssh://user@host, ssh://user@host:2222, ssh://host"

@@ -20,7 +20,7 @@ from edgeseg.schema import STRICT
 
 @dataclass(frozen=True)
 class Token:
-    """What a device was like, for whoever puts it back. `pid` and `started`: the process that has changed it."""
+    """What a device was like, for whoever puts it back. `pid` and `started`: the process that has changed it, in s after the boot."""
 
     __pydantic_config__ = STRICT
     device: str
@@ -33,8 +33,13 @@ class Token:
     def alive(self) -> bool:
         """Whether it is still at work."""
         with suppress(psutil.NoSuchProcess):
-            return psutil.Process(self.pid).create_time() == self.started
+            return abs(_started(psutil.Process(self.pid)) - self.started) < 1
         return False
+
+
+def _started(process: psutil.Process) -> float:
+    """When it began, on a clock that nobody sets: psutil's own figure moves with the system's."""
+    return process.create_time() - psutil.boot_time()
 
 
 def token_path(kind: str, url: str) -> Path:
@@ -50,7 +55,7 @@ def claim(kind: str, url: str, before: dict[str, str]) -> Path:
         EdgesegError: another one has.
     """
     process, path = psutil.Process(), token_path(kind, url)
-    token = Token(url, now(), process.pid, process.create_time(), before)
+    token = Token(url, now(), process.pid, _started(process), before)
     whole = schema.write(path.with_suffix(f".{token.pid}"), token)
     try:
         os.link(whole, path)

@@ -16,17 +16,20 @@ from edgeseg.runtimes.devices import DEVICES, described, open_device
 from edgeseg.runtimes.devices.jobs import Jobs
 from edgeseg.runtimes.devices.prepare import caveats, prepared
 from edgeseg.runtimes.devices.remote import Remote
-from edgeseg.runtimes.measure import job
+from edgeseg.runtimes.measure import CONTENDED, busy, job, others_cores
 from edgeseg.runtimes.record import Sensors, Subject
 from edgeseg.runtimes.telemetry import Here, take, validity
 from edgeseg.runtimes.telemetry.reading import Reading
 from edgeseg.runtimes.telemetry.there import There
 from edgeseg.runtimes.tools.here import measure_with
-from edgeseg.runtimes.tools.there import measure_there
+from edgeseg.runtimes.tools.there import measure_there, see_free
 from edgeseg.runtimes.tools.tool import ToolResult
 from edgeseg.schema import STRICT
 
 SCHEMA = 1
+
+FEWEST = 64
+"""Runs that a figure needs, as our own do."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +70,39 @@ def measure_by_tool(
     subject = job(artifact).subject
     if name in DEVICES or isinstance(open_device(device), Jobs):
         return _as_a_job(name, artifact, subject, device, path, prepare or {}, threads)
-    with closing(open_device(device)) as where, prepared(where, prepare or {}) as notes:
+    with closing(open_device(device)) as where:
         if where.provenance == "simulated":
             raise EdgesegError(f"{device} is emulated, and what {name} would time there is nothing; name a device")
-        place = There(where) if isinstance(where, Remote) else Here()
-        before, first = where.state(), take(place)
-        if isinstance(where, Remote):
-            result = measure_there(where, name, artifact, threads, path)
-        else:
-            result = measure_with(name, artifact, threads, path)
-        last = take(place)
-        about = described(where, before, where.state())
+        if prepare and isinstance(where, Remote):
+            see_free(where)
+        with prepared(where, prepare or {}) as notes:
+            place = There(where) if isinstance(where, Remote) else Here()
+            before, first = where.state(), take(place)
+            begin, spent = time.monotonic(), None if isinstance(where, Remote) else where.spent()
+            if isinstance(where, Remote):
+                result = measure_there(where, name, artifact, threads, path)
+            else:
+                result = measure_with(name, artifact, threads, path)
+            last, wall_s = take(place), time.monotonic() - begin
+            others = others_cores(spent, None if spent is None else where.spent(), wall_s)
+            about = described(where, before, where.state())
     notes = [*notes, *validity.notes(first)]
-    reasons = [*caveats(prepare or {}), *validity.reasons(first, last)]
+    reasons = [*caveats(prepare or {}), *validity.reasons(first, last), *_too_few(result)]
     if result.threads not in (None, threads):
         reasons.append(f"{name} ran on {result.threads} threads, {threads} were asked for")
+    spare = max(0, about.cores - threads)
+    if others is not None and others > spare + CONTENDED:
+        reasons.append(busy(others, about.cores, spare))
     device_ = replace(about, prepared=dict(prepare or {}))
     return _measurement(subject, device_, threads, Sensors(first, last, notes), result, reasons)
+
+
+def _too_few(result: ToolResult) -> list[str]:
+    """Why figures of so few runs are not to be quoted."""
+    count = result.figures.count
+    if count is None:
+        return [f"{result.tool} does not say of how many runs its figures are"]
+    return [f"{count} runs, a figure needs {FEWEST}"] if count < FEWEST else []
 
 
 def _as_a_job(
@@ -105,9 +124,8 @@ def _as_a_job(
         nothing = where.state()
         about, ran = described(where, nothing, nothing), where.run(artifact)
     silent = Reading(time.monotonic())
-    return _measurement(
-        subject, about, threads, Sensors(silent, silent, ran.notes), ran.result, [ran.doubt] if ran.doubt else []
-    )
+    reasons = [*([ran.doubt] if ran.doubt else []), *_too_few(ran.result)]
+    return _measurement(subject, about, threads, Sensors(silent, silent, ran.notes), ran.result, reasons)
 
 
 def _measurement(

@@ -29,7 +29,7 @@ class PerfTest:
 
     model: str
     threads: int = 1
-    count: int = 1000
+    count: int = 256
     spinning: bool = True
 
     def argv(self, version: str | None) -> list[str]:

@@ -74,7 +74,8 @@ def usual(work: Work) -> BenchmarkModel:
 def read(output: Output, lines: Lines) -> ToolResult:
     """The last `count=` line is the measurement; the one before it, if any, the warm-up."""
     timings = lines.need("timings")
-    said = dict(word.split("=", 1) for word in lines.need("statistics")[1].split())
+    # of runs that all took the same there is `curr=90(all same)` and nothing else
+    said = dict(word.split("=", 1) for word in lines.need("statistics")[1].split() if "=" in word)
     delegates = lines.all("delegate")
     footprint, threads, peak = lines.get("footprint"), lines.get("threads"), lines.number("peak")
     memory = peak or (float(footprint[2]) if footprint else None)

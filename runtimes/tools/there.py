@@ -30,13 +30,16 @@ SEARCH = """PATH=$PATH:/data/local/tmp
 """
 """Where one puts a program on a phone, whose own folders are read-only."""
 
-GUARD = f"""{shell.AT}{SEARCH}folder=$(at "$1") lock=$(at "$2") who=$3
+LOCK = f"""{shell.AT}{SEARCH}folder=$(at "$1") lock=$(at "$2") who=$3
 mkdir -p "$folder" "${{lock%/*}}" || exit
 [ -e "$lock" ] || (umask 0; : >"$lock")
 exec 9<"$lock"
 if ! command -v flock >/dev/null; then echo {ALONE}
 elif ! flock -n 9 9<&9; then echo {BUSY}; cat "$lock"; exit; fi
-{{ echo "$who" >"$lock"; }} 2>/dev/null  # one of another user in /tmp may not be opened to write
+"""
+"""The lock is the agent's."""
+
+GUARD = f"""{LOCK}{{ echo "$who" >"$lock"; }} 2>/dev/null  # one of another user in /tmp may not be opened to write
 find "$folder" -maxdepth 1 -name 'tool*' -mmin +60 -exec rm -rf {{}} + 2>/dev/null  # of runs that were cut off
 rm -rf "$folder/$4"; mkdir "$folder/$4" && cd "$folder/$4" || exit
 shift 4
@@ -52,7 +55,7 @@ exec 3<&0
 wait $tool; code=$?
 kill $watch
 exit $code"""
-"""The lock is the agent's. The tool holds it too, so that one that outlives its connection keeps others away until it ends."""
+"""The tool holds the lock too, so that one that outlives its connection keeps others away until it ends."""
 
 
 def measure_there(device: Remote, name: str, artifact: Artifact, threads: int, path: str | None = None) -> ToolResult:
@@ -107,7 +110,21 @@ def _guarded(device: Remote, files: Mapping[str, str], words: Sequence[str], pla
     who = json.dumps({"who": whoami()})
     places = [device.folder, device.lock_path]
     argv = ["sh", "-c", GUARD, "sh", *places, who, place, *pairs, "--", *words]
-    done = shell.run(device, argv, limit_s=LIMIT_S, what=f"running {words[0]}")
+    return _alone(device, shell.run(device, argv, limit_s=LIMIT_S, what=f"running {words[0]}"))
+
+
+def see_free(device: Remote) -> None:
+    """See that nobody measures there just now, before anything of it is changed.
+
+    Raises:
+        Died: somebody does.
+    """
+    argv = ["sh", "-c", LOCK, "sh", device.folder, device.lock_path, ""]
+    _alone(device, shell.run(device, argv, what="asking who measures there"))
+
+
+def _alone(device: Remote, done: shell.Done) -> shell.Done:
+    """What was run under the lock, if the lock was to be had."""
     if done.text.startswith(BUSY):
         holder = done.text.partition("\n")[2]
         try:

@@ -19,10 +19,11 @@ from edgeseg import schema
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.files import sha256
 from edgeseg.results import collect
-from edgeseg.runtimes import RUNTIMES, agent, statistics
+from edgeseg.runtimes import RUNTIMES, agent, pixels, statistics
 from edgeseg.runtimes import record as records
-from edgeseg.runtimes.devices import channel
+from edgeseg.runtimes.devices import channel, open_device, remote
 from edgeseg.runtimes.devices.channel import Channel
+from edgeseg.runtimes.devices.prepare import SETTINGS, Setting
 from edgeseg.runtimes.devices.remote import Series
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.measure import Failed, measure
@@ -372,3 +373,74 @@ def test_what_is_no_agent_is_explained(device: Here) -> None:
 def test_a_run_is_measured_here_only(device: Here, tmp_path: Path) -> None:
     with pytest.raises(EdgesegError, match="export it"):
         device.spawn().ask("open", path=str(null(tmp_path)), threads=1, image=None, size=[64, 96], e2e=False)
+
+
+def test_a_device_that_takes_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen while a file is sent, with a connection that stays: the pipe is full, and nobody says so."""
+    monkeypatch.setattr(channel, "STUCK_S", 1.0)
+    with closing(here(tmp_path)) as device:
+        device.lock()
+        keeper = device.channel.hello["pid"]
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            with pytest.raises(Died, match="has taken nothing for") as caught:
+                device.channel.send_file({"do": "store", "sha": "0" * 64, "count": 1 << 24}, io.BytesIO(bytes(1 << 24)))
+            assert caught.value.outcome == "lost"
+        finally:
+            os.kill(keeper, signal.SIGKILL)
+
+
+def test_between_two_processes_of_ours_nobody_begins(tmp_path: Path) -> None:
+    with closing(here(tmp_path)) as first, closing(here(tmp_path)) as second:
+        with first.held():
+            for _ in range(2):
+                first.spawn().close()
+                with pytest.raises(Died, match="is in use by"):
+                    second.lock(wait_s=0)
+        second.lock(wait_s=0.5)
+
+
+def test_nothing_is_changed_on_a_device_that_another_measures_on(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knob = tmp_path / "knob"
+    knob.write_text("before\n")
+    setting = Setting(read=f'cat "{knob}"', write=f'echo "$1" >>"{knob}"', usual="fast")
+    monkeypatch.setitem(SETTINGS._entries, "knob", setting)
+    monkeypatch.setattr(remote.Remote.lock, "__defaults__", (0.2,))
+    with closing(open_device(named)) as other:
+        assert isinstance(other, remote.Remote)
+        with other.held(), pytest.raises(Failed) as caught:
+            measure(null(tmp_path), protocol=TINY, threads=1, device=named, prepare={"knob": "fast"})
+    assert caught.value.failure.outcome == "busy" and knob.read_text() == "before\n"
+
+
+def test_what_was_measured_before_a_device_went_away_is_kept(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(bench: Any) -> Any:
+        raise Died("no memory for a second one", "out_of_memory")
+
+    monkeypatch.setattr(remote.RemoteBench, "execution", gone)
+    with pytest.raises(Failed) as caught:
+        measure(null(tmp_path), protocol=TINY, threads=1, device=named)
+    samples = caught.value.failure.samples
+    assert caught.value.failure.outcome == "out_of_memory"
+    assert samples is not None and samples.count >= TINY.min_count
+
+
+def test_without_hard_links_files_are_copied(device: Here, tmp_path: Path, change: Any) -> None:
+    change("os.link(self._folder", "raise OSError(self._folder")
+    with closing(opened(device, null(tmp_path))) as bench:
+        assert bench.ask("measure", protocol=schema.dump(TINY))["unchanged"] == 1
+
+
+def test_an_opencv_of_a_distribution_decodes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    image = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    data = pixels.encode(image)
+    newer = agent.decode(data)
+    monkeypatch.delattr(cv2, "IMREAD_COLOR_RGB")
+    assert np.array_equal(agent.decode(data), newer)
+    assert agent.decode(b"no image") is None

@@ -50,6 +50,9 @@ def test_records_of_different_kinds_are_refused(record: Record) -> None:
         "protocol": replace(a, protocol=replace(a.protocol, name="another")),
         "provenance": replace(a, provenance="claimed"),
         "end-to-end": replace(a, e2e=a.latency),
+        "governor differs": replace(
+            a, device=replace(a.device, before=replace(a.device.before, governor="powersave-of-a-board"))
+        ),
         "not valid": replace(a, valid=False, reasons=["throttled"]),
     }
     for word, other in others.items():

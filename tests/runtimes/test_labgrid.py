@@ -190,7 +190,7 @@ def test_what_a_user_has_acquired_stays_so_and_what_a_killed_run_has_left_does_n
         device.probe()
     assert lab.owner != "None"
     path = token_path("acquired", entry.url)
-    schema.write(path, Token(entry.url, "2026-01-01T00:00:00Z", 1, 0.0, {}))  # process 1 began at another time
+    schema.write(path, Token(entry.url, "2026-01-01T00:00:00Z", 1, -99.0, {}))  # process 1 began at another time
     with closing(make("board", entry)) as device:
         device.probe()
     assert lab.owner == "None"

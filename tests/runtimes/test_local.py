@@ -89,6 +89,8 @@ def test_addresses_that_are_none(url: str) -> None:
 
 def test_addresses_as_words() -> None:
     assert target("ssh://pi@raspberrypi.local") == ["--", "pi@raspberrypi.local"]
+    assert target("ssh://Jetson") == ["--", "Jetson"]  # as ~/.ssh/config may have it
+    assert target("ssh://root@[fe80::1]:22") == ["-p", "22", "--", "root@fe80::1"]
     assert target("ssh://board:2222/") == ["-p", "2222", "--", "board"]
     assert set(DEVICES) >= {"local", "ssh"}
 

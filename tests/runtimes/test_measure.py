@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+import zlib
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -26,7 +29,7 @@ from edgeseg.runtimes.launch import Worker
 from edgeseg.runtimes.measure import measure, reasons
 from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.protocol import parse
-from edgeseg.runtimes.record import Noise, Protocol, Record, Segment
+from edgeseg.runtimes.record import Noise, Protocol, Record, Samples, Segment
 from edgeseg.runtimes.telemetry import Here
 from edgeseg.runtimes.worker import STAGES, open_loop
 
@@ -404,3 +407,22 @@ def _alive(process: psutil.Process) -> bool:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def test_samples_that_are_not_as_many_as_they_say_are_refused() -> None:
+    """Anybody's file: no more memory than it says, and it says no more than there can be."""
+    whole = Samples.pack(np.arange(1000), np.arange(1, 1001))
+    assert np.array_equal(whole.unpack()[1], np.arange(1, 1001))
+    bomb = base64.b64encode(zlib.compress(bytes(64 << 20))).decode()
+    for samples in (
+        replace(whole, count=999),
+        replace(whole, count=-1),
+        replace(whole, count=1 << 40),
+        Samples(4, bomb),
+    ):
+        tracemalloc.start()
+        with pytest.raises(EdgesegError, match="are damaged"):
+            samples.unpack()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1 << 20

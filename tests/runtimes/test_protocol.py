@@ -66,3 +66,8 @@ def test_a_cold_start_takes_a_number_of_processes(text: str, count: int) -> None
 def test_a_wrong_name_is_answered_with_the_right_ones(text: str, hint: str) -> None:
     with pytest.raises(EdgesegError, match=hint):
         parse(text)
+
+
+def test_a_fifth_may_turn_out_to_be_warm_up() -> None:
+    asked = parse("sustained:10m")
+    assert 0.8 * asked.max_s >= asked.min_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +195,22 @@ def test_paired_decisions_on_a_drifting_machine(effect: float, right: statistics
 )
 def test_decisions(low: float, high: float, decision: str) -> None:
     assert statistics.decide(low, high) == decision
+
+
+def test_long_series_need_no_more_memory() -> None:
+    """An hour of samples, as on a board that has a gigabyte."""
+    starts, durations = series(360_000, seed=0)
+    tracemalloc.start()
+    medians = statistics.bootstrap_medians(starts, durations)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 120e6
+    assert len(medians) == 1000 and statistics.interval(medians)[0] <= np.median(durations)
+    assert statistics.blocks(starts, durations).max() < 2400
+
+
+def test_blocks_that_are_counted_in_parts_are_counted_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = series(5000, seed=1)
+    whole = statistics.bootstrap_medians(*given, seed=3)
+    monkeypatch.setattr(statistics, "AT_A_TIME", 7)
+    assert np.array_equal(statistics.bootstrap_medians(*given, seed=3), whole)

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgeseg import schema
@@ -26,7 +27,7 @@ from edgeseg.runtimes.measure import measure
 from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.tools import TOOLS
 from edgeseg.runtimes.tools.measured import ToolMeasurement
-from edgeseg.runtimes.tools.there import _guarded, measure_there
+from edgeseg.runtimes.tools.there import _guarded, measure_there, see_free
 from tests.runtimes.here import Here, here, until
 from tests.runtimes.phone import furnish, put
 from tests.runtimes.test_agent import TINY, null
@@ -331,3 +332,22 @@ def test_files_that_come_back_are_what_they_were(device: Here, tmp_path: Path) -
         assert shell.pull(device, str(file)) == data
     with pytest.raises(EdgesegError, match="cannot be read on here"):
         shell.pull(device, str(tmp_path / "nothing"))
+
+
+def test_a_clock_that_is_set_ends_no_run(device: Here, knob: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil tells when a process began by the system's clock, which a time server sets."""
+    began, boot = psutil.Process.create_time, psutil.boot_time()
+    with prepared(device, {"knob": "fast"}):
+        monkeypatch.setattr(psutil, "boot_time", lambda: boot + 60)
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: began(self) + 60)
+        with pytest.raises(EdgesegError, match="is prepared for process"):
+            put_back(device)
+        assert knob.read_text() == "fast\n"
+    assert knob.read_text() == "before\n"
+
+
+def test_a_tool_s_device_is_changed_only_if_nobody_measures_there(device: Here, tmp_path: Path) -> None:
+    with closing(here(tmp_path)) as other:
+        with other.held(), pytest.raises(Died, match="is in use by"):
+            see_free(device)
+        see_free(device)

@@ -20,11 +20,12 @@ from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.runtimes import RUNTIMES
 from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.record import Operator
-from edgeseg.runtimes.tools import TOOLS, Output, ToolResult, Work
+from edgeseg.runtimes.tools import TOOLS, Figures, Output, ToolResult, Work
 from edgeseg.runtimes.tools.benchmark_app import BenchmarkApp
 from edgeseg.runtimes.tools.benchncnn import BenchNcnn
 from edgeseg.runtimes.tools.executor_runner import ExecutorRunner
 from edgeseg.runtimes.tools.here import _version, measure_with, run
+from edgeseg.runtimes.tools.measured import _too_few
 from edgeseg.runtimes.tools.run_order import operators
 from edgeseg.runtimes.tools.trtexec import TrtExec
 
@@ -339,3 +340,16 @@ def test_a_tool_that_is_not_here_is_named(tmp_path: Path) -> None:
 def test_no_golden_figure_is_left_without_a_check() -> None:
     assert set(SAID) == set(TOOLS) == {folder.name for folder in GOLDEN.iterdir()}
     assert all(math.isfinite(mean) for _, mean, _, _ in SAID.values())
+
+
+def test_runs_that_all_took_the_same_are_read() -> None:
+    output = golden("benchmark_model")
+    text = re.sub(r"count=118 .*", "count=118 curr=8441(all same)", output.text)
+    assert text != output.text
+    assert TOOLS["benchmark_model"].read(replace(output, text=text)).figures.count == 118
+
+
+@pytest.mark.parametrize(("count", "quotable"), [(None, False), (63, False), (64, True)])
+def test_a_tool_s_figure_needs_runs_as_ours_does(count: int | None, quotable: bool) -> None:
+    found = TOOLS["benchmark_model"].read(golden("benchmark_model"))
+    assert (not _too_few(replace(found, figures=Figures(count, 1.0)))) == quotable
