@@ -181,7 +181,7 @@ class DeployedEncoder(ImageNetwork):
     def complete(self) -> None:
         """The maps of a black image, and their names."""
         super().complete()
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: exporters that keep gradients refuse such tensors as inputs
             self.maps = self(*self.feeds().values())
         self.outputs = [f"map_{index}" for index in range(len(self.maps))]
 
