@@ -91,9 +91,9 @@ class Runtime:
     provenance: Literal["measured", "simulated"] = "measured"
 
     @property
-    def graph(self) -> OpenGraph | None:
-        """What opens one network file; null for a runtime that has no such."""
-        return self.open.open_graph if isinstance(self.open, Sessions) else None
+    def fresh(self) -> tuple[OpenGraph, str | None] | None:
+        """As `Sessions.fresh`; null for a runtime that does not open single files."""
+        return self.open.fresh if isinstance(self.open, Sessions) else None
 
 
 RUNTIMES: Registry[Runtime] = Registry("runtime")
@@ -166,6 +166,11 @@ class Sessions:
     """What opens artifacts in a runtime that knows how to open one file."""
 
     open_graph: OpenGraph
+
+    @property
+    def fresh(self) -> tuple[OpenGraph, str | None]:
+        """What opens a file that was only just written, and the name of the runtime where another one stands in."""
+        return self.open_graph, None
 
     def __call__(self, artifact: Artifact, threads: int) -> Session:
         """An artifact and a number of threads to a session."""

@@ -31,6 +31,7 @@ from edgeseg.export.tensorrt_build import Options, build_engines, trtexec_lines
 from edgeseg.export.tensorrt_lint import Finding, lint, support
 from edgeseg.export.tensorrt_onnx import TensorRt, bytes_last, fitted, floats_first, in_words, profile_of, shapes_of
 from edgeseg.kernels.onnx_function import DOMAIN, register_schemas
+from edgeseg.locate import locate_with
 from edgeseg.manifest import Source
 from edgeseg.parity import bad_hops
 from edgeseg.runs import save
@@ -755,6 +756,30 @@ def test_an_export_on_the_device_itself_is_proven_in_the_stand_in(
     ledger = es.export_model(student, TensorRt(), tmp_path / "out", SIZE, data=tiny_data).manifest.ledger
     assert ledger is not None
     assert ledger.hops[-1].name == "student -> tensorrt in onnxruntime"
+
+
+def test_an_engine_is_bisected_in_the_stand_in(make: Make, student: Student, tiny_data: Data, device: Device) -> None:
+    """Files that are looked at once have no engines, and none is built for them."""
+    artifact = make(ops="graph")
+    device()
+    build_engines(artifact, Options())
+    found = locate_with(artifact, student, tiny_data)
+    assert found.stages
+    assert found.first is None
+    assert "a fresh export to tensorrt in onnxruntime is within" in found.words
+    assert "or it is tensorrt itself, which onnxruntime stood in for" in found.words
+
+
+@pytest.mark.parametrize("parts", [("",), ("encoder", "decoder")], ids=["semantic", "promptable"])
+def test_the_advice_names_the_artifact(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    artifact = tmp_path / "an artifact"
+    for part in parts:
+        (artifact / part).mkdir(parents=True, exist_ok=True)
+        (artifact / part / "model.onnx").touch()
+    (artifact / "manifest.json").touch()
+    for part in parts:
+        with pytest.raises(EdgesegError, match=rf"; run edgeseg build {re.escape(str(artifact))}$"):
+            check_engine(artifact / part / "model.onnx", "10.3.0", ORIN)
 
 
 def test_an_engine_of_another_version_or_gpu_is_refused(make: Make, device: Device) -> None:
