@@ -82,7 +82,7 @@ def locate_with(
     return locate(artifact, student, pictures[0], progress)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: exporters do not take such tensors
 def locate(artifact: Artifact, student: Student, one: Picture, progress: Progress | None = None) -> Located:
     """The first module of the student that the artifact's target gets wrong."""
     manifest = artifact.manifest
@@ -176,13 +176,16 @@ def _networks(
 
 
 class Tapped(Network):
-    """A network that also gives what some of its modules make."""
+    """A network that also gives what some of its modules make.
 
-    def __init__(self, inner: Network, names: Sequence[str]) -> None:
+    own: which of its outputs it still gives: not one that a module makes, since some converters merge what is given twice.
+    """
+
+    def __init__(self, inner: Network, names: Sequence[str], own: Sequence[int]) -> None:
         nn.Module.__init__(self)
-        self.inner, self.names = inner, list(names)
+        self.inner, self.names, self.own = inner, list(names), list(own)
         self.bake, self.size, self.student, self.interface = inner.bake, inner.size, inner.student, inner.interface
-        self.outputs = [*inner.outputs, *(f"tap_{index}" for index in range(len(names)))]
+        self.outputs = [*(inner.outputs[index] for index in own), *(f"tap_{index}" for index in range(len(names)))]
         self.dynamic, self.whole = inner.dynamic, None
         self.eval()
 
@@ -193,7 +196,7 @@ class Tapped(Network):
     def forward(self, *feeds: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the network, then those of the modules in the order of their names."""
         made, taps = tapped(self.inner, self.names, *feeds)
-        return *made, *(taps[name] for name in self.names)
+        return *(made[index] for index in self.own), *(taps[name] for name in self.names)
 
 
 def tapped(network: Network, names: Sequence[str], *feeds: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
@@ -263,8 +266,9 @@ def _compare(
     means = {name: _unfolded_name(student, name) for name in names}
     _, trained = tapped(_unfolded(network, student), list(means.values()), *feeds.values())
     wanted = {name: trained[meant] for name, meant in means.items()}
-    tap = Tapped(network, names)
-    graph = dict(zip(names, tap(*feeds.values())[-len(names) :], strict=True))
+    made, graph = tapped(network, names, *feeds.values())
+    own = [index for index, one in enumerate(made) if not any(one is each for each in graph.values())]
+    tap = Tapped(network, names, own)
     file = dict(zip(names, _run(artifact, target, opens, tap, feeds)[-len(names) :], strict=True))
     stages, maps = [], []
     for name in names:
@@ -304,7 +308,8 @@ def _run(
     """What the artifact's runtime, or what stands in for it, makes of a network written anew."""
     manifest = artifact.manifest
     with TemporaryDirectory() as folder:
-        written = target.write(network, Path(folder))
+        with torch.enable_grad():  # as an export is written
+            written = target.write(network, Path(folder))
         file = Path(folder) / written.files[0]
         ops = manifest.target.get("ops", "auto")
         opening = Opening(file, network.outputs, target.precision, 1, tuple(written.operators), ops)
