@@ -1,12 +1,14 @@
 """Where an artifact goes wrong: the first module of the student whose output leaves tolerance, and where in the picture.
 
 The network is exported again with the outputs of its modules as further outputs, opened in the same runtime and compared with
-what the student makes, from the outside in: first its parts, then the parts of the first that differs.
+what the student makes, from the outside in: first its parts, then the parts of the first that differs. A part that gives no
+tensor of its own, such as a backbone that gives a list, is looked through: its own parts take its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,9 +29,9 @@ from edgeseg.export.target import Target
 from edgeseg.parity import Picture, Progress, both, choose, coarser, default_data, questions
 from edgeseg.pictures import save_picture
 from edgeseg.quantize.precision import PRECISIONS
-from edgeseg.runtimes.base import Opening, runtime_of
+from edgeseg.runtimes.base import OpenGraph, Opening, runtime_of
 from edgeseg.schema import STRICT
-from edgeseg.students import Student
+from edgeseg.students import Promptable, Student
 
 AT_ONCE = 24
 """Modules that are looked at in one export: more outputs keep a runtime from what it does with the plain network."""
@@ -80,7 +82,7 @@ def locate_with(
     return locate(artifact, student, pictures[0], progress)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: exporters do not take such tensors
 def locate(artifact: Artifact, student: Student, one: Picture, progress: Progress | None = None) -> Located:
     """The first module of the student that the artifact's target gets wrong."""
     manifest = artifact.manifest
@@ -90,53 +92,75 @@ def locate(artifact: Artifact, student: Student, one: Picture, progress: Progres
             "loses most, and --bisect of the float artifact what the runtime gets wrong"
         )
     target = from_options(manifest.target, str(artifact.folder))
+    fresh = runtime_of(artifact).fresh
+    if fresh is None:
+        raise EdgesegError(f"{target.name} opens no networks outside an artifact, so it cannot be bisected")
+    opens, stand_in = fresh
     within = PRECISIONS[coarser(manifest.precision.asked, manifest.precision.executed)].relative_rms
     stages: list[Stage] = []
+    blind: list[str] = []
     first: Stage | None = None
     heat: NDArray[np.float32] | None = None
-    for network, feeds in _networks(artifact, student.eval(), target, one):
-        inside: str | None = ""  # the whole student
-        while inside is not None:
-            names = _parts(network, feeds, inside)
-            if not names:
-                break
+    for part, network, feeds in _networks(artifact, student.eval(), target, one):
+        seen: dict[str, Stage] = {}
+        names = _parts(network, feeds, "")
+        if not names:
+            blind.append(part)
+        while names:
+            some = _spread(names)
             if progress:
-                progress(len(stages), len(stages) + len(names))
-            found, maps = _compare(artifact, target, network, student, feeds, names, within)
+                progress(len(stages) + len(seen), len(stages) + len(seen) + len(some))
+            found, maps = _compare(artifact, target, opens, network, student, feeds, some, within)
             wrong = next((index for index, stage in enumerate(found) if not stage.fits), None)
-            stages += found if wrong is None else found[: wrong + 1]
-            inside = None
-            if wrong is not None:
-                first, heat, inside = found[wrong], maps[wrong], found[wrong].module
+            seen |= {stage.module: stage for stage in (found if wrong is None else found[: wrong + 1])}
+            if wrong is None:
+                break
+            first, heat = found[wrong], maps[wrong]
+            skipped = names[names.index(some[wrong - 1]) + 1 if wrong else 0 : names.index(first.module)]
+            # one of those that were left out may be the first; without it, it is something inside
+            names = [*skipped, first.module] if skipped else _parts(network, feeds, first.module)
+        stages += seen.values()
         if first is not None:
             break
     path = _draw(artifact.folder / "evidence" / PICTURE, one, heat) if heat is not None else None
-    return Located(first.module if first else None, within, stages, _words(artifact, first, within), path)
+    words = _words(target.name, stand_in, first, within, blind, compared=bool(stages))
+    return Located(first.module if first else None, within, stages, words, path)
 
 
-def _words(artifact: Artifact, first: Stage | None, within: float) -> str:
-    name = str(artifact.manifest.target["name"])
-    if first is None:
-        return (
-            f"every module of a fresh export to {name} is within {within:g} of the student: if the artifact is not, its file is "
-            "of other weights or was made otherwise; export again"
-        )
-    where = "folding the student for export" if first.graph is None or not first.graph <= within else name
-    error = first.graph if where != name else first.file
-    size = "is not finite" if error is None else f"is off by {error:.2e} relative RMS, above {within:g}"
-    return f"{where} first differs in {first.module} ({first.kind}), whose output {size}"
+def _words(
+    name: str, stand_in: str | None, first: Stage | None, within: float, blind: Sequence[str], compared: bool
+) -> str:
+    """The answer as a sentence: what differs or what fits, and what nothing is known of."""
+    ran = name if stand_in is None else f"{name} in {stand_in}"
+    unknown = f"nothing of the {' and of the '.join(blind)} was compared: no module of it gives a tensor"
+    if first is not None:
+        where = "folding the student for export" if first.graph is None or not first.graph <= within else ran
+        error = first.graph if where != ran else first.file
+        size = "is not finite" if error is None else f"is off by {error:.2e} relative RMS, above {within:g}"
+        said = f"{where} first differs in {first.module} ({first.kind}), whose output {size}"
+        return f"{said}; {unknown}" if blind else said
+    if not compared:
+        return unknown
+    said = f"every module that was compared of a fresh export to {ran} is within {within:g} of the student"
+    if blind:
+        return f"{said}; {unknown}"
+    other = "" if stand_in is None else f", or it is {name} itself, which {stand_in} stood in for here"
+    return (
+        f"{said}: if the artifact is not, its file is of other weights or was made otherwise (export again), or what "
+        f"follows the modules differs{other}"
+    )
 
 
 def _networks(
     artifact: Artifact, student: Student, target: Target, one: Picture
-) -> Iterator[tuple[Network, dict[str, Tensor]]]:
-    """The networks of an artifact with their inputs for a picture; a decoder's maps are the student's own."""
+) -> Iterator[tuple[str, Network, dict[str, Tensor]]]:
+    """What the networks of an artifact are called, and their inputs for a picture; a decoder's maps are the student's own."""
     parts = networks(student, artifact.size, artifact.manifest.input.baked, target.interface)
     given = torch.from_numpy(both(one, artifact.manifest.input)[1])
     spec = artifact.manifest.input
     planes = "pre" in spec.baked and target.interface.image == "planes"
     image = given.permute(0, 3, 1, 2).float() if planes else given
-    yield parts[0], {spec.name: image.contiguous()}
+    yield "network" if len(parts) == 1 else "encoder", parts[0], {spec.name: image.contiguous()}
     if len(parts) > 1:
         encoder, decoder = parts
         points, labels = questions(one, artifact.size)
@@ -148,87 +172,90 @@ def _networks(
             torch.from_numpy(points[:1]),
             torch.from_numpy(labels[:1]),
         )
-        yield decoder, {**maps, "points": full[0], "labels": full[1]}
+        yield "decoder", decoder, {**maps, "points": full[0], "labels": full[1]}
 
 
 class Tapped(Network):
-    """A network that also gives what some of its modules make."""
+    """A network that also gives what some of its modules make.
 
-    def __init__(self, inner: Network, names: Sequence[str]) -> None:
+    own: which of its outputs it still gives: not one that a module makes, since some converters merge what is given twice.
+    """
+
+    def __init__(self, inner: Network, names: Sequence[str], own: Sequence[int]) -> None:
         nn.Module.__init__(self)
-        self.inner, self.names = inner, list(names)
+        self.inner, self.names, self.own = inner, list(names), list(own)
         self.bake, self.size, self.student, self.interface = inner.bake, inner.size, inner.student, inner.interface
-        self.outputs = [*inner.outputs, *(f"tap_{index}" for index in range(len(names)))]
-        self.dynamic, self.whole = {}, None
+        self.outputs = [*(inner.outputs[index] for index in own), *(f"tap_{index}" for index in range(len(names)))]
+        self.dynamic, self.whole = inner.dynamic, None
         self.eval()
 
     def feeds(self) -> dict[str, Tensor]:
-        """As the network inside."""
+        """As the network inside, whose free axes stay free."""
         return self.inner.feeds()
 
     def forward(self, *feeds: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the network, then those of the modules in the order of their names."""
         made, taps = tapped(self.inner, self.names, *feeds)
-        return *made, *(taps[name] for name in self.names)
+        return *(made[index] for index in self.own), *(taps[name] for name in self.names)
 
 
 def tapped(network: Network, names: Sequence[str], *feeds: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """What a network makes, and what the modules of its student with these names do."""
+    """What a network makes, and what the modules of its student with these names do when they are first called."""
     taps: dict[str, Tensor] = {}
-
-    def hook(name: str) -> Any:
-        return lambda module, given, made: taps.__setitem__(name, made)
-
-    handles = [network.student.get_submodule(name).register_forward_hook(hook(name)) for name in names]
-    try:
-        made = network(*feeds)
-    finally:
-        for handle in handles:
-            handle.remove()
+    made = _hooked(network, names, feeds, taps.setdefault)
     return (made if isinstance(made, tuple) else (made,)), taps
 
 
-def _parts(network: Network, feeds: dict[str, Tensor], inside: str) -> list[str]:
-    """The modules one level below `inside` that give a tensor, in the order they run; containers are looked through."""
-    student = network.student
-    order: list[str] = []
-    seen: set[int] = set()
+def _hooked(network: Network, names: Sequence[str], feeds: Sequence[Tensor], note: Callable[[str, Any], Any]) -> Any:
+    """What a network makes, while each of these modules notes what it gives, in the order they end."""
 
     def hook(name: str) -> Any:
-        def note(module: nn.Module, given: Any, made: Any) -> None:
-            if isinstance(made, Tensor) and made.is_floating_point() and id(made) not in seen:
-                seen.add(id(made))
-                kept.append(made)  # or its id may be another's
-                order.append(name)
+        def after(module: nn.Module, given: Any, made: Any) -> None:  # what it returned would take the output's place
+            note(name, made)
 
-        return note
+        return after
 
-    kept: list[Tensor] = []
-    handles = [student.get_submodule(name).register_forward_hook(hook(name)) for name in _children(student, inside)]
+    handles = [network.student.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     try:
-        network(*feeds.values())
+        return network(*feeds)
     finally:
         for handle in handles:
             handle.remove()
-    if len(order) <= AT_ONCE:
-        return order
-    return [order[i] for i in np.unique(np.linspace(0, len(order) - 1, AT_ONCE).astype(int))]
 
 
-def _children(student: Student, inside: str) -> Iterator[str]:
-    """The modules right below one, by name; lists of modules are never called, so their entries are meant."""
-    module = student.get_submodule(inside)
-    for name, child in module.named_children():
-        path = f"{inside}.{name}" if inside else name
-        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
-            yield from _children(student, path)
-        else:
-            yield path
+def _parts(network: Network, feeds: dict[str, Tensor], inside: str) -> list[str]:
+    """The outermost modules below `inside` that give a tensor, in the order they run."""
+    below = [
+        f"{inside}.{name}" if inside else name
+        for name, _ in network.student.get_submodule(inside).named_modules()
+        if name
+    ]
+    outermost: dict[str, Tensor] = {}  # keeps the tensors, or their ids may be others'
+
+    def note(name: str, made: Any) -> None:
+        if not isinstance(made, Tensor) or not made.is_floating_point():
+            return  # a list, or nothing that can be held against another: what is inside was noted already
+        if not any(name == other or name.startswith(f"{other}.") for other in outermost):
+            for inner in [other for other in outermost if other.startswith(f"{name}.")]:
+                del outermost[inner]
+            outermost[name] = made
+
+    _hooked(network, below, list(feeds.values()), note)
+    first = {id(made): name for name, made in reversed(outermost.items())}  # others only hand it on
+    return [name for name, made in outermost.items() if first[id(made)] == name]
+
+
+def _spread(names: list[str]) -> list[str]:
+    """As many of the modules as are looked at at once, the last one among them."""
+    if len(names) <= AT_ONCE:
+        return names
+    return [names[index] for index in np.linspace(0, len(names) - 1, AT_ONCE).astype(int)]
 
 
 def _compare(
     artifact: Artifact,
     target: Target,
+    opens: OpenGraph,
     network: Network,
     student: Student,
     feeds: dict[str, Tensor],
@@ -239,9 +266,10 @@ def _compare(
     means = {name: _unfolded_name(student, name) for name in names}
     _, trained = tapped(_unfolded(network, student), list(means.values()), *feeds.values())
     wanted = {name: trained[meant] for name, meant in means.items()}
-    tap = Tapped(network, names)
-    graph = dict(zip(names, tap(*feeds.values())[-len(names) :], strict=True))
-    file = dict(zip(names, _run(artifact, target, tap, feeds)[-len(names) :], strict=True))
+    made, graph = tapped(network, names, *feeds.values())
+    own = [index for index, one in enumerate(made) if not any(one is each for each in graph.values())]
+    tap = Tapped(network, names, own)
+    file = dict(zip(names, _run(artifact, target, opens, tap, feeds)[-len(names) :], strict=True))
     stages, maps = [], []
     for name in names:
         reference = wanted[name].float().numpy()
@@ -265,23 +293,23 @@ def _unfolded_name(student: Student, name: str) -> str:
 
 
 def _unfolded(network: Network, student: Student) -> Network:
-    """The network around the student as it was trained."""
-    from copy import copy
-
-    plain = copy(network)
+    """The network around the student as it was trained, which reads a prompt's places as the network's own does."""
+    plain, trained = copy(network), copy(student)
+    if isinstance(trained, Promptable) and isinstance(network.student, Promptable):
+        trained.absences = network.student.absences
     plain._modules = dict(network._modules)
-    plain.student = student
+    plain.student = trained
     return plain
 
 
-def _run(artifact: Artifact, target: Target, network: Network, feeds: dict[str, Tensor]) -> list[NDArray[Any]]:
-    """What the artifact's runtime makes of a network written anew."""
-    opens = runtime_of(artifact).graph
-    if opens is None:
-        raise EdgesegError(f"{target.name} opens no networks outside an artifact, so it cannot be bisected")
+def _run(
+    artifact: Artifact, target: Target, opens: OpenGraph, network: Network, feeds: dict[str, Tensor]
+) -> list[NDArray[Any]]:
+    """What the artifact's runtime, or what stands in for it, makes of a network written anew."""
     manifest = artifact.manifest
     with TemporaryDirectory() as folder:
-        written = target.write(network, Path(folder))
+        with torch.enable_grad():  # as an export is written
+            written = target.write(network, Path(folder))
         file = Path(folder) / written.files[0]
         ops = manifest.target.get("ops", "auto")
         opening = Opening(file, network.outputs, target.precision, 1, tuple(written.operators), ops)

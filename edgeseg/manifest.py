@@ -82,7 +82,7 @@ class Decoder:
     Its inputs are the maps, `points [P, N, 2]` float32 (x, y in pixels of the artifact's input) and `labels [P, N]`
     float32 (1 object, 0 background, 2 and 3 corners of a box, -1 empty), P and N of any number; its outputs the masks
     `[P, ...]` as `OutputSpec` says and `quality [P, masks]`, the estimated IoU. With `places`, P is 1 and N is that many:
-    the rest is labelled -2, not there.
+    the rest is labelled -2, not there. With `prompts`, P is at most that: more are asked one part after the other.
     """
 
     __pydantic_config__ = STRICT
@@ -90,6 +90,7 @@ class Decoder:
     maps: list[str]
     outputs: list[str]
     places: int | None = None
+    prompts: int | None = None
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def write(parts: Sequence[Network], target: Target, folder: Path, source: Source
         )
         facts = encoder.facts | {f"decoder_{name}": fact for name, fact in decoder.facts.items()}
         written = Written(encoder.files + decoder.files, encoder.operators + decoder.operators, facts)
-        made, decoding = last.output_spec(), last.decoder_spec(decoder.files[0])
+        made, decoding = last.output_spec(), last.decoder_spec(decoder.files[0], target.at_once)
     else:
         assert isinstance(first, Deployed)
         written, made, decoding = target.write(first, folder), first.output_spec(), None

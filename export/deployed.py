@@ -181,7 +181,7 @@ class DeployedEncoder(ImageNetwork):
     def complete(self) -> None:
         """The maps of a black image, and their names."""
         super().complete()
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: exporters that keep gradients refuse such tensors as inputs
             self.maps = self(*self.feeds().values())
         self.outputs = [f"map_{index}" for index in range(len(self.maps))]
 
@@ -235,6 +235,6 @@ class DeployedDecoder(Network):
             return OutputSpec(name="masks", kind="masks", shape=[1, *self.size], dtype=dtype)
         return OutputSpec(name="masks", kind="masks", shape=[1, self.student.masks, *self.size], dtype="float32")
 
-    def decoder_spec(self, file: str) -> Decoder:
-        """How the manifest describes it."""
-        return Decoder(file=file, maps=list(self.maps), outputs=self.outputs, places=self.interface.places)
+    def decoder_spec(self, file: str, prompts: int | None) -> Decoder:
+        """How the manifest describes it; `prompts`: the most that it answers at once."""
+        return Decoder(file, list(self.maps), self.outputs, self.interface.places, prompts)

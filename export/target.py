@@ -57,6 +57,11 @@ class Target:
         if self.ops not in get_args(Ops):
             raise EdgesegError(f"ops is {', '.join(get_args(Ops))}, got {self.ops!r}")
 
+    @property
+    def at_once(self) -> int | None:
+        """The most prompts that a decoder with free axes answers at once; null: any number."""
+        return None
+
     def write(self, network: Network, folder: Path) -> Written:
         """Write the network into `folder`."""
         raise TypeError(f"{type(self).__name__} does not say how it is written")

@@ -64,6 +64,11 @@ class TensorRt(Target):
         if self.prompts < 1 or self.places < 1:
             raise EdgesegError(f"an engine takes 1 prompt of 1 place at least, got {self.prompts} of {self.places}")
 
+    @property
+    def at_once(self) -> int | None:
+        """As far as the engine's profile goes."""
+        return self.prompts
+
     def write(self, network: Network, folder: Path) -> Written:
         """`model.onnx` and, where it has operators of ours, the sources of their plugins."""
         onnx = need("onnx")

@@ -91,9 +91,9 @@ class Runtime:
     provenance: Literal["measured", "simulated"] = "measured"
 
     @property
-    def graph(self) -> OpenGraph | None:
-        """What opens one network file; null for a runtime that has no such."""
-        return self.open.open_graph if isinstance(self.open, Sessions) else None
+    def fresh(self) -> tuple[OpenGraph, str | None] | None:
+        """As `Sessions.fresh`; null for a runtime that does not open single files."""
+        return self.open.fresh if isinstance(self.open, Sessions) else None
 
 
 RUNTIMES: Registry[Runtime] = Registry("runtime")
@@ -167,6 +167,11 @@ class Sessions:
 
     open_graph: OpenGraph
 
+    @property
+    def fresh(self) -> tuple[OpenGraph, str | None]:
+        """What opens a file that was only just written, and the name of the runtime where another one stands in."""
+        return self.open_graph, None
+
     def __call__(self, artifact: Artifact, threads: int) -> Session:
         """An artifact and a number of threads to a session."""
         manifest = artifact.manifest
@@ -227,6 +232,7 @@ class PromptSession:
         self.input, self.output = manifest.input, manifest.output
         self._encoder, self._decoder, self._maps = encoder, decoder, manifest.decoder.maps
         self._places = manifest.decoder.places
+        self._at_once = manifest.decoder.prompts if self._places is None else 1
         self._shape, self._dtype = tuple(self.input.shape), np.dtype(self.input.dtype)
         self._points, self._labels = usual_prompt(self.input)
 
@@ -241,15 +247,17 @@ class PromptSession:
     ) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Masks and their quality for `points [P, N, 2]` with `labels [P, N]`, corners of boxes included.
 
-        Masks are logits `[P, masks, H, W]`, or uint8 `[P, H, W]` where labels are baked in; quality is `[P, masks]`.
+        Masks are logits `[P, masks, H, W]`, or uint8 `[P, H, W]` where labels are baked in; quality is `[P, masks]`. More
+        prompts than the decoder answers at once are asked one part after the other.
         """
-        places = self._places
-        if places is None:
+        count = len(labels)
+        step = self._at_once or count
+        if count <= step and self._places is None:
             masks, quality = self._decoder.run(self._feeds(maps, points, labels))
             return masks, quality
-        spots, signs = padded(points, labels, places)
-        count = len(labels)
-        made = [self._decoder.run(self._feeds(maps, spots[[i]], signs[[i]])) for i in range(count)]
+        spots, signs = (points, labels) if self._places is None else padded(points, labels, self._places)
+        parts = (slice(start, start + step) for start in range(0, count, step))
+        made = [self._decoder.run(self._feeds(maps, spots[part], signs[part])) for part in parts]
         masks, quality = (np.concatenate(each) for each in zip(*made, strict=True))
         if masks.ndim == 4 and self.output.shape[1:] == list(masks.shape[2:]):  # the file leaves that to us
             best = masks[np.arange(count), quality.argmax(1)] > 0

@@ -23,10 +23,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg import schema
-from edgeseg.artifact import Artifact
+from edgeseg.artifact import MANIFEST, Artifact
 from edgeseg.errors import EdgesegError, MissingTool, need
 from edgeseg.files import sha256
-from edgeseg.runtimes.base import HEAVY, RUNTIMES, Graph, Opening, Runtime, Session, Sessions, listing, main_precision
+from edgeseg.runtimes.base import (
+    HEAVY,
+    RUNTIMES,
+    Graph,
+    OpenGraph,
+    Opening,
+    Runtime,
+    Session,
+    Sessions,
+    listing,
+    main_precision,
+)
 from edgeseg.runtimes.onnxruntime_session import OnnxRuntimeGraph
 from edgeseg.runtimes.onnxruntime_session import version as stand_in_version
 from edgeseg.runtimes.record import Execution
@@ -82,6 +93,11 @@ def engine_file(onnx_file: Path) -> Path:
 def card_file(onnx_file: Path) -> Path:
     """Where its description is."""
     return onnx_file.with_name("engine.json")
+
+
+def artifact_of(onnx_file: Path) -> Path:
+    """The folder of its artifact, which of a promptable one is above those of its two networks."""
+    return next((folder for folder in onnx_file.parents[:2] if (folder / MANIFEST).exists()), onnx_file.parent)
 
 
 class Driver:
@@ -238,7 +254,7 @@ def check_engine(onnx_file: Path, version: str, gpu: Gpu) -> EngineCard | None:
         EdgesegError: none was built, or for another file, version or GPU; what to run is named.
     """
     engine, described = engine_file(onnx_file), card_file(onnx_file)
-    again = f"run edgeseg build {onnx_file.parent}"
+    again = f"run edgeseg build {artifact_of(onnx_file)}"
     if not engine.exists():
         raise EdgesegError(f"no {engine.name} beside {onnx_file}; {again}")
     with engine.open("rb") as file:
@@ -301,7 +317,8 @@ class EngineGraph:
         engine = engine_file(opening.file)
         self._engine = self._runtime.deserialize_cuda_engine(engine.read_bytes())
         if self._engine is None:
-            raise EdgesegError(f"TensorRT cannot open {engine}: {self._why()}; run edgeseg build {opening.file.parent}")
+            again = f"run edgeseg build {artifact_of(opening.file)}"
+            raise EdgesegError(f"TensorRT cannot open {engine}: {self._why()}; {again}")
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise EdgesegError(f"TensorRT cannot run {engine}: {self._why()}; is the GPU out of memory?")
@@ -418,6 +435,11 @@ def open_graph(opening: Opening) -> Graph:
 @dataclass(frozen=True)
 class EngineSessions(Sessions):
     """Sessions in TensorRT, but for the first proof of a fresh export, whose engine is still to be built: that is the stand-in's."""
+
+    @property
+    def fresh(self) -> tuple[OpenGraph, str | None]:
+        """The stand-in, wherever this is: nobody builds an engine of a file that is looked at once."""
+        return StandIn, "onnxruntime"
 
     def __call__(self, artifact: Artifact, threads: int) -> Session:
         """An artifact and a number of threads to a session."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,10 +16,12 @@ from edgeseg.data import Data
 from edgeseg.export import deployed
 from edgeseg.export.deployed import Deployed, ImageNetwork
 from edgeseg.export.target import Target
-from edgeseg.locate import locate_with
+from edgeseg.locate import _parts, locate_with
 from edgeseg.parity import bad_hops
-from edgeseg.students import Semantic, Student, fuse
-from tests.export.test_export import KINDS, needs, small  # noqa: F401 (a fixture)
+from edgeseg.students import Promptable, Semantic, Stage, Student, fuse
+from edgeseg.students.promptable import ABSENT
+from tests.export.test_export import KINDS, Small, needs, small  # noqa: F401 (a fixture)
+from tests.students.test_registry import settled
 
 Patch = pytest.MonkeyPatch
 
@@ -161,6 +163,146 @@ def test_bisect_names_the_module(
     assert "first differs in body.3 (Unfaithful)" in found.words
     assert found.picture is not None
     assert (artifact.folder / found.picture).stat().st_size > 100
+
+
+def test_bisect_looks_through_what_is_not_called(tiny_data: Data, tmp_path: Path) -> None:
+    """LR-ASPP slices its backbone, so that it is no module that gives anything; its blocks are."""
+    student = settled("lraspp_mobilenet_v3_small")
+    student.backbone[2] = Unfaithful(student.backbone[2], 1.05)
+    artifact = es.export_model(student, es.OnnxRuntime(), tmp_path / "out", (64, 96), data=tiny_data)
+    found = locate_with(artifact, student, tiny_data)
+    assert found.first == "backbone.2"
+    assert [stage.module for stage in found.stages][:3] == ["backbone.0", "backbone.1", "backbone.2"]
+    assert [stage.module for stage in found.stages if not stage.fits] == ["backbone.2"]
+
+
+class Maps(torch.nn.Module):
+    """Two maps as a list, in a tuple: nothing that could be compared, but for what is inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = torch.nn.Conv2d(3, 16, 3, 2, 1), torch.nn.Conv2d(16, 16, 3, 2, 1)
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], None]:
+        fine = self.fine(image)
+        return [fine, self.coarse(fine)], None
+
+
+class Nested(Small):
+    """A student whose backbone's backbone gives its maps."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.body = torch.nn.Sequential(torch.nn.Sequential(Maps()))
+
+    def low_logits(self, image: Tensor) -> Tensor:
+        (_, coarse), _ = self.body(image)
+        result: Tensor = self.head(coarse)
+        return result
+
+
+def test_parts_are_looked_through_at_every_level() -> None:
+    network = Deployed(Nested(3), (64, 96))
+    assert _parts(network, network.feeds(), "") == ["body.0.0.fine", "body.0.0.coarse", "head"]
+    assert _parts(network, network.feeds(), "body.0") == ["body.0.0.fine", "body.0.0.coarse"]
+    assert _parts(network, network.feeds(), "head") == []
+
+
+class Sliced(Small):
+    """A student with more parts than are looked at at once."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.body = torch.nn.Sequential(*(torch.nn.Conv2d(16 if i else 3, 16, 3, 1 + (i < 2), 1) for i in range(9)))
+
+    def low_logits(self, image: Tensor) -> Tensor:
+        result: Tensor = self.head(self.body[4:](self.body[:4](image)))
+        return result
+
+
+@pytest.mark.parametrize("wrong", [0, 2, 4])
+def test_bisect_comes_back_to_those_it_left_out(
+    wrong: int, tiny_data: Data, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr("edgeseg.locate.AT_ONCE", 4)
+    torch.manual_seed(0)
+    student = Sliced(len(tiny_data.class_names)).eval()
+    student.describe(tiny_data.class_names, tiny_data.palette)
+    student.body[wrong] = Unfaithful(student.body[wrong], 1.05)
+    artifact = es.export_model(student, es.OnnxRuntime(), tmp_path / "out", (64, 96), data=tiny_data)
+    found = locate_with(artifact, student, tiny_data)
+    assert found.first == f"body.{wrong}"
+    assert len({stage.module for stage in found.stages}) == len(found.stages)
+
+
+class Answer(torch.nn.Module):
+    """Masks and their quality, at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tell, self.mix, self.judge = torch.nn.Linear(3, 8), torch.nn.Conv2d(8, 8, 3, 1, 1), torch.nn.Linear(8, 1)
+
+    def forward(self, image: Tensor, asked: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        told = (self.tell(asked) * there[..., None]).sum(1)
+        return self.mix(image * told[..., None, None]).sum(1, keepdim=True), self.judge(told)
+
+
+class Asked(Promptable):
+    """A promptable student of four layers. bare: the image is looked at without calling any module."""
+
+    licence, paper, multiple = "Apache-2.0", "none", 8
+    feature_info = (Stage(8, 4),)
+
+    def __init__(self, bare: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.name, self.bare = "asked", bare
+        self.look_at, self.decoder = torch.nn.Conv2d(3, 8, 5, 4, 2), Answer()
+
+    def forward_features(self, image: Tensor) -> list[Tensor]:
+        if self.bare:
+            return [F.conv2d(image, self.look_at.weight, self.look_at.bias, 4, 2)]
+        return [self.look_at(image)]
+
+    def embed(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.forward_features(image))
+
+    def low_masks(
+        self,
+        maps: Sequence[Tensor],
+        size: tuple[int, int],
+        points: Tensor,
+        labels: Tensor,
+        before: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        there = (labels != ABSENT).float() if self.absences else torch.ones_like(labels)
+        asked = torch.cat([points / points.new_tensor(size[::-1]), labels[..., None]], 2)
+        made: tuple[Tensor, Tensor] = self.decoder(maps[0], asked, there)
+        return made
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_bisect_looks_into_decoders(tiny_data: Data, kind: type[Target], tmp_path: Path) -> None:
+    """They give two things at once, of any number of prompts, or of one with places that are not there."""
+    needs(kind)
+    student = Asked()
+    student.decoder.mix = Unfaithful(student.decoder.mix, 1.05)  # type: ignore[assignment]
+    artifact = es.export_model(student, kind(), tmp_path / "out", (64, 96), ("pre",), data=tiny_data)
+    found = locate_with(artifact, student, tiny_data)
+    assert found.first == "decoder.mix"
+    assert [stage.module for stage in found.stages] == ["look_at", "decoder.tell", "decoder.mix", "decoder.mix.inner"]
+    assert [stage.fits for stage in found.stages] == [True, True, False, True]
+    assert "folding" not in found.words
+
+
+def test_bisect_says_what_it_does_not_know(tiny_data: Data, tmp_path: Path) -> None:
+    student = Asked(bare=True)
+    artifact = es.export_model(student, es.OnnxRuntime(), tmp_path / "out", (64, 96), data=tiny_data)
+    found = locate_with(artifact, student, tiny_data)
+    assert found.first is None
+    assert [stage.module for stage in found.stages] == ["decoder.tell", "decoder.mix", "decoder.judge"]
+    assert "nothing of the encoder was compared" in found.words
+    assert "export again" not in found.words
 
 
 def test_bisect_says_when_it_is_the_file(small: Student, tiny_data: Data, tmp_path: Path) -> None:  # noqa: F811

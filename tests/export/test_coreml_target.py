@@ -285,7 +285,7 @@ def test_a_picture_that_is_none_is_refused(artifact: Artifact) -> None:
 def test_elsewhere_our_interpreter_stands_in_and_says_so() -> None:
     assert runtime(on_a_mac=False).provenance == "simulated"
     mac = runtime(on_a_mac=True)
-    assert mac.provenance == "measured" and mac.graph is CoreMlGraph
+    assert mac.provenance == "measured" and mac.fresh == (CoreMlGraph, None)
     assert (sys.platform == "darwin") == coreml_model.ON_A_MAC
 
 

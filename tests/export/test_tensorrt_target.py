@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.machinery
 import json
+import operator
 import re
 import shutil
 import struct
@@ -31,13 +32,15 @@ from edgeseg.export.tensorrt_build import Options, build_engines, trtexec_lines
 from edgeseg.export.tensorrt_lint import Finding, lint, support
 from edgeseg.export.tensorrt_onnx import TensorRt, bytes_last, fitted, floats_first, in_words, profile_of, shapes_of
 from edgeseg.kernels.onnx_function import DOMAIN, register_schemas
-from edgeseg.manifest import Source
-from edgeseg.parity import bad_hops
+from edgeseg.locate import locate_with
+from edgeseg.manifest import Decoder, Source
+from edgeseg.parity import bad_hops, verify_with
 from edgeseg.runs import save
 from edgeseg.runtimes import tensorrt_engine
-from edgeseg.runtimes.base import Opening
+from edgeseg.runtimes.base import Opening, PromptSession
 from edgeseg.runtimes.tensorrt_engine import EngineCard, Gpu, check_engine, layers_of, plan_version, precisions
 from edgeseg.students import Semantic, Student
+from tests.export.test_broken import Asked
 from tests.students.test_registry import families, fresh, settled, sizes
 
 SIZE = (64, 96)
@@ -507,7 +510,7 @@ LAYERS = {
 class Engine:
     """What the bytes of a plan compute, by ONNX Runtime."""
 
-    def __init__(self, content: bytes, memory: Memory) -> None:
+    def __init__(self, content: bytes, memory: Memory, most: dict[str, tuple[int, ...]]) -> None:
         import onnxruntime
 
         from edgeseg.kernels.build import library
@@ -517,6 +520,7 @@ class Engine:
             options.register_custom_ops_library(str(library("onnxruntime")))
         self._session, self._memory = onnxruntime.InferenceSession(content, options), memory
         self._kinds = {each.name: each for each in (*self._session.get_inputs(), *self._session.get_outputs())}
+        self._most = most
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._free: dict[str, int] = {}
@@ -540,7 +544,8 @@ class Engine:
             elif said != length:
                 return False
         self._shapes[name] = shape
-        return max(self._free.values(), default=0) <= 64
+        most = self._most.get(name, shape)
+        return max(self._free.values(), default=0) <= 64 and all(map(operator.le, shape, most))
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._free.get(side, side) for side in self._kinds[name].shape)
@@ -566,6 +571,7 @@ def plan(version: str, content: bytes = b"") -> bytes:
 def pretend(version: str, memory: Memory, calls: list[Any], refuse: str = "", fail: str = "") -> ModuleType:
     """A module that is asked as TensorRT is, and notes it."""
     trt: Any = ModuleType("tensorrt")
+    most: dict[str, tuple[int, ...]] = {}
     trt.__version__, trt.__spec__ = version, importlib.machinery.ModuleSpec("tensorrt", None)
 
     class Logger:
@@ -615,7 +621,11 @@ def pretend(version: str, memory: Memory, calls: list[Any], refuse: str = "", fa
             return Config()
 
         def create_optimization_profile(self) -> Any:
-            return SimpleNamespace(set_shape=lambda *words: calls.append(words))
+            def set_shape(name: str, *shapes: tuple[int, ...]) -> None:
+                calls.append((name, *shapes))
+                most[name] = shapes[2]
+
+            return SimpleNamespace(set_shape=set_shape)
 
         def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
             calls.append(("build", config.profiling_verbosity))
@@ -629,7 +639,7 @@ def pretend(version: str, memory: Memory, calls: list[Any], refuse: str = "", fa
             pass
 
         def deserialize_cuda_engine(self, content: bytes) -> Engine | None:
-            return Engine(content[28:], memory)
+            return Engine(content[28:], memory, most)
 
     trt.ILogger, trt.OnnxParser, trt.Builder, trt.Runtime = Logger, Parser, Builder, Runtime
     trt.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
@@ -757,6 +767,30 @@ def test_an_export_on_the_device_itself_is_proven_in_the_stand_in(
     assert ledger.hops[-1].name == "student -> tensorrt in onnxruntime"
 
 
+def test_an_engine_is_bisected_in_the_stand_in(make: Make, student: Student, tiny_data: Data, device: Device) -> None:
+    """Files that are looked at once have no engines, and none is built for them."""
+    artifact = make(ops="graph")
+    device()
+    build_engines(artifact, Options())
+    found = locate_with(artifact, student, tiny_data)
+    assert found.stages
+    assert found.first is None
+    assert "a fresh export to tensorrt in onnxruntime is within" in found.words
+    assert "or it is tensorrt itself, which onnxruntime stood in for" in found.words
+
+
+@pytest.mark.parametrize("parts", [("",), ("encoder", "decoder")], ids=["semantic", "promptable"])
+def test_the_advice_names_the_artifact(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    artifact = tmp_path / "an artifact"
+    for part in parts:
+        (artifact / part).mkdir(parents=True, exist_ok=True)
+        (artifact / part / "model.onnx").touch()
+    (artifact / "manifest.json").touch()
+    for part in parts:
+        with pytest.raises(EdgesegError, match=rf"; run edgeseg build {re.escape(str(artifact))}$"):
+            check_engine(artifact / part / "model.onnx", "10.3.0", ORIN)
+
+
 def test_an_engine_of_another_version_or_gpu_is_refused(make: Make, device: Device) -> None:
     artifact = make(ops="graph")
     device()
@@ -853,6 +887,38 @@ def test_a_promptable_student_becomes_two_engines(tmp_path: Path, device: Device
     ledger = es.verify(Artifact.open(artifact.folder), made)
     assert ledger.passed, list(bad_hops(ledger))
     assert ledger.hops[-1].name == "student -> tensorrt"
+
+
+def test_more_prompts_than_an_engine_takes_are_asked_in_parts(tiny_data: Data, device: Device, tmp_path: Path) -> None:
+    made = Asked()
+    artifact = es.export_model(made, TensorRt(prompts=3), tmp_path / "out", SIZE, ("pre",), data=tiny_data)
+    assert artifact.manifest.decoder is not None
+    assert artifact.manifest.decoder.prompts == 3
+    rng = np.random.default_rng(0)
+    points, labels = rng.uniform(0, 64, (16, 2, 2)).astype(np.float32), rng.integers(0, 2, (16, 2)).astype(np.float32)
+
+    def answers(opened: Artifact) -> list[Any]:
+        session = opened.session
+        assert isinstance(session, PromptSession)
+        maps = session.encode(np.zeros((1, *SIZE, 3), np.uint8))
+        return [*session.decode(maps, points, labels), *session.decode(maps, points[:3], labels[:3])]
+
+    wanted = answers(artifact)
+    device()
+    build_engines(artifact, Options())
+    proven = Artifact.open(artifact.folder)
+    ledger = verify_with(proven, made, tiny_data).manifest.ledger
+    assert ledger is not None
+    assert ledger.passed, list(bad_hops(ledger))
+    assert ledger.hops[-1].name == "student -> tensorrt"
+    got = answers(proven)
+    assert [each.shape for each in got] == [(16, 1, *SIZE), (16, 1), (3, 1, *SIZE), (3, 1)]
+    assert all(np.allclose(one, other, atol=1e-5) for one, other in zip(got, wanted, strict=True))
+
+
+def test_a_manifest_from_before_there_was_a_most_is_read() -> None:
+    described = {"file": "decoder/model.onnx", "maps": ["map_0"], "outputs": ["masks", "quality"], "places": None}
+    assert schema.parse(Decoder, described, "manifest.json").prompts is None
 
 
 # ---------------------------------------------------------------------------------------------------------- command line
