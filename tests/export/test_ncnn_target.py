@@ -206,8 +206,10 @@ def test_writing_twice_gives_the_same_bytes(precision: Any, tmp_path: Path) -> N
         lambda x: torch.lerp(x, x.square(), torch.linspace(0, 1, x.shape[3])),
         lambda x: torch.cat([part for part in x.split([3, 0, 1], 1) if part.shape[1]][::-1], 1),
         lambda x: nn.functional.interpolate(x, scale_factor=2.0, mode="bicubic"),
+        lambda x: nn.functional.interpolate(x, scale_factor=(1.3, 1.7), mode="bicubic"),
+        lambda x: nn.functional.interpolate(x, scale_factor=(1.3, 1.7), mode="nearest"),
     ],
-    ids=["where", "less", "and-or-not", "any", "masked-fill", "lerp", "split", "bicubic"],
+    ids=["where", "less", "and-or-not", "any", "masked-fill", "lerp", "split", "bicubic", "bicubic by", "nearest by"],
 )
 def test_what_it_lacks_is_computed_otherwise(compute: Any, tmp_path: Path) -> None:
     (network,) = networks(tiny(compute), SIZE, (), Ncnn.interface)
