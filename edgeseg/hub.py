@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
+import re
+import shutil
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeseg import schema
 from edgeseg.errors import EdgesegError, need
-from edgeseg.files import read_json, write_text
+from edgeseg.files import read_json, write_json, write_text
 from edgeseg.runs import CARD, WEIGHTS, RunCard, load_run, read_card, save
 
 if TYPE_CHECKING:
     from edgeseg.students import Student
 
-FILES = (WEIGHTS, CARD, "eval-*.json", "README.md")
+README = "README.md"
+"""The model card."""
+
+FILES = (WEIGHTS, CARD, "eval-*.json", README)
 """What is uploaded, and all that is ever downloaded."""
+
+MARK = "<!-- edgeseg card {} -->\n"
+"""Its last line: the SHA-256 of all before it, which tells a card that somebody edited from one that is as it was written."""
+
+PLACES = {"unlabelled": "folder", "weights": "file", "teacher": "run"}
+"""What of a recipe is a place, though it may not look like one -> what is said of it where its kind is not."""
+
+NAMES = ("ema", "none")
+"""Teachers that are none: `edgeseg.train.teaching`, which takes PyTorch to import, has them."""
 
 FIGURES = {"miou": "mIoU", "miou_1": "mIoU after 1 click", "miou_box": "mIoU from a box", "boundary_f": "boundary F"}
 """Figure of a score -> its name in the card."""
@@ -25,6 +42,9 @@ FIGURES = {"miou": "mIoU", "miou_1": "mIoU after 1 click", "miou_box": "mIoU fro
 
 def push_to_hub(subject: Student | Path | str, repo: str, private: bool = False, token: str | None = None) -> str:
     """Upload a run (or a student that was made in Python) to `repo`, e.g. `user/name`, with its card; the address.
+
+    A card is written where there is none, or one as edgeseg wrote it; one that you edited goes up as it is. Paths of your disk
+    stay here: data is named by its kind.
 
     Raises:
         MissingTool: huggingface_hub is not installed.
@@ -35,11 +55,14 @@ def push_to_hub(subject: Student | Path | str, repo: str, private: bool = False,
         with tempfile.TemporaryDirectory() as folder:
             return push_to_hub(save(subject, Path(folder)), repo, private, token)
     run = Path(subject)
-    write_card(run)
+    if not edited(run):
+        write_card(run)
     try:
-        api = hub.HfApi(token=token)
-        api.create_repo(repo, private=private, exist_ok=True)
-        made = api.upload_folder(repo_id=repo, folder_path=str(run), allow_patterns=list(FILES))
+        with tempfile.TemporaryDirectory() as folder:
+            public_copy(run, Path(folder))
+            api = hub.HfApi(token=token)
+            api.create_repo(repo, private=private, exist_ok=True)
+            made = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=list(FILES))
     except (hub.errors.HfHubHTTPError, *_offline(), OSError, ValueError) as error:
         raise EdgesegError(f"cannot push to {repo}: {_first_line(error)}; log in with `hf auth login`") from error
     return str(made)
@@ -75,9 +98,64 @@ def _offline() -> tuple[type[Exception], ...]:
     return tuple(kinds)
 
 
-def write_card(folder: Path) -> Path:
-    """Write `README.md`, the model card, into a run."""
-    return write_text(folder / "README.md", model_card(folder))
+def public_copy(run: Path, folder: Path) -> None:
+    """Copy what is uploaded of a run into `folder`, without the paths of somebody's disk; it loads as the run does."""
+    card = read_card(run)
+    shutil.copyfile(run / WEIGHTS, folder / WEIGHTS)
+    shutil.copyfile(run / README, folder / README)
+    if (training := card.training) is not None:
+        card = replace(card, training=replace(training, data=kind_of(training.data), recipe=_cut(training.recipe)))
+    schema.write(folder / CARD, card)
+    for path in run.glob("eval-*.json"):
+        document = read_json(path)
+        write_json(folder / path.name, {**document, "data": kind_of(document["data"])})
+
+
+def kind_of(data: str) -> str:
+    """What data is, without where it lies: `camvid` of `camvid:/home/ann/customer-x`."""
+    return data.split(":", maxsplit=1)[0]
+
+
+def _cut(value: Any, name: str = "") -> Any:
+    """A recipe, or a part of it called `name`, in which a path is nothing but the kind that stands before it."""
+    if isinstance(value, dict):
+        return {key: _cut(item, key) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_cut(item, name) for item in value]
+    if not isinstance(value, str):
+        return value
+    kind = re.match(r"([\w.]{2,}):", value)  # one letter is a drive
+    if name in PLACES and value not in NAMES and (name != "teacher" or kind is None):
+        return kind[1] if kind else PLACES[name]
+    return value if not re.search(r"[/\\]|^~", value) else kind[1] if kind else "(a path)"
+
+
+def edited(folder: Path) -> bool:
+    """Whether a run has a model card that is not as edgeseg wrote it."""
+    path = folder / README
+    if not path.exists():
+        return False
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return True
+    body = text[: -len(MARK.format("0" * 64))]
+    return text != _marked(body)
+
+
+def _marked(body: str) -> str:
+    return body + MARK.format(hashlib.sha256(body.encode()).hexdigest())
+
+
+def write_card(folder: Path, force: bool = False) -> Path:
+    """Write `README.md`, the model card, into a run; with `force` over one that was edited.
+
+    Raises:
+        EdgesegError: there is one that was edited.
+    """
+    if not force and edited(folder):
+        raise EdgesegError(f"{folder / README} was edited and would be written over; move it away, or give --force")
+    return write_text(folder / README, model_card(folder))
 
 
 def model_card(folder: Path) -> str:
@@ -87,9 +165,10 @@ def model_card(folder: Path) -> str:
     card = read_card(folder)
     found = [_measured(document) for document in _evaluations(folder, card)]
     env = Environment(loader=PackageLoader("edgeseg", "hub_card"), undefined=StrictUndefined, trim_blocks=True)
-    return env.get_template("card.md.j2").render(
+    text = env.get_template("card.md.j2").render(
         card=card, training=card.training, found=found, header=json.dumps(_header(card, found), indent=1)
     )
+    return _marked(f"{text}\n")
 
 
 def _evaluations(folder: Path, card: RunCard) -> list[dict[str, Any]]:
@@ -101,7 +180,7 @@ def _measured(document: dict[str, Any]) -> dict[str, Any]:
     """Where it was measured, without the path of somebody's disk, and what came out."""
     score = document["score"]
     return {
-        "data": str(document["data"]).split(":")[0],
+        "data": kind_of(str(document["data"])),
         "split": document["split"],
         "images": score["images"],
         "figures": {FIGURES[key]: round(score[key], 2) for key in FIGURES if score.get(key) is not None},

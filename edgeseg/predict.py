@@ -18,6 +18,12 @@ from edgeseg.pictures import Rgb, overlay, save_picture
 from edgeseg.students import Student
 
 VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
+RATES = 0.1, 1000.0
+"""Frames per second that are believed; MPEG-4 takes no more than 65535, and some files report ticks of their clock."""
+
+USUAL_RATE = 25.0
+"""For a file that reports none, or one that is not to be believed."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -90,25 +96,36 @@ def _video(
     import cv2
 
     reader = cv2.VideoCapture(str(file))
-    count, rate = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)), reader.get(cv2.CAP_PROP_FPS) or 25.0
+    count, rate = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)), reader.get(cv2.CAP_PROP_FPS)
+    if not RATES[0] <= rate <= RATES[1]:  # nan too
+        rate = USUAL_RATE
     size = int(reader.get(cv2.CAP_PROP_FRAME_WIDTH)), int(reader.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    refused = EdgesegError(
+        f"{file} is {size[0]}x{size[1]} at {rate:g} frames a second, which OpenCV here cannot write as MPEG-4 to {target}; "
+        "convert it to another size, or give its frames as pictures"
+    )
     done = 0
     with aside(target) as part:
         named = part.with_suffix(".mp4")  # the writer chooses the container by the name's ending
         writer = cv2.VideoWriter(str(named), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
         try:
             while (frame := reader.read())[0]:
+                if not writer.isOpened():  # it would take every frame and write none
+                    raise refused
                 image = cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB)
                 shown = overlay(image, loaded.predict(image), palette)
                 writer.write(cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))
                 done += 1
                 if progress:
                     progress(done, max(count, done))
+            writer.release()
+            if not done:
+                raise EdgesegError(f"{file} is no video that can be decoded; not one frame came out of it")
+            if not named.exists() or not named.stat().st_size:
+                raise refused
+            named.replace(part)
         finally:
             reader.release()
             writer.release()
-            if named.exists():
-                named.replace(part)
-        if not done:
-            raise EdgesegError(f"{file} is no video that can be decoded; not one frame came out of it")
+            named.unlink(missing_ok=True)
     return target

@@ -67,7 +67,7 @@ def export_model(
     quantization, calibration: what makes it an artifact of whole numbers, and the images that it is from (`quantize_model`).
 
     A failed proof leaves the artifact with its failed ledger, to be looked at, in `out`, or in `OUT-failed` where `out` has one
-    that passed; whoever calls decides what that means.
+    that passed, until the next one passes; whoever calls decides what that means.
     """
     from edgeseg.parity import verify_with
     from edgeseg.quantize.post_training import apply
@@ -91,7 +91,7 @@ def export_model(
     def instead(part: Path) -> Path:
         nonlocal place
         if not _passed(part) and _passed(out):
-            place = out.with_name(f"{out.name}-failed")
+            place = failed_place(out)
             refuse_foreign(place)
         else:
             carry_over(out, part)
@@ -105,7 +105,29 @@ def export_model(
             manifest = replace(manifest, files=files, calibration=calibration)
         schema.write(part / MANIFEST, manifest)
         verify_with(Artifact(part, manifest), student, data, progress=progress)
+    if place == out:
+        clear_failed(out)
     return Artifact.open(place)
+
+
+def failed_place(out: Path) -> Path:
+    """Where an artifact goes whose proof failed while `out` has one that passed."""
+    return out.with_name(f"{out.name}-failed")
+
+
+def clear_failed(out: Path) -> None:
+    """Remove `OUT-failed` of an earlier try once what was put into `out` has passed: the verdict would count it for ever.
+
+    It stays where it may be something else: of another student or target, or no failure.
+    """
+    failed = failed_place(out)
+    try:
+        old, new = Artifact.open(failed).manifest, Artifact.open(out).manifest
+    except EdgesegError:
+        return
+    same = (old.student.name, old.target.get("name")) == (new.student.name, new.target.get("name"))
+    if same and _passed(out) and not _passed(failed):
+        shutil.rmtree(failed, ignore_errors=True)
 
 
 def refuse_foreign(out: Path) -> None:

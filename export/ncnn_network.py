@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from edgeseg.errors import EdgesegError
+from edgeseg.export.known_bad import module_of
 from edgeseg.export.rewrites import bicubic_as_products, lerp_as_sum, nearest_as_products
 from edgeseg.kernels.selective_scan.torch_op import selective_scan
 from edgeseg.kernels.wkv.forms import form_for, wkv_plain
@@ -29,7 +30,7 @@ def for_pnnx(program: torch.export.ExportedProgram) -> GraphModule:
     """The module of an exported program, to be traced; float32 in and out, for the inputs it was exported with.
 
     Raises:
-        EdgesegError: the decay of a wkv depends on the input.
+        EdgesegError: the decay of a wkv depends on the input, or a type matters that float32 cannot stand for.
     """
     module = program.module()
     assert isinstance(module, GraphModule)
@@ -40,6 +41,7 @@ def for_pnnx(program: torch.export.ExportedProgram) -> GraphModule:
     with torch.no_grad():
         fold(module)
     for node in module.graph.nodes:
+        refuse_types(node)
         if node.target is WKV:
             _choose_form(module, node)
         node.target = BODIES.get(node.target, node.target)
@@ -73,8 +75,35 @@ def fold(module: GraphModule) -> None:
         number = value if value.is_floating_point() or indexes else value.float()
         module.register_buffer(name, number.detach().contiguous())
         with module.graph.inserting_before(node):
-            node.replace_all_uses_with(module.graph.get_attr(name), lambda user: user not in known)
+            folded = module.graph.get_attr(name)
+            folded.meta["val"] = value  # of the type that it had
+            node.replace_all_uses_with(folded, lambda user: user not in known)
     module.graph.eliminate_dead_code()
+
+
+def refuse_types(node: Node) -> None:
+    """Refuse what is something else in whole numbers or truths than in float32, which is all that ncnn computes in.
+
+    Raises:
+        EdgesegError: a real number that becomes a whole one or a truth, or an operator of truths on numbers.
+    """
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet not in CONVERSIONS | TRUTHS:
+        return
+    kinds = [value.dtype for each in node.all_input_nodes if isinstance(value := each.meta.get("val"), Tensor)]
+    if packet in TRUTHS:
+        if any(kind != torch.bool for kind in kinds):
+            raise EdgesegError(
+                f"ncnn has 0 and 1 for truths: {packet} of numbers in {module_of(node)}; compare them first"
+            )
+        return
+    before, after = kinds[0], node.meta["val"].dtype
+    if after == torch.bool != before:
+        raise EdgesegError(f"ncnn cannot make truths of {before} numbers: {packet} in {module_of(node)}; use x != 0")
+    if before.is_floating_point and not (after.is_floating_point or after == torch.bool):
+        raise EdgesegError(
+            f"ncnn has no {after}: {packet} in {module_of(node)} would not cut the numbers; round or floor them and keep floats"
+        )
 
 
 def _choose_form(module: nn.Module, node: Node) -> None:
@@ -153,7 +182,7 @@ def _masked_fill(x: Tensor, mask: Tensor, value: float) -> Tensor:
 
 
 def _same(x: Tensor, *_: Any, **__: Any) -> Tensor:
-    """For conversions between types: there is one."""
+    """For conversions between types: there is one, and what would not be the same in it is refused before."""
     return x
 
 
@@ -195,6 +224,16 @@ def _index(x: Tensor, indices: list[Tensor | None]) -> Tensor:
 
 
 aten = torch.ops.aten
+
+CONVERSIONS = {aten.to, aten._to_copy, aten.type_as}
+TRUTHS = {
+    aten.any,
+    *(aten.logical_not, aten.logical_and, aten.logical_or, aten.logical_xor),
+    *(aten.bitwise_not, aten.bitwise_and, aten.bitwise_or, aten.bitwise_xor),
+    *(aten.__and__, aten.__or__, aten.__xor__),
+}
+"""Operators whose bodies take 0 and 1."""
+
 BODIES: dict[Any, Callable[..., Any]] = {
     WKV: wkv_plain,
     selective_scan._opoverload: _scan,

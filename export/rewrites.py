@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 CUBIC = -0.75
@@ -20,17 +21,20 @@ def bicubic_as_products(
     scales: Sequence[float] | None = None,
 ) -> Tensor:
     """`aten.upsample_bicubic2d` of `x [B, K, h, w]`: rows @ x @ columns, with weights that are constants."""
-    inner, outer = _sizes(x, size, scales)
-    rows, columns = (cubic_weights(*pair, align_corners) for pair in zip(inner, outer, strict=True))
-    return _by_sides(x, rows, columns, [side == 1 for side in inner])
+    sides = _sides(x, size, scales)
+    rows, columns = (cubic_weights(inner, outer, align_corners, scale) for inner, outer, scale in sides)
+    return _by_sides(x, rows, columns, [inner == 1 for inner, *_ in sides])
 
 
-def cubic_weights(inner: int, outer: int, align_corners: bool = False) -> Tensor:
-    """`[outer, inner]`: how much of each sample each sample of the larger row is (Keys 1981, a = -0.75, as PyTorch has it)."""
+def cubic_weights(inner: int, outer: int, align_corners: bool = False, scale: float | None = None) -> Tensor:
+    """`[outer, inner]`: how much of each sample each sample of the larger row is (Keys 1981, a = -0.75, as PyTorch has it).
+
+    scale: that was asked for instead of a size: PyTorch walks in steps of 1 / scale then, though `outer` is rounded down.
+    """
     if align_corners:
         place = np.arange(outer) * ((inner - 1) / max(1, outer - 1))
     else:
-        place = (np.arange(outer) + 0.5) * (inner / outer) - 0.5
+        place = (np.arange(outer) + 0.5) * (1 / scale if scale else inner / outer) - 0.5
     low = np.floor(place).astype(int)
     weights = np.zeros((outer, inner))
     for step in (-1, 0, 1, 2):
@@ -43,16 +47,28 @@ def cubic_weights(inner: int, outer: int, align_corners: bool = False) -> Tensor
 
 def nearest_as_products(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None = None) -> Tensor:
     """`aten.upsample_nearest2d`; by a fraction as products with zeros and ones, since runtimes do not agree on the sample to take."""
-    inner, outer = _sizes(x, size, scales)
-    rows, columns = (nearest_weights(*pair) for pair in zip(inner, outer, strict=True))
-    return _by_sides(x, rows, columns, [large % small == 0 for small, large in zip(inner, outer, strict=True)])
+    sides = _sides(x, size, scales)
+    rows, columns = (nearest_weights(*side) for side in sides)
+    repeats = [
+        outer % inner == 0 and np.array_equal(_taken(inner, outer, scale), _taken(inner, outer))
+        for inner, outer, scale in sides
+    ]
+    return _by_sides(x, rows, columns, repeats)
 
 
-def nearest_weights(inner: int, outer: int) -> Tensor:
-    """`[outer, inner]`: 1 for the sample that PyTorch takes, else 0."""
-    scale = np.float32(inner) / np.float32(outer)
-    taken = np.minimum(np.floor(np.arange(outer, dtype=np.float32) * scale).astype(int), inner - 1)
+def nearest_weights(inner: int, outer: int, scale: float | None = None) -> Tensor:
+    """`[outer, inner]`: 1 for the sample that PyTorch takes, else 0; scale: as for `cubic_weights`."""
+    taken = _taken(inner, outer, scale)
     return torch.from_numpy((taken[:, None] == np.arange(inner)).astype(np.float32))
+
+
+def _taken(inner: int, outer: int, scale: float | None = None) -> NDArray[np.int64]:
+    """The sample that PyTorch takes for each of the larger row `[outer]`."""
+    place = np.arange(outer)
+    if outer in (inner, 2 * inner):  # it copies or doubles then, whatever the scale is
+        return place * inner // outer
+    step = np.float32(1 / scale) if scale else np.float32(inner) / np.float32(outer)
+    return np.minimum(np.floor(place.astype(np.float32) * step).astype(np.int64), inner - 1)
 
 
 def _by_sides(x: Tensor, rows: Tensor, columns: Tensor, repeats: Sequence[bool]) -> Tensor:
@@ -70,13 +86,15 @@ def _by_sides(x: Tensor, rows: Tensor, columns: Tensor, repeats: Sequence[bool])
     return x if repeats[0] else rows.to(x) @ x
 
 
-def _sizes(x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> tuple[list[int], list[int]]:
-    """Height and width, before and after, as numbers: while PyTorch traces, those of a shape are tensors."""
+def _sides(
+    x: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None
+) -> list[tuple[int, int, float | None]]:
+    """Height and width: before, after, and the scale where no size was asked for; numbers, which tracing makes tensors of."""
     inner = [int(side) for side in x.shape[2:]]
     if size is not None:
-        return inner, [int(side) for side in size]
+        return [(side, int(to), None) for side, to in zip(inner, size, strict=True)]
     assert scales is not None
-    return inner, [int(side * scale) for side, scale in zip(inner, scales, strict=True)]
+    return [(side, int(side * scale), scale) for side, scale in zip(inner, scales, strict=True)]
 
 
 def lerp_as_sum(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:

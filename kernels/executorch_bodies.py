@@ -206,10 +206,13 @@ class Bicubic(nn.Module):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, inner: Sequence[int], outer: Sequence[int], align_corners: bool) -> None:
+    def __init__(
+        self, inner: Sequence[int], outer: Sequence[int], align_corners: bool, scales: Sequence[float] | None
+    ) -> None:
         super().__init__()
-        for name, sides in zip(("rows", "columns"), zip(inner, outer, strict=True), strict=True):
-            self.register_buffer(name, cubic_weights(*sides, align_corners))
+        by = scales or (None, None)
+        for name, before, after, scale in zip(("rows", "columns"), inner, outer, by, strict=True):
+            self.register_buffer(name, cubic_weights(before, after, align_corners, scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, K, H, W]`."""
@@ -352,7 +355,7 @@ def _bicubic_module(node: Node, network: GraphModule) -> tuple[nn.Module, Sequen
     given = arguments(node)
     x = given["input"]
     inner, outer = x.meta["val"].shape[2:], node.meta["val"].shape[2:]
-    return Bicubic(inner, outer, given["align_corners"]), (x,)
+    return Bicubic(inner, outer, given["align_corners"], given.get("scale_factors")), (x,)
 
 
 WKV = wkv._opoverload

@@ -41,11 +41,11 @@ def _plain(work: Work) -> Run:
     from torch.nn.functional import interpolate
 
     from edgeseg.kernels.selective_scan.forms import scan_plain
-    from edgeseg.kernels.wkv.forms import form_for, wkv_plain
+    from edgeseg.kernels.wkv.forms import form_of, wkv_plain
 
     def wkv(decay: Any, bonus: Any, key: Any, value: Any, causal: bool) -> Any:
         w, u, k, v = (each.float() for each in (decay, bonus, key, value))
-        return wkv_plain(w, u, k, v, causal, form_for(w * k.shape[1])).to(value.dtype)
+        return wkv_plain(w, u, k, v, causal, form_of(w, k, causal)).to(value.dtype)
 
     def scan(*six: Any) -> Any:
         return scan_plain(*(each.float() for each in six)).to(six[0].dtype)

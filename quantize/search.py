@@ -25,7 +25,7 @@ from edgeseg.data import Data
 from edgeseg.drops import Drop, paired_drop
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, MissingTool
 from edgeseg.evaluate import evaluate
-from edgeseg.export import carry_over, networks, refuse_foreign
+from edgeseg.export import carry_over, clear_failed, networks, refuse_foreign
 from edgeseg.export.apart import Job, Outcome, export_apart
 from edgeseg.export.deployed import ImageNetwork
 from edgeseg.export.target import Target
@@ -260,6 +260,7 @@ def _put(trial: Path, out: Path) -> None:
     with aside_folder(out) as part:
         shutil.copytree(trial, part, dirs_exist_ok=True)
         carry_over(out, part)
+    clear_failed(out)
 
 
 class _Run:

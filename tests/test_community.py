@@ -23,7 +23,7 @@ from edgeseg.runtimes import record as records
 from edgeseg.runtimes import statistics
 from edgeseg.runtimes.measure import stage_of
 from edgeseg.runtimes.record import Record
-from tests.devices import BOARD, HOST, USER, measured, proof, timed
+from tests.devices import BOARD, HOST, USER, cold, measured, proof, timed
 from tests.report.stored import GOOD_HOP, Store
 
 PROTOCOLS = ("quick", "sustained:30s", "camera:30:20s")
@@ -100,6 +100,44 @@ def backwards(made: Submission) -> Submission:
     return with_record(samples=records.Samples.pack(starts, durations))(made)
 
 
+def started(**changes: Any) -> Change:
+    """A submission of cold starts with figures of theirs changed; what has no such figure stays as it is."""
+    return lambda made: with_part("cold_start", **changes)(made) if made.record.cold_start else made
+
+
+BAD_STARTS: dict[str, tuple[Change, str]] = {
+    "one process": (
+        started(
+            processes=1,
+            load_ms=0.001,
+            first_ms=0.001,
+            ready_ms=0.002,
+            loads_ms=[0.001],
+            firsts_ms=[0.001],
+            readies_ms=[0.002],
+        ),
+        "cold_start is of 1 processes, and 1, 1, 1 times: the samples are 20",
+    ),
+    "fewer times": (started(readies_ms=[900.0] * 19), "and 20, 20, 19 times: the samples are 20"),
+    "faster": (
+        started(load_ms=0.001, first_ms=0.001, loads_ms=[0.001] * 20, firsts_ms=[0.001] * 20),
+        "cold_start is not what the samples say",
+    ),
+    "ready at once": (started(ready_ms=0.002, readies_ms=[0.002] * 20), "ready before it had loaded and inferred"),
+    "loading told": (started(load_ms=1.0), "cold_start.load_ms is not the median of its 20 processes"),
+    "inference told": (started(first_ms=1.0), "cold_start.first_ms is not the median of its 20 processes"),
+    "readiness told": (started(ready_ms=1.0), "cold_start.ready_ms is not the median of its 20 processes"),
+    "the record's own": (with_record(load_ms=1.0), "of the record are not those of its cold starts"),
+    "negative": (
+        lambda made: started(
+            loads_ms=[each + 1e3 for each in made.record.cold_start.loads_ms],  # type: ignore[union-attr]
+            firsts_ms=[each - 1e3 for each in made.record.cold_start.firsts_ms],  # type: ignore[union-attr]
+        )(made),
+        "cold_start is not what the samples say",
+    ),
+}
+
+
 BAD: dict[str, tuple[Change, str]] = {
     "simulated": (with_record(provenance="simulated"), "are simulated, not measured"),
     "claimed": (with_record(provenance="claimed"), "are claimed, not measured"),
@@ -172,6 +210,16 @@ BAD: dict[str, tuple[Change, str]] = {
 def test_what_the_table_refuses(good: Submission, case: str) -> None:
     change, says = BAD[case]
     assert refusals(good) == []
+    found = refusals(change(good))
+    assert any(says in line for line in found), found
+
+
+@pytest.mark.parametrize("case", BAD_STARTS)
+def test_cold_starts_are_what_the_samples_say(tmp_path: Path, case: str) -> None:
+    record = cold(tmp_path)
+    good = submission(record, proof(record), "ada")
+    assert refusals(good) == []
+    change, says = BAD_STARTS[case]
     found = refusals(change(good))
     assert any(says in line for line in found), found
 

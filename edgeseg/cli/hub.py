@@ -11,14 +11,18 @@ from edgeseg.cli.app import Json, app, emit
 
 
 @app.command()
-def card(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = False) -> None:
+def card(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    force: Annotated[bool, typer.Option("--force", help="Write over a card that was edited.")] = False,
+    as_json: Json = False,
+) -> None:
     """Write the model card of a run, `README.md`, from its training and its evaluations.
 
     Example: edgeseg card runs/cam
     """
     from edgeseg.hub import write_card
 
-    emit(str(path := write_card(run)), as_json, str(path))
+    emit(str(path := write_card(run, force)), as_json, str(path))
 
 
 @app.command()
@@ -29,6 +33,8 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Upload a run with its model card to the Hugging Face Hub; `es.from_pretrained("USER/NAME")` gets it back.
+
+    A card that you edited goes up as it is. Paths of your disk stay here.
 
     Example: edgeseg push runs/cam user/ddrnet-camvid
     """

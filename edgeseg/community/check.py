@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edgeseg import schema
 from edgeseg.community.submission import PLACE, Submission, file_in, slug
@@ -198,13 +198,30 @@ def _differences(said: Any, found: Any, where: str) -> Iterator[str]:
 
 
 def _cold_start(made: Submission) -> Iterator[str]:
-    cold = made.record.cold_start
+    """A sample is loading and first inference together, of one process; ready, it has done both."""
+    record, cold = made.record, made.record.cold_start
     if cold is None:
         return
-    for name, each in (("load_ms", cold.loads_ms), ("first_ms", cold.firsts_ms), ("ready_ms", cold.readies_ms)):
-        median = float(np.median(each)) if each else math.nan
-        if not math.isclose(getattr(cold, name), median, rel_tol=EXACT) or len(each) != cold.processes:
-            yield f"cold_start.{name} is not the median of its {cold.processes} processes"
+    said = (cold.loads_ms, cold.firsts_ms, cold.readies_ms)
+    count = record.samples.count
+    if cold.processes != count or any(len(each) != count for each in said):
+        yield f"cold_start is of {cold.processes} processes, and {', '.join(str(len(each)) for each in said)} times: the samples are {count}"
+        return
+    for name, each in zip(("load_ms", "first_ms", "ready_ms"), said, strict=True):
+        if not math.isclose(getattr(cold, name), float(np.median(each)), rel_tol=EXACT):
+            yield f"cold_start.{name} is not the median of its {count} processes"
+    if not _agree((record.load_ms, record.first_ms), (cold.load_ms, cold.first_ms)):
+        yield "load_ms and first_ms of the record are not those of its cold starts"
+    loads, firsts, readies = (np.array(each) for each in said)
+    _, durations = record.samples.unpack()
+    if not _agree(durations / 1e6, loads + firsts) or min(loads.min(), firsts.min()) < 0:
+        yield "cold_start is not what the samples say: each is loading and first inference"
+    if (readies < (loads + firsts) * (1 - EXACT)).any():
+        yield "cold_start.readies_ms says that a process was ready before it had loaded and inferred"
+
+
+def _agree(one: ArrayLike, other: ArrayLike) -> bool:
+    return bool(np.allclose(one, other, rtol=EXACT, atol=EXACT))  # times in ns, told in ms
 
 
 def _somebody(made: Submission) -> Iterator[str]:

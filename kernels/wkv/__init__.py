@@ -14,6 +14,10 @@ def wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, *, causal: boo
     decay, bonus: `[C]` per token; the token itself has the weight exp(key_t + bonus). A negative decay is growth.
     causal:       only what came before is seen.
 
+    Any decays and keys, but in an exported graph of standard operators, which cannot choose by its input: there a token that hears
+    only keys 80 or more below the largest of its channel, less half of |decay| x T, may become NaN. It takes `causal`, or decays
+    beyond e^-80.
+
     float32 inside, under autocast too (float64 for float64); NaN in a key makes its channel NaN. Defined by
     `reference.wkv_reference`.
 

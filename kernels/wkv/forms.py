@@ -32,6 +32,22 @@ def form_for(total_decay: Tensor, preferred: Literal["closed", "chunk"] = "close
     return preferred if high <= SAFE else "doubling"
 
 
+def form_of(decay: Tensor, key: Tensor, causal: bool) -> Form:
+    """The form for keys that are known too: `pairs` where float32 could leave a token nothing of what it hears.
+
+    Weights are shares of the largest one: a token that does not hear that one, because it comes later or has faded, divides
+    0 by 0 where all it hears are e^-88 of it. Only with `causal` and in `doubling`, so only there the keys are looked at.
+    """
+    total = decay * key.shape[1]
+    form = form_for(total)
+    if form == "pairs" or not (causal or form == "doubling"):
+        return form
+    apart = (key.amax(1) - key.amin(1)).max()
+    if form != "doubling":  # exponents of the decay reach half of it on top
+        apart = apart + total.abs().max() / 2
+    return "pairs" if float(apart) > SAFE else form
+
+
 def wkv_plain(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: bool, form: Form) -> Tensor:
     """`[B, T, C]` as `edgeseg.kernels.wkv`, in the precision of `key`."""
     if form == "pairs":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgeseg.kernels.torch_native import dense, native_or_none
-from edgeseg.kernels.wkv.forms import Form, form_for, wkv_plain
+from edgeseg.kernels.wkv.forms import Form, form_of, wkv_plain
 
 
 @torch.library.custom_op("edgeseg::wkv", mutates_args=())
@@ -24,7 +24,7 @@ def wkv(decay: Tensor, bonus: Tensor, key: Tensor, value: Tensor, causal: bool) 
         return wkv_cuda(decay, bonus, key, value, causal)
     native = native_or_none(key)
     if native is None:
-        return _plain(decay, bonus, key, value, causal, form_for(decay * key.shape[1]))
+        return _plain(decay, bonus, key, value, causal, form_of(decay, key, causal))
     out = torch.empty_like(value, memory_format=torch.contiguous_format)
     given = [dense(each) for each in (decay, bonus, key, value)]
     native("wkv", *given, out, *key.shape, causal)
@@ -47,7 +47,7 @@ def wkv_grad(
         return wkv_grad_cuda(decay, bonus, key, value, out, grad, causal)
     native = native_or_none(key)
     if native is None:
-        form = form_for(decay * key.shape[1])
+        form = form_of(decay, key, causal)
         given = decay, bonus, key, value
         first, second, third, fourth = torch.func.vjp(partial(_plain, causal=causal, form=form), *given)[1](grad)
         return first, second, third, fourth

@@ -12,7 +12,7 @@ Sums are multiples of 2^frame, `[sides, B, chunks, PARTS, C]` in float32:
 
 Side 0 is what comes before a chunk, side 1 what comes after it. A thread owns a channel and holds its chunk in registers,
 and threads have nothing to tell each other. One frame per chunk is enough while weights change by less than 2^ROOM within
-it; steeper channels, which no network is known to have, are summed pair by pair.
+it; steeper channels, and causal ones with keys that far apart, which no network is known to have, are summed pair by pair.
 """
 
 from __future__ import annotations
@@ -66,11 +66,6 @@ def _fade(decay):
 
 
 @triton.jit
-def _steep(decay, L: tl.constexpr):
-    return tl.max(tl.abs(decay)) * (LOG2E * L) > ROOM
-
-
-@triton.jit
 def _place(CB: tl.constexpr, BACKWARDS: tl.constexpr):
     """The channels, chunk and image of a program."""
     c, chunk, b = tl.program_id(0) * CB + tl.arange(0, CB), tl.program_id(1), tl.program_id(2)
@@ -97,6 +92,17 @@ def _tile(X, first, channels, left, other, ROWS: tl.constexpr):
     """The tokens from `first` after X, `[ROWS, CB]` in float32."""
     j = first + tl.arange(0, ROWS)[:, None]
     return tl.load(X[None, :] + j * channels, mask=left[None, :] > j, other=other).to(tl.float32)
+
+
+@triton.jit
+def _wild(decay, KEY, channels, left, CAUSAL: tl.constexpr, L: tl.constexpr):
+    """Whether one frame for a chunk is not enough: decays too steep or, where a later key is not heard, keys too far apart."""
+    wild = tl.max(tl.abs(decay)) * (LOG2E * L) > ROOM
+    if CAUSAL:
+        most = tl.max(_tile(KEY, 0, channels, left, float("-inf"), L), 0)
+        least = tl.min(_tile(KEY, 0, channels, left, float("inf"), L), 0)
+        wild = wild | (tl.max(most - least) * LOG2E > ROOM)
+    return wild
 
 
 @triton.jit
@@ -273,7 +279,7 @@ def mean(
     decay = tl.load(DECAY + c, mask=c < channels, other=0.0)
     bonus = tl.load(BONUS + c, mask=c < channels, other=0.0)
     before, after = _around(STATES, b, chunk, c, channels, 3, True, not CAUSAL)
-    if _steep(decay, L):
+    if _wild(decay, KEY + at, channels, left, CAUSAL, L):
         count = tl.minimum(L, tokens - chunk * L)
         _mean_by_pairs(decay, bonus, KEY + at, VALUE + at, OUT + at, before, after, count, channels, left, CAUSAL, L)
     else:
@@ -357,7 +363,7 @@ def weigh(
     at, left = _start(c, chunk, b, tokens, channels, L)
     decay, bonus = tl.load(DECAY + c, mask=ok, other=0.0), tl.load(BONUS + c, mask=ok, other=0.0)
     before, after = _around(STATES, b, chunk, c, channels, 2, True, not CAUSAL)
-    if _steep(decay, L):
+    if _wild(decay, KEY + at, channels, left, CAUSAL, L):
         key, count = _tile(KEY + at, 0, channels, left, float("-inf"), L), tl.minimum(L, tokens - chunk * L)
         ahead, back = _weigh_by_pairs(
             decay, bonus, key, RESULT + at, GRAD + at, before, after, count, channels, left, CAUSAL, L
@@ -458,7 +464,7 @@ def gather(
     before, after = _around(STATES, b, chunk, c, channels, 2, True, not CAUSAL)
     ahead, back = _around(TOLD, b, chunk, c, channels, 5, not CAUSAL, True)
     given, made = (KEY + at, VALUE + at, RESULT + at, GRAD + at), (GKEY + at, GVALUE + at)
-    if _steep(decay, L):
+    if _wild(decay, KEY + at, channels, left, CAUSAL, L):
         count = tl.minimum(L, tokens - chunk * L)
         gw, gu = _gather_by_pairs(
             decay, bonus, given, made, before, after, ahead, back, count, channels, left, CAUSAL, L

@@ -107,7 +107,7 @@ async def made(
 ) -> dict[str, Outcome]:
     """Name -> how it went, of all orders; those made before from the same weights in the same way are taken as they are.
 
-    An artifact that failed its proof goes to `NAME-failed`.
+    An artifact that failed its proof goes to `NAME-failed`, and stays there until the next one passes.
     """
 
     async def one(order: Order) -> Outcome:
@@ -144,8 +144,11 @@ def _there(place: Path) -> bool:
 
 def _placed(found: Path, place: Path, order: Order) -> None:
     """Put an artifact where it belongs; it names its run as it is called here, wherever it was made."""
+    from edgeseg.export import clear_failed
+
     artifact = Artifact.open(found)
     artifact.update(source=replace(artifact.manifest.source, run=str(order.run)))
     with aside_folder(place) as part:
         part.rmdir()
         found.replace(part)
+    clear_failed(place)

@@ -24,7 +24,7 @@ from edgeseg import schema
 from edgeseg.artifact import MANIFEST, Artifact
 from edgeseg.data import Data
 from edgeseg.errors import EdgesegError, MissingTool, require
-from edgeseg.export import TARGETS, OnnxRuntime, OpenVino, from_options, source_of
+from edgeseg.export import TARGETS, OnnxRuntime, OpenVino, clear_failed, from_options, source_of
 from edgeseg.export.deployed import BAKES
 from edgeseg.export.target import Target
 from edgeseg.files import sha256, write_json
@@ -512,6 +512,34 @@ def test_an_export_that_fails_its_proof_does_not_replace_one_that_passed(
     monkeypatch.undo()
     good = es.export_model(small, OnnxRuntime(opset=18), copy, SIZE, data=tiny_data)
     assert good.folder == copy and (copy / "records").is_dir()
+    assert not failed.folder.exists()  # mended: the verdict would count it for ever
+
+
+def test_only_the_failure_of_the_same_thing_is_removed(copy: Path, tmp_path: Path) -> None:
+    failed, good = tmp_path / "artifact-failed", Artifact.open(copy)
+    assert good.manifest.ledger is not None
+    bad = replace(good.manifest.ledger, hops=[replace(good.manifest.ledger.hops[0], passed=False)])
+    others: list[dict[str, Any]] = [
+        {},  # it passed: somebody's own name for it
+        {"ledger": bad, "target": {**good.manifest.target, "name": "openvino"}},
+        {"ledger": bad, "student": replace(good.manifest.student, name="large")},
+    ]
+    for changes in others:
+        shutil.rmtree(failed, ignore_errors=True)
+        Artifact.open(Path(shutil.copytree(copy, failed))).update(**changes)
+        clear_failed(copy)
+        assert failed.exists()
+    (failed / MANIFEST).write_text("a thesis")
+    clear_failed(copy)
+    assert failed.exists()
+    shutil.rmtree(failed)
+    Artifact.open(Path(shutil.copytree(copy, failed))).update(ledger=bad)
+    good.update(ledger=bad)
+    clear_failed(copy)
+    assert failed.exists()  # neither passed
+    good.update(ledger=good.manifest.ledger)
+    clear_failed(copy)
+    assert not failed.exists()
 
 
 def test_an_artifact_is_known_by_all_its_files(export: Export) -> None:

@@ -201,13 +201,28 @@ def test_writing_twice_gives_the_same_bytes(precision: Any, tmp_path: Path) -> N
         lambda x: torch.where(x > 0.1, x, -x),
         lambda x: (x >= 0.1).float() + (x < -0.1).to(x.dtype) * x + (x <= 0).float() * 0.5,
         lambda x: x * ((x > 0) & (x < 0.3) | ~(x > -0.2)),
+        lambda x: x * ((x > 0).int() + ((x < 0.3) & (torch.arange(4).view(4, 1, 1) > 1)).long()),
         lambda x: x + (x.round() == 0).any(1, keepdim=True) + (x.round() != 0).float(),
         lambda x: x.masked_fill(x > 0.2, -3.0),
         lambda x: torch.lerp(x, x.square(), torch.linspace(0, 1, x.shape[3])),
         lambda x: torch.cat([part for part in x.split([3, 0, 1], 1) if part.shape[1]][::-1], 1),
         lambda x: nn.functional.interpolate(x, scale_factor=2.0, mode="bicubic"),
+        lambda x: nn.functional.interpolate(x, scale_factor=(1.3, 1.7), mode="bicubic"),
+        lambda x: nn.functional.interpolate(x, scale_factor=(1.3, 1.7), mode="nearest"),
     ],
-    ids=["where", "less", "and-or-not", "any", "masked-fill", "lerp", "split", "bicubic"],
+    ids=[
+        "where",
+        "less",
+        "and-or-not",
+        "whole",
+        "any",
+        "masked-fill",
+        "lerp",
+        "split",
+        "bicubic",
+        "bicubic by",
+        "nearest by",
+    ],
 )
 def test_what_it_lacks_is_computed_otherwise(compute: Any, tmp_path: Path) -> None:
     (network,) = networks(tiny(compute), SIZE, (), Ncnn.interface)
@@ -242,6 +257,13 @@ def test_comparisons_are_exact(apart: float) -> None:
         (lambda x: x * x.argsort(1).float(), "ncnn has no layer for .*argsort in student.tail"),
         (lambda x: nn.functional.avg_pool2d(x, 3, 2, ceil_mode=True), "is wrong by 0.3 .*in student.tail"),
         (lambda x: x.topk(4, 1)[0], "cannot load the file: topk in student.tail"),
+        (lambda x: (x * 3).int().float() + x, "no torch.int32: aten.to in student.tail would not cut the numbers"),
+        (lambda x: x * (x * 3).type_as(torch.ones(1).long()), "no torch.int64: aten.type_as in student.tail"),
+        (lambda x: x * x.bool(), "cannot make truths of torch.float32 numbers: aten.to in student.tail; use x != 0"),
+        (lambda x: x * torch.logical_not(x), "0 and 1 for truths: aten.logical_not of numbers in student.tail"),
+        (lambda x: x * torch.logical_or(x > 0, x), "0 and 1 for truths: aten.logical_or of numbers in student.tail"),
+        (lambda x: x * x.any(1, keepdim=True), "0 and 1 for truths: aten.any of numbers in student.tail"),
+        (lambda x: x * torch.logical_and(x > 0, torch.arange(4.0).view(4, 1, 1)), "aten.logical_and of numbers in"),
     ],
 )
 def test_what_it_cannot_do_is_named(compute: Any, said: str, tmp_path: Path) -> None:

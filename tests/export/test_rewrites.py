@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from edgeseg.export.rewrites import (
     average_pool_of_padded,
@@ -14,6 +16,7 @@ from edgeseg.export.rewrites import (
     lerp_as_sum,
     nearest_as_products,
 )
+from edgeseg.kernels.executorch_bodies import XNNPACK_MODULES, rewrite
 
 X = torch.randn(2, 3, 23, 31, generator=torch.Generator().manual_seed(0))
 
@@ -39,9 +42,35 @@ def test_a_map_one_pixel_wide(inner: tuple[int, int]) -> None:
     assert (bicubic_as_products(thin, (60, 45)) - wanted).abs().max() <= 5e-5  # as above
 
 
-def test_a_scale_is_a_size_too() -> None:
-    assert torch.equal(nearest_as_products(X, None, (1.5, 1.7)), nearest_as_products(X, (34, 52)))
-    assert torch.equal(bicubic_as_products(X, None, False, (2.0, 2.0)), bicubic_as_products(X, (46, 62)))
+@pytest.mark.parametrize("inner", [(23, 31), (7, 9), (4, 5), (1, 3)])
+@pytest.mark.parametrize(
+    "scales", [(1.5, 1.7), (2.0, 2.0), (1.3, 1.3), (2.2, 3.2), (1.1, 1.2), (0.7, 1.0), (3.0, 5.9)], ids=str
+)
+def test_a_scale_is_not_the_size_it_ends_at(inner: tuple[int, int], scales: tuple[float, float]) -> None:
+    """PyTorch samples at 1 / scale, also where the sides do not come out whole."""
+    x = X[..., : inner[0], : inner[1]]
+    if int(inner[0] * scales[0]) < 1:
+        return
+    assert torch.equal(
+        nearest_as_products(x, None, scales), F.interpolate(x, scale_factor=list(scales), mode="nearest")
+    )
+    wanted = F.interpolate(x, scale_factor=list(scales), mode="bicubic")
+    assert (bicubic_as_products(x, None, False, scales) - wanted).abs().max() <= 5e-5  # as above
+
+
+@pytest.mark.parametrize("options", [{"scale_factor": 1.5}, {"size": (10, 13)}, {"scale_factor": 1.5, "align": True}])
+def test_bicubic_for_xnnpack(options: dict[str, Any]) -> None:
+    class Enlarged(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            given = {name: value for name, value in options.items() if name != "align"}
+            return F.interpolate(x, mode="bicubic", align_corners=options.get("align", False), **given)
+
+    x = X[..., :7, :9]
+    module = torch.export.export(Enlarged(), (x,)).module()
+    assert isinstance(module, GraphModule)
+    rewrite(module, {}, XNNPACK_MODULES)
+    assert any(node.op == "call_module" and str(node.target).startswith("body_") for node in module.graph.nodes)
+    assert (module(x) - Enlarged()(x)).abs().max() <= 5e-5  # as above
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from edgeseg.errors import EdgesegError
+from edgeseg.kernels import native
 from edgeseg.kernels.label_map import label_map
 from edgeseg.kernels.label_map.cases import CASES, Case
+from edgeseg.kernels.label_map.host import label_map_host
 from edgeseg.kernels.label_map.reference import label_map_reference
 
 
@@ -51,3 +54,17 @@ def test_more_classes_than_a_byte_can_name_are_refused() -> None:
     assert label_map(torch.randn(1, 256, 2, 2), (4, 4)).shape == (1, 4, 4)
     with pytest.raises(ValueError, match="at most 256 classes, got 257"):
         label_map(torch.randn(1, 257, 2, 2), (4, 4))
+
+
+@pytest.mark.parametrize("why", [EdgesegError("no compiler"), OSError("failed to map segment from shared object")])
+def test_without_our_kernel_numpy_makes_the_labels(monkeypatch: pytest.MonkeyPatch, why: Exception) -> None:
+    """No compiler, or a cache on a disk that is mounted noexec."""
+
+    def host() -> None:
+        raise why
+
+    monkeypatch.setattr(native, "host", host)
+    case = CASES[0]
+    x = logits(case).numpy()
+    wanted, margin = label_map_reference(x, case.high, False)
+    np.testing.assert_array_equal(label_map_host(x, case.high)[margin > case.margin], wanted[margin > case.margin])

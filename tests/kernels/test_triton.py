@@ -124,6 +124,10 @@ def check_wkv_edges(device: str) -> None:
     with mock.patch.dict(DECAYS, sheer=(-400.0, 400.0)):
         for tokens, keys, causal in ((2, "N(0, 1)", False), (20, "N(0, 4)", False), (63, "one of 50", True)):
             wkv_is_right(Case(tokens, 32, keys, "sheer", causal=causal), device=device)
+    late = Case(63, 35, causal=True)  # tokens that do not hear the largest key: of their own chunk, and of a later one
+    key = torch.from_numpy(late.feeds()["key"])
+    key[0, 20], key[0, 45] = 110.0, 1000.0
+    wkv_is_right(late, device=device, key=key)
     case = Case(63, 32)
     key = torch.from_numpy(case.feeds()["key"])
     wkv_is_right(case, key=key + torch.where(torch.arange(63) % 7 == 0, 1000.0, -1000.0)[:, None], device=device)

@@ -11,9 +11,9 @@ import torch
 
 from edgeseg.kernels import native
 from edgeseg.kernels.operators import relative_rms
-from edgeseg.kernels.wkv import forms, wkv
+from edgeseg.kernels.wkv import forms, torch_op, wkv
 from edgeseg.kernels.wkv.cases import CASES, Case
-from edgeseg.kernels.wkv.forms import SAFE, form_for, wkv_plain
+from edgeseg.kernels.wkv.forms import SAFE, form_for, form_of, wkv_plain
 from edgeseg.kernels.wkv.reference import wkv_reference, wkv_sequential
 from tests.students.official import GOLDEN, assert_close, bundle
 
@@ -112,6 +112,35 @@ def test_any_decay_and_any_keys(decay: float, keys: str, causal: bool) -> None:
     made = native.wkv(*single, causal=causal)
     assert np.isfinite(made).all()
     assert relative_rms(made, wkv_sequential(*single, causal=causal)) <= 1e-5
+
+
+@pytest.mark.parametrize(("decay", "keys", "causal"), EXTREME)
+def test_without_a_compiler_too(decay: float, keys: str, causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of plain PyTorch, and its gradients."""
+    monkeypatch.setattr(torch_op, "native_or_none", lambda _: None)
+    rng = np.random.default_rng(0)
+    key = rng.normal(0, 60 if keys == "N(0, 60)" else 1, (1, 100, 20))
+    if keys == "a step of 150":
+        key[:, 50:] += 150
+    arrays = [np.full(20, decay), rng.normal(size=20), key, rng.normal(size=(1, 100, 20))]
+    single = [torch.tensor(each, dtype=torch.float32, requires_grad=True) for each in arrays]
+    made = wkv(*single, causal=causal)
+    wanted = wkv_sequential(*(each.detach().numpy() for each in single), causal=causal)
+    assert relative_rms(made.detach().numpy(), wanted) <= 1e-5
+    assert all(each.isfinite().all() for each in torch.autograd.grad(made.sum(), single))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.02, 3.0])
+@pytest.mark.parametrize("size", [60.0, 110.0])
+def test_a_later_key_that_is_not_heard(decay: float, size: float) -> None:
+    given = Case(40, 32, causal=True).feeds() | {"decay": np.full(32, decay, np.float32)}
+    given["key"][:, 30] = size
+    w, u, k, v = (torch.from_numpy(each) for each in given.values())
+    form = form_of(w, k, True)
+    assert form == ("pairs" if size == 110 else "closed" if decay < 1 else "doubling")
+    made = wkv_plain(w, u, k, v, True, form)
+    assert relative_rms(made.numpy(), wkv_sequential(*given.values(), causal=True)) <= 1e-5
+    assert form_of(w, k, False) == ("pairs" if decay > 1 and size == 110 else "doubling" if decay > 1 else "closed")
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])

@@ -24,11 +24,13 @@ import pytest
 from edgeseg.artifact import Artifact
 from edgeseg.cli import main
 from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.ledger import Ledger
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes.farm import Exports, Job, Order, Outcome, Queue, Sweep, Swept, engines, measured, run
 from edgeseg.runtimes.farm.exports import made, orders
 from edgeseg.runtimes.farm.sweep import record_name, verdict_of
 from tests.conftest import TINY
+from tests.report.stored import GOOD_HOP
 from tests.runtimes.test_agent import null
 
 
@@ -228,6 +230,25 @@ def test_orders_are_every_run_target_and_precision(tiny_run: Path) -> None:
         orders([entry, entry], tiny_run.parent)
     with pytest.raises(EdgesegError, match="did you mean"):
         orders([Exports([tiny_run.name], ["openvin"])], tiny_run.parent)
+
+
+def test_a_failure_is_forgotten_once_the_next_one_passes(tmp_path: Path) -> None:
+    artifact = Artifact.open(null(tmp_path))
+
+    def after(sha256: str, passed: bool) -> list[str]:
+        async def make(order: Order, part: Path) -> Outcome:
+            hop = replace(GOOD_HOP, passed=passed)
+            Artifact.open(shutil.copytree(artifact.folder, part / "null")).update(ledger=Ledger("x", [hop]))
+            return Outcome("done" if passed else "failed", None, "why")
+
+        order = Order(tmp_path / "run", sha256, "export", (), "one")
+        with Queue(tmp_path / "q").held() as queue:
+            asyncio.run(made(queue, [order], tmp_path / "made", make, lambda *_: None))
+        return sorted(each.name for each in (tmp_path / "made").iterdir())
+
+    assert after("a", True) == ["one"]
+    assert after("b", False) == ["one", "one-failed"]
+    assert after("c", True) == ["one"]
 
 
 def test_what_was_made_is_not_made_again(tmp_path: Path) -> None:
