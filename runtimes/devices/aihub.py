@@ -16,7 +16,7 @@ from edgeseg.errors import EdgesegError, MissingTool, need
 from edgeseg.runtimes import pixels
 from edgeseg.runtimes.devices.base import DEVICES, Facts
 from edgeseg.runtimes.devices.book import Entry
-from edgeseg.runtimes.devices.jobs import Jobs, Ran, wrong
+from edgeseg.runtimes.devices.jobs import Jobs, Ran, seen, wrong
 from edgeseg.runtimes.record import Operator
 
 if TYPE_CHECKING:
@@ -50,17 +50,8 @@ class AiHub(Jobs):
         attributes = device.attributes if isinstance(device.attributes, list) else [device.attributes]
         chips = [each.partition(":")[2] for each in attributes if each.startswith("chipset:")]
         kinds = [each.partition(":")[2] for each in attributes if each.startswith("os:")]
-        return Facts(
-            name=self._name,
-            model=self._name,
-            cpu=chips[0] if chips else None,
-            cores=0,
-            memory_bytes=0,
-            system=f"{kinds[0] if kinds else 'system'} {device.os}",
-            boot_id=None,
-            python=None,
-            executable=None,
-            runtimes={},
+        return seen(
+            self._name, self._name, chips[0] if chips else None, f"{kinds[0] if kinds else 'system'} {device.os}"
         )
 
     def run(self, artifact: Artifact) -> Ran:

@@ -25,7 +25,7 @@ from edgeseg.runtimes import pixels
 from edgeseg.runtimes.coreml_model import ComputeUnits, planned, version
 from edgeseg.runtimes.devices.base import DEVICES, Facts
 from edgeseg.runtimes.devices.book import Entry
-from edgeseg.runtimes.devices.jobs import Jobs, Ran, wrong
+from edgeseg.runtimes.devices.jobs import Jobs, Ran, seen, wrong
 
 if TYPE_CHECKING:
     from edgeseg.artifact import Artifact
@@ -52,18 +52,7 @@ class Apple(Jobs):
     def probe(self) -> Facts:
         """What `devicectl` says of it."""
         device = self._device()
-        return Facts(
-            name=device.name,
-            model=str(device.type.value),
-            cpu=None,
-            cores=0,
-            memory_bytes=0,
-            system=f"{device.os_version} ({device.os_build_number})",
-            boot_id=None,
-            python=None,
-            executable=None,
-            runtimes={},
-        )
+        return seen(device.name, str(device.type.value), None, f"{device.os_version} ({device.os_build_number})")
 
     def run(self, artifact: Artifact) -> Ran:
         """Build the app, send the package, predict: minutes the first time.

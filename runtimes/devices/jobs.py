@@ -85,6 +85,22 @@ class Jobs(ABC):
         """There is nothing to let go of."""
 
 
+def seen(name: str, model: str, cpu: str | None, system: str) -> Facts:
+    """Who a device is that is seen from outside only."""
+    return Facts(
+        name=name,
+        model=model,
+        cpu=cpu,
+        cores=0,
+        memory_bytes=0,
+        system=system,
+        boot_id=None,
+        python=None,
+        executable=None,
+        runtimes={},
+    )
+
+
 def wrong(artifact: Artifact, given: NDArray[Any], made: Mapping[str, NDArray[Any]]) -> str | None:
     """Why not to believe what a job drew for the input `given`; converters may have given its one output another name."""
     spec = artifact.manifest.output
