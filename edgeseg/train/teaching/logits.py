@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeseg.metrics import VOID
 from edgeseg.schema import STRICT
 from edgeseg.train.teaching.lesson import Lesson, Piece
 
@@ -95,12 +94,24 @@ class Bpkd(Piece):
 def edges(labels: Tensor, classes: int, width: int, size: tuple[int, int]) -> Tensor:
     """The share of each cell of a `size` grid that is within `width` pixels of an edge of each class, `[B, K, h, w]`.
 
-    Dilation minus erosion of each class's pixels; the border of the picture is no edge.
+    Dilation minus erosion of each class's pixels; the border of the picture is no edge. Erosion leaves a pixel where all around it
+    are of one label, whatever the class: two of the windows that dilation takes for each class.
     """
-    member = F.one_hot(torch.where(labels == VOID, classes, labels.long()), classes + 1)[..., :classes]
-    member = member.permute(0, 3, 1, 2).float()
-    grown, shrunk = _largest(member, width), 1 - _largest(1 - member, width)
-    return F.adaptive_avg_pool2d(grown - shrunk, size)
+    member = labels[:, None] == torch.arange(classes, device=labels.device)[:, None, None]
+    one = labels[:, None].float()
+    alone = _largest(one, width) == -_largest(-one, width)
+    return F.adaptive_avg_pool2d((_grown(member, width) & ~(member & alone)).float(), size)
+
+
+def _grown(member: Tensor, width: int) -> Tensor:
+    """Whether a place in a square around each is one, one axis after the other; of bytes this takes a fifth of pooling's time."""
+    for axis in (-1, -2):
+        before, member = member, member.clone()
+        side = before.shape[axis]
+        for step in range(1, min(width, side - 1) + 1):
+            member.narrow(axis, step, side - step).logical_or_(before.narrow(axis, 0, side - step))
+            member.narrow(axis, 0, side - step).logical_or_(before.narrow(axis, step, side - step))
+    return member
 
 
 def _largest(x: Tensor, width: int) -> Tensor:
