@@ -13,11 +13,9 @@ from typing import TypeAlias
 from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.files import aside_folder
+from edgeseg.quantize.scheme import QUANTIZED
 from edgeseg.runtimes.farm.queue import Outcome, Queue
 from edgeseg.schema import STRICT
-
-FLOAT = ("fp32", "fp16")
-"""Precisions that are exported; the others are quantized, which takes images."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Exports:
 
     runs:   folders, from where the file is.
     size:   `HxW`; the size a run was trained at by default.
-    calib:  where calibration images come from, and `images` how many, for what is not fp32 or fp16.
+    calib:  where calibration images come from, and `images` how many, for what is quantized.
     data:   images for the proof; a run's own by default. Like `calib` it is found from where the command runs.
     """
 
@@ -43,7 +41,7 @@ class Exports:
     def __post_init__(self) -> None:
         if not self.runs or not self.to or not self.precision:
             raise EdgesegError("exports need at least one of runs, to and precision")
-        if self.calib is None and (whole := [each for each in self.precision if each not in FLOAT]):
+        if self.calib is None and (whole := [each for each in self.precision if each in QUANTIZED]):
             raise EdgesegError(f"{whole[0]} takes calibration images; say calib, e.g. camvid:PATH")
 
     def options(self, target: str, precision: str) -> list[str]:
@@ -51,7 +49,7 @@ class Exports:
         words = ["--to", target, "--precision", precision, "--bake", ",".join(self.bake)]
         words += ["--size", self.size] if self.size else []
         words += ["--data", self.data] if self.data else []
-        return words if precision in FLOAT else [*words, "--calib", str(self.calib), "--images", str(self.images)]
+        return [*words, "--calib", str(self.calib), "--images", str(self.images)] if precision in QUANTIZED else words
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def orders(exports: Iterable[Exports], home: Path) -> list[Order]:
     """What the entries ask for.
 
     Raises:
-        EdgesegError: a run that is none, a target that is none, or two artifacts that would have one name.
+        EdgesegError: a run that is none, a target that is none or cannot do a precision, or two artifacts that would have one name.
     """
     from edgeseg.cli.app import parse_size
     from edgeseg.export import TARGETS
@@ -94,10 +92,11 @@ def orders(exports: Iterable[Exports], home: Path) -> list[Order]:
         for run in ((home / name).resolve() for name in entry.runs):
             sha256 = read_card(run).sha256
             for target, precision in ((to, each) for to in entry.to for each in entry.precision):
-                name = f"{run.name}-{TARGETS[target].name}-{precision}"
+                kind = TARGETS[target](precision=precision)  # type: ignore[arg-type]  # refuses what it cannot do
+                name = f"{run.name}-{kind.name}-{precision}"
                 if name in made:
                     raise EdgesegError(f"{name} would be made twice: runs of one sweep have folders of different names")
-                verb = "export" if precision in FLOAT else "quantize"
+                verb = "quantize" if precision in QUANTIZED else "export"
                 made[name] = Order(run, sha256, verb, tuple(entry.options(target, precision)), name)
     return list(made.values())
 

@@ -230,6 +230,8 @@ def test_orders_are_every_run_target_and_precision(tiny_run: Path) -> None:
         orders([entry, entry], tiny_run.parent)
     with pytest.raises(EdgesegError, match="did you mean"):
         orders([Exports([tiny_run.name], ["openvin"])], tiny_run.parent)
+    with pytest.raises(EdgesegError, match="fp23"):
+        orders([Exports([tiny_run.name], ["openvino"], ["fp23"])], tiny_run.parent)
 
 
 def test_a_failure_is_forgotten_once_the_next_one_passes(tmp_path: Path) -> None:
