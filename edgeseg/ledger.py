@@ -19,7 +19,8 @@ class Hop:
     relative_rms: RMS of the difference of logits over RMS of the reference's logits; null where labels come out.
     max_error:    largest absolute difference of logits; null likewise.
     same_label:   share of pixels with the same label, 0..1.
-    boundary_f:   boundary F-score between the two label maps at 2 px, 0..1.
+    boundary_f:   boundary F-score between the two label maps at 2 px, 0..1: each class's boundaries over all images together, and the
+                  mean of the classes that are large enough to be judged.
     worst_class:  the class with the lowest IoU between the two label maps, and that IoU, 0..1.
     nonfinite:    NaN and infinities on either side of the hop; any is a failure.
     precision:    the row of thresholds the hop was held to (`edgeseg.quantize.precision`).

@@ -176,27 +176,42 @@ def iou(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
     return result
 
 
-def boundary_f(truth: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> NDArray[np.float64]:
-    """Boundary F-score `[classes]` of one image in percent; NaN for a class that is in neither map."""
+def boundary_counts(truth: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Boundary pixels of one image, per class `[classes, 2, 2]`: of truth and of labels; how many, and how many are matched."""
     import cv2
 
     span = np.arange(-BOUNDARY_PX, BOUNDARY_PX + 1)
     disk = (span[:, None] ** 2 + span**2 <= BOUNDARY_PX**2).astype(np.uint8)
     cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
     valid = truth != VOID
-    scores = np.full(classes, np.nan)
+    counts = np.zeros((classes, 2, 2), np.int64)
     for index in np.union1d(truth[valid], labels[valid]):
         member = [((part == index) & valid).astype(np.uint8) for part in (truth, labels)]
         # a pixel of the class with a 4-neighbour outside it; the image's own edge is no boundary
         edge = [(part - cv2.erode(part, cross, borderType=cv2.BORDER_REPLICATE)).astype(bool) for part in member]
         near = [cv2.dilate(part.astype(np.uint8), disk).astype(bool) for part in edge]
-        found = [int(part.sum()) for part in edge]
-        if not any(found):
-            scores[index] = 100.0 if np.array_equal(*member) else 0.0
-            continue
-        recall = (edge[0] & near[1]).sum() / found[0] if found[0] else 0.0
-        precision = (edge[1] & near[0]).sum() / found[1] if found[1] else 0.0
-        scores[index] = 200 * precision * recall / (precision + recall) if precision + recall else 0.0
+        for row, (mine, other) in enumerate(zip(edge, reversed(near), strict=True)):
+            counts[index, row] = mine.sum(), (mine & other).sum()
+    return counts
+
+
+def f_score(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Boundary F in percent, from counts `[..., 2, 2]` to `[...]`; NaN where neither map has a boundary."""
+    there, matched = counts[..., 0].astype(np.float64), counts[..., 1]
+    share = np.divide(matched, there, out=np.zeros(there.shape), where=there > 0)
+    total = share.sum(-1)
+    score = np.divide(200 * share.prod(-1), total, out=np.zeros(total.shape), where=total > 0)
+    result: NDArray[np.float64] = np.where(there.any(-1), score, np.nan)
+    return result
+
+
+def boundary_f(truth: NDArray[np.uint8], labels: NDArray[np.uint8], classes: int) -> NDArray[np.float64]:
+    """Boundary F-score `[classes]` of one image in percent; NaN for a class that is in neither map."""
+    scores = f_score(boundary_counts(truth, labels, classes))
+    valid = truth != VOID
+    for index in np.union1d(truth[valid], labels[valid]):
+        if np.isnan(scores[index]):  # it is everywhere, or nowhere, in either map
+            scores[index] = 100.0 * np.array_equal((truth == index) & valid, (labels == index) & valid)
     return scores
 
 

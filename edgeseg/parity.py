@@ -19,7 +19,7 @@ from edgeseg.errors import EdgesegError, ParityFailed
 from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder, ImageNetwork
 from edgeseg.ledger import Hop, Ledger
 from edgeseg.manifest import InputSpec
-from edgeseg.metrics import boundary_f, confusion, iou
+from edgeseg.metrics import boundary_counts, confusion, f_score, iou
 from edgeseg.pictures import save_picture
 from edgeseg.prompts import box_of, first_click, objects_of
 from edgeseg.quantize.document import read
@@ -66,11 +66,12 @@ class Comparison:
     largest: float = 0.0
     logits: bool = True
     nonfinite: int = 0
-    boundaries: list[float] = field(default_factory=list)
     matrix: NDArray[np.int64] = field(init=False)
+    boundaries: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         self.matrix = np.zeros((self.classes, self.classes), np.int64)
+        self.boundaries = np.zeros((self.classes, 2, 2), np.int64)
 
     def add(self, before: Array, after: Array) -> None:
         """Count one output; outputs are `logits [1, K, H, W]` or `labels [1, H, W]`, labels win where one of them is."""
@@ -85,7 +86,7 @@ class Comparison:
             self.logits = False
         first, second = pixels.labels(before), pixels.labels(after)
         self.matrix += confusion(first, second, self.classes)
-        self.boundaries.append(float(np.nanmean(boundary_f(first, second, self.classes))) / 100)
+        self.boundaries += boundary_counts(first, second, self.classes)
 
     def hop(self, name: str, precision: str, class_names: Sequence[str]) -> Hop:
         """The ledger's row, held to the tolerances of `precision`; NaN anywhere fails."""
@@ -94,10 +95,12 @@ class Comparison:
         same = float(np.trace(self.matrix) / total)
         each = iou(self.matrix) / 100
         least = max(MIN_PIXELS, 2 * limit.share * total)  # in both maps together
-        judged = np.where(self.matrix.sum(0) + self.matrix.sum(1) >= least, each, np.nan)
+        enough = self.matrix.sum(0) + self.matrix.sum(1) >= least
+        judged = np.where(enough, each, np.nan)
         worst = int(np.nanargmin(judged)) if np.isfinite(judged).any() else None
         worst_iou = float(judged[worst]) if worst is not None else 1.0
-        boundary = float(np.mean(self.boundaries))
+        edges = f_score(self.boundaries)[enough] / 100
+        boundary = float(np.nanmean(edges)) if np.isfinite(edges).any() else 1.0  # nothing is drawn that has an edge
         finite = self.nonfinite == 0
         rms = float(np.sqrt(self.squares / max(self.energy, 1e-30))) if self.logits and finite else None
         checks = (

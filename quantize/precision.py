@@ -13,9 +13,11 @@ class Tolerance:
 
     relative_rms:    RMS of the difference over RMS of the reference, at most.
     same_label:      share of pixels with the same label, at least.
-    boundary_f:      boundary F-score at 2 px between the two maps, 0..1, at least.
-    worst_class_iou: lowest IoU of a class between the two maps, 0..1, at least; classes with fewer than `MIN_PIXELS`
-                     pixels in both maps together are too small to be judged by a ratio, as are those below `share` of all.
+    boundary_f:      boundary F-score at 2 px between the two maps, 0..1, at least, over all images; the mean of the classes.
+    worst_class_iou: lowest IoU of a class between the two maps, 0..1, at least.
+
+    Classes with fewer than `MIN_PIXELS` pixels in both maps together are too small to be judged by a ratio, as are those below
+    `share` of all: neither of these two asks about them.
     """
 
     relative_rms: float

@@ -28,7 +28,9 @@ from edgeseg.export import TARGETS, OnnxRuntime, OpenVino, clear_failed, from_op
 from edgeseg.export.deployed import BAKES
 from edgeseg.export.target import Target
 from edgeseg.files import sha256, write_json
+from edgeseg.ledger import Hop
 from edgeseg.manifest import Accuracy, Manifest, Source
+from edgeseg.metrics import f_score
 from edgeseg.parity import Comparison, bad_hops, coarser, verify_on, verify_with
 from edgeseg.quantize.precision import PRECISIONS
 from edgeseg.runs import read_card
@@ -440,6 +442,55 @@ def test_equal_outputs_pass_at_every_precision() -> None:
         hop = rows.hop("same", name, ["a", "b", "c"])
         assert hop.passed
         assert (hop.relative_rms, hop.max_error, hop.same_label, hop.boundary_f, hop.worst_class_iou) == (0, 0, 1, 1, 1)
+
+
+def maps(side: int) -> list[NDArray[np.uint8]]:
+    """Eight maps `[1, 64, 64]`: a square of class 1 on class 0, and in the last a square of class 2 with `side`."""
+    made = np.zeros((8, 1, 64, 64), np.uint8)
+    made[:, :, 8:40, 8:40] = 1
+    made[-1, :, 48 : 48 + side, 48 : 48 + side] = 2
+    return list(made)
+
+
+def lost(side: int) -> Hop:
+    """The ledger's row where class 2, in one image of eight, is lost and no other pixel is."""
+    rows = Comparison(3)
+    for before in maps(side):
+        rows.add(before, np.where(before == 2, 0, before).astype(np.uint8))
+    return rows.hop("lost", "fp16", ["a", "b", "c"])
+
+
+def test_a_speck_that_is_lost_is_left_to_the_share_of_labels() -> None:
+    hop = lost(1)
+    assert hop.passed
+    assert 0.999 < hop.boundary_f < 1  # class 0 had a boundary around it
+    assert hop.same_label < 1
+
+
+def test_a_class_that_is_lost_fails_by_its_boundary_too() -> None:
+    hop = lost(15)  # 225 pixels: 0.7 % of all
+    assert hop.boundary_f == pytest.approx(2 / 3, abs=0.02)  # that of class 2 is 0
+    assert [reason.split(" is ")[0] for reason in hop.reasons if "boundary" in reason] == ["boundary F"]
+
+
+def test_boundaries_count_by_their_length_whichever_image_they_are_in() -> None:
+    rows = Comparison(2)
+    for shift in (0, 0, 0, 5):  # of four equal squares one is out of reach but for its sides
+        before, after = (np.roll(maps(0)[0], by, axis=-1) for by in (0, shift))
+        rows.add(before, after)
+    hop = rows.hop("moved", "fp16", ["a", "b"])
+    ring, kept = 4 * 32 - 4, 2 * 29 + 4
+    assert f_score(rows.boundaries)[1] == pytest.approx(100 * (3 * ring + kept) / (4 * ring))
+    assert hop.boundary_f == pytest.approx(f_score(rows.boundaries).mean() / 100)
+
+
+def test_maps_without_any_boundary_have_none_to_lose() -> None:
+    rows = Comparison(2)
+    everywhere = np.ones((1, 16, 16), np.uint8)
+    rows.add(everywhere, everywhere)
+    assert rows.hop("same", "fp32", ["a", "b"]).passed
+    rows.add(everywhere, np.zeros_like(everywhere))
+    assert not rows.hop("other", "fp32", ["a", "b"]).passed
 
 
 def test_a_coarser_precision_allows_more() -> None:
