@@ -236,14 +236,15 @@ def identifier(path: str, hashes: dict[str, str]) -> str:
 
 def counted(parsed: Any, weights: int) -> dict[str, Fact]:
     """How many operators there are and which, in what the heavy ones compute, and the bytes of the weights."""
-    from edgeseg.runtimes.mil_interpreter import arithmetic, operations
+    from edgeseg.runtimes import agent, mil_interpreter
 
-    made = Counter(each.type for each in operations(parsed))
+    declared = agent.declared(parsed)
+    made = Counter(name for name, *_ in declared)
     words = ", ".join(f"{name} {count}" for name, count in sorted(made.items(), key=lambda item: (-item[1], item[0])))
     return {
         "operators": made.total(),
         "which_operators": words,
-        "arithmetic": listing(arithmetic(parsed)),
+        "arithmetic": listing(mil_interpreter.counted(declared)),
         "specification": parsed.specificationVersion,
         "weight_bytes": weights,
     }

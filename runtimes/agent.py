@@ -20,6 +20,7 @@ import platform
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -259,9 +260,9 @@ def facts(sys_: Path = SYS) -> Message:
         "model": board(sys_),
         "cpu": cpu_name(sys_=sys_),
         "cores": cores(),
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0,
+        "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "boot_id": text(Path("/proc/sys/kernel/random/boot_id")),
+        "boot_id": text(Path("/proc/sys/kernel/random/boot_id")) or sysctl("kern.bootsessionuuid"),
         "python": platform.python_version(),
         "executable": sys.executable,
         "runtimes": {name: version for name in DISTRIBUTIONS for version in [installed(name)] if version},
@@ -283,14 +284,34 @@ def state(sys_: Path = SYS) -> Message:
     }
 
 
+def sysctl(name: str) -> str | None:
+    """What macOS says of itself under a name; null elsewhere."""
+    return words_of("sysctl", "-n", name) if sys.platform == "darwin" else None
+
+
+def words_of(*command: str) -> str | None:
+    """What a command prints; null where it fails or is not there."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
+        return done.stdout.decode("utf-8", "replace").strip() or None
+    return None
+
+
+def memory_bytes() -> int:
+    """The memory of this machine; 0 where it does not say."""
+    with suppress(AttributeError, ValueError, OSError):  # not Unix, or no such name
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(sysctl("hw.memsize") or 0)
+
+
 def cores() -> int:
     """Logical cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def board(sys_: Path = SYS) -> str | None:
-    """The board's name in its device tree, e.g. `Raspberry Pi 5 Model B Rev 1.0`."""
-    return (text(sys_ / "firmware/devicetree/base/model") or "").rstrip("\0") or None
+    """The board's name in its device tree, e.g. `Raspberry Pi 5 Model B Rev 1.0`, or Apple's of a Mac, e.g. `Mac14,2`."""
+    return (text(sys_ / "firmware/devicetree/base/model") or "").rstrip("\0") or sysctl("hw.model")
 
 
 ARM_PARTS = {
@@ -323,7 +344,7 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo"), sys_: Path = SYS) -> str | N
             return value
         if key == "CPU part":
             parts.add(ARM_PARTS.get(value, f"Arm part {value}"))
-    return ", ".join(sorted(parts)) or board(sys_) or platform.processor() or None
+    return ", ".join(sorted(parts)) or sysctl("machdep.cpu.brand_string") or board(sys_) or platform.processor() or None
 
 
 def text(path: Path) -> str | None:
@@ -342,11 +363,33 @@ def number(path: Path) -> float | None:
 
 def busy_s() -> float | None:
     """Processor time that the whole machine has spent on anything since it started, all cores, in s."""
+    if sys.platform == "darwin":
+        return mach_busy_s()
     words = (text(Path("/proc/stat")) or "").split(maxsplit=9)
     if words[:1] != ["cpu"]:
         return None
     user, nice, system, _, _, irq, softirq, steal = (int(word) for word in words[1:9])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def own_task(kernel: Any) -> Any:
+    """What macOS calls this process."""
+    import ctypes
+
+    return ctypes.c_uint32.in_dll(kernel, "mach_task_self_")
+
+
+def mach_busy_s() -> float | None:
+    """That of macOS, from HOST_CPU_LOAD_INFO of `host_statistics`: ticks of 10 ms, 32 bits each, of user, system, idle and nice."""
+    import ctypes
+
+    kernel, cpu_load_info = ctypes.CDLL(None), 3
+    ticks, count = (ctypes.c_uint32 * 4)(), ctypes.c_uint32(4)
+    host = kernel.mach_host_self()
+    failed = kernel.host_statistics(host, cpu_load_info, ticks, ctypes.byref(count))
+    kernel.mach_port_deallocate(own_task(kernel), host)  # each question makes one more
+    user, system, _, nice = ticks
+    return None if failed else (user + system + nice) / os.sysconf("SC_CLK_TCK")
 
 
 # -- runtimes ----------------------------------------------------------------------------------------------------------
@@ -365,6 +408,7 @@ DISTRIBUTIONS = {
     "litert": ("ai_edge_litert", ["ai-edge-litert"]),
     "tflite-runtime": ("tflite_runtime", ["tflite-runtime"]),
     "openvino": ("openvino", ["openvino"]),
+    "coreml": ("coremltools", ["coremltools"]),
     "numpy": ("numpy", ["numpy"]),
 }
 """What to look for: the module, and what may bring it."""
@@ -536,6 +580,93 @@ class OpenVino:
         return str(value.get_type_name() if hasattr(value, "to_dtype") else getattr(value, "name", value))
 
 
+class CoreMl:
+    """Core ML on a Mac, through coremltools, on the compute units that were asked for. It takes no number of threads."""
+
+    def __init__(self, file: str, asked: Message) -> None:
+        self._package, self._names = str(Path(file).parent), asked["outputs"]
+        self._tools = need("coremltools", "coremltools")
+        self._units = self._tools.ComputeUnit[asked["compute_units"].upper()]
+        self.version = str(self._tools.__version__)
+
+    def load(self) -> None:
+        """Compile and open the package."""
+        self._model = self._tools.models.MLModel(self._package, compute_units=self._units)
+        self._spec = self._model.get_spec()
+        whole = self._tools.proto.FeatureTypes_pb2.ArrayFeatureType.INT32
+        self._pictures = pictures(self._spec)
+        self._outputs = {
+            each.name: (list(each.type.multiArrayType.shape), each.type.multiArrayType.dataType == whole)
+            for each in self._spec.description.output
+        }
+
+    def run(self, feeds: Message) -> list[Any]:
+        """The outputs for one set of inputs, in the shapes and types that the file declares."""
+        np = need("numpy", "numpy")
+        made = self._model.predict({name: self._given(name, array) for name, array in feeds.items()})
+        outputs = []
+        for name in self._names:
+            shape, whole = self._outputs[name]
+            outputs.append(np.array(made[name], np.int32 if whole else np.float32).reshape(shape))
+        return outputs
+
+    def _given(self, name: str, array: Any) -> Any:
+        """An input as coremltools takes it: a picture of PIL, or float32."""
+        if name in self._pictures:
+            return need("PIL.Image", "pillow").fromarray(array[0])
+        np = need("numpy", "numpy")
+        return np.ascontiguousarray(array, np.float32)
+
+    def words(self, feeds: Message) -> Message:
+        """What the file declares, and on which device Core ML means to run each operator; null before macOS 14.4, which has no plans."""
+        try:
+            plans = need("coremltools.models.compute_plan", "coremltools").MLComputePlan
+            plan = plans.load_from_path(self._model.get_compiled_model_path(), self._units)
+        except (RuntimeError, ValueError):
+            placed = None
+        else:
+            placed = planned(plan)
+        return {
+            "units": self._units.name.lower(),
+            "macos": platform.mac_ver()[0],
+            "operators": declared(self._spec),
+            "placed": placed,
+        }
+
+
+def planned(plan: Any) -> list[str]:
+    """The device, as coremltools calls its class, of each operator that a compute plan has on one."""
+    block = plan.model_structure.program.functions["main"].block
+    usages = [plan.get_compute_device_usage_for_mlprogram_operation(each) for each in block.operations]
+    return [type(each.preferred_compute_device).__name__ for each in usages if each is not None]
+
+
+def pictures(spec: Any) -> frozenset[str]:
+    """The inputs that a parsed package takes as pictures."""
+    return frozenset(each.name for each in spec.description.input if each.type.WhichOneof("Type") == "imageType")
+
+
+def main_function(spec: Any) -> Any:
+    """The program of a parsed package, and the one block of it."""
+    function = dict(spec.mlProgram.functions)["main"]  # asked itself, a map makes what is not there
+    return function, dict(function.block_specializations)[function.opset]
+
+
+def declared(spec: Any) -> list[Any]:
+    """The operators of a parsed package without its constants: kind, element type, and the kinds of those that made its inputs."""
+    kind = importlib.import_module("coremltools.proto.MIL_pb2").DataType.Name
+    steps = [each for each in main_function(spec)[1].operations if each.type != "const"]
+    makers = {made.name: step.type for step in steps for made in step.outputs}
+    return [
+        [
+            step.type,
+            kind(step.outputs[0].type.tensorType.dataType),
+            {key: makers.get(each.arguments[0].name, "") for key, each in step.inputs.items() if each.arguments},
+        ]
+        for step in steps
+    ]
+
+
 class Null:
     """No model, only time that passes as told, and faults as told: `runtimes/null.py` says what the options mean."""
 
@@ -594,6 +725,7 @@ RUNTIMES: dict[str, Callable[[str, Message], Net]] = {
     "onnxruntime": OnnxRuntime,
     "litert": LiteRt,
     "openvino": OpenVino,
+    "coreml": CoreMl,
     "null": Null,
 }
 
@@ -1166,7 +1298,10 @@ def open_lock(path: Path) -> int:
 
 def is_agent(pid: int) -> bool:
     """Whether a process is one of these: what a lock file says need not be true."""
-    return "agent.py" in (text(Path(f"/proc/{pid}/cmdline")) or "")
+    said = text(Path(f"/proc/{pid}/cmdline")) or (
+        words_of("ps", "-p", str(pid), "-o", "command=") if sys.platform == "darwin" else None
+    )
+    return "agent.py" in (said or "")
 
 
 class Child:

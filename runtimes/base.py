@@ -64,12 +64,14 @@ class Session(Protocol):
 class Remotely:
     """This end of a runtime that `agent.RUNTIMES` has on devices.
 
-    asked: what the agent has to know to open an artifact, from its manifest and a number of threads.
-    heard: what the agent's words on a run, its version and the number of threads mean.
+    asked:      what the agent has to know to open an artifact, from its manifest and a number of threads.
+    heard:      what the agent's words on a run, its version and the number of threads mean.
+    provenance: what a measurement there is worth; here another may stand in for the runtime.
     """
 
     asked: Callable[[Manifest, int], dict[str, Any]]
     heard: Callable[[dict[str, Any], str, int], Execution]
+    provenance: Literal["measured", "simulated"] = "measured"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Runtime:
     open:       an artifact and a number of threads to a session.
     open_run:   likewise a run and an input size (height, width), for a runtime that needs no export.
     remotely:   how it is used on a device, where the agent knows it.
-    provenance: what a measurement in it is worth.
+    provenance: what a measurement in it is worth on this machine.
     """
 
     name: str

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.runtimes.base import RUNTIMES, Opening, Runtime, Session, Sessions, listing, main_precision
+from edgeseg.manifest import Manifest
+from edgeseg.runtimes import agent
+from edgeseg.runtimes.base import RUNTIMES, Opening, Remotely, Runtime, Session, Sessions, listing, main_precision
 from edgeseg.runtimes.record import Execution
 
 if TYPE_CHECKING:
@@ -65,73 +65,48 @@ class InterpretedGraph:
 
 
 class CoreMlGraph:
-    """A package, compiled and executed by Core ML. How many threads it takes it neither asks nor says."""
+    """A package, compiled and executed by Core ML: by what the agent does on a Mac that is reached over ssh."""
 
     def __init__(self, opening: Opening, units: ComputeUnits = "all") -> None:
-        from edgeseg.runtimes import mil_interpreter as mil
-
-        with mil.quiet():
-            tools = need("coremltools")
-        package = opening.file.parent
-        self._opening, self._units = opening, tools.ComputeUnit[units.upper()]
+        version()  # or it is not there
+        self._opening, package = opening, opening.file.parent
+        self._net = agent.CoreMl(str(opening.file), {"outputs": opening.outputs, "compute_units": units})
         try:
-            self._model = tools.models.MLModel(str(package), compute_units=self._units)
+            self._net.load()
         except (RuntimeError, ValueError, OSError) as error:
             why = " ".join(str(error).split())
             raise EdgesegError(f"Core ML cannot open {package}: {why}; export again") from error
-        parsed = self._model.get_spec()
-        self._images, self._arithmetic = mil.pictures(parsed), mil.arithmetic(parsed)
-        self._shapes = {each.name: tuple(each.type.multiArrayType.shape) for each in parsed.description.output}
-        whole = tools.proto.FeatureTypes_pb2.ArrayFeatureType.INT32
-        self._whole = {each.name for each in parsed.description.output if each.type.multiArrayType.dataType == whole}
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs for one set of inputs, in the shapes and types that the file declares."""
-        made = self._model.predict({name: self._given(name, array) for name, array in feeds.items()})
-        return [
-            np.array(made[name], np.int32 if name in self._whole else np.float32).reshape(self._shapes[name])
-            for name in self._opening.outputs
-        ]
-
-    def _given(self, name: str, array: NDArray[Any]) -> Any:
-        """An input as coremltools takes it: a picture of PIL, or float32."""
-        if name in self._images:
-            from PIL import Image
-
-            return Image.fromarray(array[0])
-        return np.ascontiguousarray(array, np.float32)
+        return self._net.run(dict(feeds))
 
     def execution(self, feeds: Mapping[str, NDArray[Any]]) -> Execution:
         """The plan of Core ML for each operator, and the precision that the file declares; more it does not say."""
-        settings = {
-            "compute_units": self._units.name.lower(),
-            "macos": platform.mac_ver()[0],
-            "arithmetic": listing(self._arithmetic),
-        } | self._opening.tiers(None)
-        precision, threads = main_precision(self._arithmetic), self._opening.threads
-        return Execution("coreml", version(), threads, precision, placed(self._model, self._units), settings)
+        made = _heard(self._net.words(dict(feeds)), version(), self._opening.threads)
+        return replace(made, settings=made.settings | self._opening.tiers(None))
 
     def close(self) -> None:
         """Let go of the model."""
-        del self._model
+        del self._net
 
 
-def placed(model: Any, units: Any) -> dict[str, int] | None:
-    """The number of operators that Core ML means to run on each device; null before macOS 14.4, which has no plans."""
-    plans = need("coremltools.models.compute_plan").MLComputePlan
-    try:
-        plan = plans.load_from_path(model.get_compiled_model_path(), units)
-    except (RuntimeError, ValueError):
-        return None
-    return planned(plan)
+def _asked(manifest: Manifest, threads: int) -> dict[str, Any]:
+    return {"compute_units": manifest.target.get("compute_units", "all")}
 
 
-def planned(plan: Any) -> dict[str, int]:
-    """The number of operators that a compute plan of coremltools has on each device."""
-    block = plan.model_structure.program.functions["main"].block
-    found = (plan.get_compute_device_usage_for_mlprogram_operation(each) for each in block.operations)
-    kinds = (type(each.preferred_compute_device).__name__ for each in found if each is not None)
-    return dict(Counter(DEVICES.get(kind, kind) for kind in kinds))
+def _heard(words: dict[str, Any], version: str, threads: int) -> Execution:
+    from edgeseg.runtimes import mil_interpreter as mil
+
+    arithmetic = mil.counted(words["operators"])
+    settings = {"compute_units": words["units"], "macos": words["macos"], "arithmetic": listing(arithmetic)}
+    placed = None if words["placed"] is None else on_devices(words["placed"])
+    return Execution("coreml", version, threads, main_precision(arithmetic), placed, settings)
+
+
+def on_devices(planned: Iterable[str]) -> dict[str, int]:
+    """The number of operators on each device, from what `agent.planned` says."""
+    return dict(Counter(DEVICES.get(kind, kind) for kind in planned))
 
 
 @dataclass(frozen=True)
@@ -154,9 +129,10 @@ def version() -> str:
 
 def runtime(on_a_mac: bool) -> Runtime:
     """Core ML where it is, else what stands in for it."""
+    there = Remotely(_asked, _heard)
     if on_a_mac:
-        return Runtime("coreml", version, OnUnits(CoreMlGraph))
-    return Runtime("coreml", version, Sessions(InterpretedGraph), provenance="simulated")
+        return Runtime("coreml", version, OnUnits(CoreMlGraph), remotely=there)
+    return Runtime("coreml", version, Sessions(InterpretedGraph), remotely=there, provenance="simulated")
 
 
 RUNTIMES.add("coreml", runtime(ON_A_MAC))

@@ -55,12 +55,16 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Job:
-    """A subject and how the worker opens it. `size` (height, width) is given for a run and null for an artifact."""
+    """A subject and how the worker opens it. `size` (height, width) is given for a run and null for an artifact.
+
+    provenance: what its figures are worth here; `there`: on a device with an agent.
+    """
 
     subject: Subject
     folder: Path
     size: tuple[int, int] | None
     provenance: Literal["measured", "simulated"]
+    there: Literal["measured", "simulated"] = "measured"
 
     def open(self, worker: Measuring, threads: int, image: Path | None = None, e2e: bool = False) -> dict[str, Any]:
         """Have the worker open the subject: `load_ms` and `first_ms`."""
@@ -81,7 +85,8 @@ class Job:
 
     def on(self, where: Device) -> Literal["measured", "simulated"]:
         """What its figures on a device are worth."""
-        return "measured" if self.provenance == where.provenance == "measured" else "simulated"
+        own = self.provenance if where.kind == "local" else self.there
+        return "measured" if own == where.provenance == "measured" else "simulated"
 
 
 def job(subject: Artifact | Path | str, size: tuple[int, int] | None = None) -> Job:
@@ -100,7 +105,7 @@ def _artifact_job(subject: Artifact | Path | str, folder: Path, size: tuple[int,
     from edgeseg.artifact import Artifact
 
     artifact = subject if isinstance(subject, Artifact) else Artifact.open(folder)
-    manifest = artifact.manifest
+    manifest, runtime = artifact.manifest, runtime_of(artifact)
     if size is not None:
         raise EdgesegError(f"the artifact {folder} has its size built in; export again at {size[0]}x{size[1]}")
     return Job(
@@ -116,7 +121,8 @@ def _artifact_job(subject: Artifact | Path | str, folder: Path, size: tuple[int,
         ),
         folder,
         None,
-        runtime_of(artifact).provenance,
+        runtime.provenance,
+        runtime.remotely.provenance if runtime.remotely else runtime.provenance,
     )
 
 

@@ -11,7 +11,7 @@ import logging
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from edgeseg.errors import EdgesegError, need
 from edgeseg.files import inside, read_json
+from edgeseg.runtimes.agent import declared, main_function, pictures
 from edgeseg.runtimes.mil_operators import OPERATORS
 
 TYPES = {
@@ -173,39 +174,23 @@ def parse(path: Path) -> Any:
     return parser.FromString(path.read_bytes())
 
 
-def main_function(parsed: Any) -> Any:
-    """The program of a parsed package, and the one block of it."""
-    function = dict(parsed.mlProgram.functions)["main"]  # asked itself, a map makes what is not there
-    return function, dict(function.block_specializations)[function.opset]
-
-
-def pictures(parsed: Any) -> frozenset[str]:
-    """The inputs that a parsed package takes as pictures."""
-    return frozenset(each.name for each in parsed.description.input if each.type.WhichOneof("Type") == "imageType")
-
-
-def operations(parsed: Any) -> list[Any]:
-    """The operators of a parsed package, in order, without its constants."""
-    return [each for each in main_function(parsed)[1].operations if each.type != "const"]
-
-
 def arithmetic(parsed: Any) -> Counter[str]:
     """The precisions that a parsed package declares for its heavy operators, and for how many of them.
 
     One whose activations and weights all come from `dequantize` counts as int8: that is how MIL writes integer arithmetic. Its
     weights alone, which are a `constexpr`, do not make it so.
     """
-    name = need("coremltools.proto.MIL_pb2").DataType.Name
-    steps = operations(parsed)
-    makers = {made.name: step.type for step in steps for made in step.outputs}
+    return counted(declared(parsed))
+
+
+def counted(operators: Sequence[Any]) -> Counter[str]:
+    """Likewise, of operators as `agent.declared` lists them."""
     counts: Counter[str] = Counter()
-    for step in (step for step in steps if step.type in HEAVY):
-        given = [makers.get(step.inputs[key].arguments[0].name, "") for key in FACTORS if key in step.inputs]
-        whole = "dequantize" in given and all(
-            maker == "dequantize" or maker.startswith("constexpr_") for maker in given
-        )
-        kind = name(step.outputs[0].type.tensorType.dataType)
-        counts["int8" if whole else PRECISIONS.get(kind, kind.lower())] += 1
+    for name, kind, makers in operators:
+        if name in HEAVY:
+            given = [makers[key] for key in FACTORS if key in makers]
+            whole = all(maker == "dequantize" or maker.startswith("constexpr_") for maker in given)
+            counts["int8" if whole and "dequantize" in given else PRECISIONS.get(kind, kind.lower())] += 1
     return counts
 
 

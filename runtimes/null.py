@@ -157,4 +157,6 @@ def _heard(words: dict[str, Any], version: str, threads: int) -> Execution:
     return Execution("null", version, threads, words["executes"], None, {"calls": str(words["calls"])})
 
 
-RUNTIMES.add("null", Runtime("null", version, NullSession, remotely=Remotely(_asked, _heard), provenance="simulated"))
+REMOTELY = Remotely(_asked, _heard, "simulated")
+
+RUNTIMES.add("null", Runtime("null", version, NullSession, remotely=REMOTELY, provenance="simulated"))

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError, MissingTool, need
-from edgeseg.runtimes import pixels
-from edgeseg.runtimes.coreml_model import ComputeUnits, planned, version
+from edgeseg.runtimes import agent, pixels
+from edgeseg.runtimes.coreml_model import ComputeUnits, on_devices, version
 from edgeseg.runtimes.devices.base import DEVICES, Facts
 from edgeseg.runtimes.devices.book import Entry
 from edgeseg.runtimes.devices.jobs import Jobs, Ran, seen, wrong
@@ -124,7 +124,7 @@ class Apple(Jobs):
 async def _plan(model: Any) -> dict[str, int] | None:
     """Operators by the unit that Core ML means to run them on there; null where it does not say."""
     try:
-        return planned(await model.retrieve_compute_plan())
+        return on_devices(agent.planned(await model.retrieve_compute_plan()))
     except (RuntimeError, ValueError, KeyError):
         return None
 

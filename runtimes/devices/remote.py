@@ -226,6 +226,8 @@ class RemoteBench:
         picture = pixels.decode(photo) if photo else pixels.pattern(*self._artifact.size)
         given = pixels.prepare(picture, spec)
         more = {INPUT: saved(given), **({PHOTO: photo} if photo and e2e else {})}
+        # a process of macOS that was only forked may not use the system's libraries
+        self._cold |= self._device.probe().system.startswith("Darwin")
         if self._cold:
             more[agent.AGENT] = Path(agent.__file__).read_bytes()
         self._bring(more)

@@ -28,7 +28,7 @@ from edgeseg.parity import bad_hops
 from edgeseg.quantize.precision import PRECISIONS
 from edgeseg.runtimes import coreml_model, pixels
 from edgeseg.runtimes.base import Opening, Sessions
-from edgeseg.runtimes.coreml_model import CoreMlGraph, InterpretedGraph, OnUnits, placed, runtime
+from edgeseg.runtimes.coreml_model import CoreMlGraph, InterpretedGraph, OnUnits, runtime
 from edgeseg.runtimes.mil_interpreter import model_file, parse
 from edgeseg.students import Semantic, Stage, Student
 from tests.students.test_registry import families, settled, sizes
@@ -377,14 +377,13 @@ def test_on_a_mac_normalised_images_are_arrays(tiny: Student, tmp_path: Path, mo
     assert given.dtype == np.float32 and given.shape == (1, 3, *SIZE)
 
 
-def test_no_plan_is_not_invented(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_plan_is_not_invented(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_from_path(path: str, units: Any) -> Any:
         raise RuntimeError("MLComputePlan is not supported")
 
+    put_a_mac_in_place(monkeypatch)
     monkeypatch.setattr(FakePlan, "load_from_path", load_from_path)
-    monkeypatch.setattr("coremltools.models.compute_plan.MLComputePlan", FakePlan)
-    model = types.SimpleNamespace(get_compiled_model_path=lambda: "model.mlmodelc")
-    assert placed(model, None) is None
+    assert CoreMlGraph(Opening(artifact.model_file, ["labels"], "fp16", 1)).execution({}).placed is None
 
 
 def test_a_package_that_core_ml_refuses_is_one_line(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
