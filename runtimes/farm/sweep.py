@@ -16,6 +16,7 @@ from edgeseg import schema
 from edgeseg.errors import EdgesegError, InvalidMeasurement, MissingTool
 from edgeseg.runtimes.farm.exports import Exports, Order, made, orders
 from edgeseg.runtimes.farm.queue import Job, Outcome, Queue, State
+from edgeseg.runtimes.protocol import SMOKE
 from edgeseg.schema import STRICT
 
 LOST = ("lost", "busy", "hang", "garbled", "killed")
@@ -137,7 +138,8 @@ async def measured(job: Job, device: str, folder: Path) -> Outcome:
     if kind == "failure":
         lost = outcome in LOST
         return Outcome("waiting" if lost else "failed", None if lost else str(path), f"{outcome}: {said}", device=lost)
-    return Outcome("waiting" if reasons else "done", str(path), "; ".join(reasons) or None)
+    why = "; ".join(reasons) or (f"{SMOKE}: the way works; no figure to quote" if job.protocol == SMOKE else None)
+    return Outcome("waiting" if reasons else "done", str(path), why)
 
 
 def _how(protocol: str) -> list[str]:
