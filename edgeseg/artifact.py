@@ -37,14 +37,7 @@ class Artifact:
             EdgesegError: no manifest, one that does not fit, a file outside the folder, missing, or changed.
         """
         folder = Path(folder)
-        if not (folder / MANIFEST).exists():
-            raise EdgesegError(f"{folder} is not an artifact: it has no {MANIFEST}")
-        document = read_json(folder / MANIFEST)
-        if isinstance(document, dict) and isinstance(version := document.get("schema"), int) and version > SCHEMA:
-            raise EdgesegError(
-                f"{folder / MANIFEST} is of schema {version}, this edgeseg reads {SCHEMA}; pip install --upgrade edgeseg"
-            )
-        artifact = cls(folder, schema.parse(Manifest, document, str(folder / MANIFEST)))
+        artifact = cls(folder, read_manifest(folder))
         if not artifact.manifest.files:
             raise EdgesegError(f"{folder / MANIFEST} names no files; export again")
         for entry in artifact.manifest.files:
@@ -135,3 +128,19 @@ class Artifact:
         """The same artifact with another manifest, stored."""
         schema.write(self.folder / MANIFEST, manifest)
         return Artifact(self.folder, manifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What an artifact says of itself; its files are not looked at.
+
+    Raises:
+        EdgesegError: no manifest, or one that does not fit, since a later edgeseg wrote it or for another reason.
+    """
+    if not (folder / MANIFEST).exists():
+        raise EdgesegError(f"{folder} is not an artifact: it has no {MANIFEST}")
+    document = read_json(folder / MANIFEST)
+    if isinstance(document, dict) and isinstance(version := document.get("schema"), int) and version > SCHEMA:
+        raise EdgesegError(
+            f"{folder / MANIFEST} is of schema {version}, this edgeseg reads {SCHEMA}; pip install --upgrade edgeseg"
+        )
+    return schema.parse(Manifest, document, str(folder / MANIFEST))

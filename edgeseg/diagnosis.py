@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -141,20 +142,28 @@ def _exchanged(student: Student, seen: Sequence[Seen]) -> Iterator[tuple[float, 
         yield float(share), f"the classes {words} are exchanged"
 
 
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""Precision -> what a value is rounded to."""
+
+
 class Half(TorchDispatchMode):
-    """Inside of it every value that an operator makes is rounded to float16; within an operator sums are in float32."""
+    """Inside of it every value that an operator makes is rounded to `precision`; within an operator sums are in float32."""
+
+    def __init__(self, precision: str = "fp16") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._kind = HALVES[precision]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return tree_map(_rounded, func(*args, **(kwargs or {})))
+        return tree_map(partial(_rounded, kind=self._kind), func(*args, **(kwargs or {})))
 
 
-def halved(network: Network) -> Network:
-    """A copy whose parameters and buffers are rounded to float16, still in float32; to be run in `Half`."""
+def halved(network: Network, precision: str = "fp16") -> Network:
+    """A copy whose parameters and buffers are rounded to `precision`, still in float32."""
     made = copy.deepcopy(network)
     for tensor in (*made.parameters(), *made.buffers()):
-        tensor.data = _rounded(tensor.data)
+        tensor.data = _rounded(tensor.data, HALVES[precision])
     return made
 
 
-def _rounded(value: Any) -> Any:
-    return value.half().float() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+def _rounded(value: Any, kind: torch.dtype) -> Any:
+    return value.to(kind).float() if isinstance(value, Tensor) and value.dtype == torch.float32 else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeseg.artifact import Artifact
 from edgeseg.data import Data, load_data
-from edgeseg.diagnosis import Half, diagnose, halved
+from edgeseg.diagnosis import HALVES, Half, diagnose, halved
 from edgeseg.errors import EdgesegError, ParityFailed
 from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder, ImageNetwork
 from edgeseg.ledger import Hop, Ledger
@@ -199,8 +200,14 @@ def verify_on(
     ]
     if not hops[2].passed and not hops[2].nonfinite and (why := _why(against, pictures, given, artifact.size)):
         hops[2].reasons.append(why)
-    elif not hops[2].passed and precision == "fp16" and isinstance(against, Semantic):
-        hops[2].reasons.append(_blame(_alone(artifact, against, pictures), execution.settings.get("sums")))
+    elif not hops[2].passed and precision in HALVES and isinstance(against, Semantic):
+        what, alone = NAMES[precision], _alone(artifact, against, pictures, precision)
+        if (
+            alone.passed and executed not in HALVES
+        ):  # float32, of weights that stay rounded: not always the lesser change
+            rounded = _alone(artifact, against, pictures, precision, weights=True)
+            what, alone = (what, alone) if rounded.passed else (f"{what} of the weights", rounded)
+        hops[2].reasons.append(_blame(alone, what, execution.settings.get("sums")))
     keep_evidence(artifact.folder / "evidence", evidence)
     return artifact.update(
         ledger=Ledger(where, hops), precision=replace(manifest.precision, executed=executed), op_tiers=tiers
@@ -224,28 +231,31 @@ def _why(
     return None if words is None else f"it draws what the student draws when {words}"
 
 
-def _alone(artifact: Artifact, student: Semantic, pictures: Sequence[Picture]) -> Hop:
-    """What float16 does without any runtime: the network in PyTorch, every value that an operator makes rounded to it."""
+def _alone(
+    artifact: Artifact, student: Semantic, pictures: Sequence[Picture], precision: str, weights: bool = False
+) -> Hop:
+    """What rounding does without any runtime, in PyTorch: of the weights, and unless it is `weights` alone of all that operators make."""
     row = Comparison(student.classes, images=len(pictures))
-    network = halved(Deployed(student, artifact.size, artifact.manifest.input.baked)).eval()
+    network = halved(Deployed(student, artifact.size, artifact.manifest.input.baked), precision).eval()
     with torch.inference_mode():
         for one in pictures:
             normal, given = both(one, artifact.manifest.input)
-            with Half():  # type: ignore[no-untyped-call]
+            with nullcontext() if weights else Half(precision):
                 made = network(torch.from_numpy(given if network.bakes_pre else normal))
             row.add(student.eval()(torch.from_numpy(normal)).numpy(), made.numpy())
-    return row.hop("student -> float16", "fp16", student.class_names)
+    return row.hop("student -> rounded", precision, student.class_names)
 
 
-def _blame(alone: Hop, sums: str | None) -> str:
-    """Whether it is float16 that these weights do not bear, or what the runtime does beside it."""
+def _blame(alone: Hop, what: str, sums: str | None) -> str:
+    """Whether it is rounding that these weights do not bear, or what the runtime does beside it."""
     if not alone.passed:
-        return (
-            f"float16 alone, in PyTorch, fails too ({'; '.join(alone.reasons)}): these weights need float32 in places"
-        )
+        return f"{what} alone, in PyTorch, fails too ({'; '.join(alone.reasons)}): these weights need float32 in places"
     kept = f"{100 * alone.same_label:.3f} % of the labels and a boundary F of {alone.boundary_f:.4f}"
     adds = f", which adds up in {sums}" if sums else ""
-    return f"float16 alone, in PyTorch, keeps {kept} and would pass: the rest is lost by the runtime{adds}"
+    return f"{what} alone, in PyTorch, keeps {kept} and would pass: the rest is lost by the runtime{adds}"
+
+
+NAMES = {"fp16": "float16", "bf16": "bfloat16"}
 
 
 EXPLAINED = 0.98

@@ -168,7 +168,7 @@ def parse_record(document: Any, where: str) -> Record:
 
 
 def _more_samples(record: Record) -> Iterator[Samples]:
-    yield from (stage.samples for stage in record.stages or [])
+    yield from (stage.samples for stage in [*(record.stages or []), *(record.halves or [])])
     if record.camera is not None:
         yield record.camera.ages
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeseg import schema
-from edgeseg.artifact import MANIFEST, Artifact
+from edgeseg.artifact import MANIFEST, Artifact, read_manifest
 from edgeseg.errors import EdgesegError
 from edgeseg.export.coreml_package import CoreMl as CoreMl
 from edgeseg.export.deployed import NATURAL, Deployed, DeployedDecoder, DeployedEncoder, Interface, Network
@@ -73,7 +73,7 @@ def export_model(
     from edgeseg.quantize.post_training import apply
 
     out = Path(out)
-    refuse_foreign(out)
+    refuse_foreign(out, student, target)
     if target.precision in QUANTIZED and quantization is None:
         raise EdgesegError(
             f"{target.name} {target.precision} needs calibration images: `edgeseg quantize` and es.quantize_model take them"
@@ -92,7 +92,7 @@ def export_model(
         nonlocal place
         if not _passed(part) and _passed(out):
             place = failed_place(out)
-            refuse_foreign(place)
+            refuse_foreign(place, student, target)
         else:
             carry_over(out, part)
         return place
@@ -130,10 +130,23 @@ def clear_failed(out: Path) -> None:
         shutil.rmtree(failed, ignore_errors=True)
 
 
-def refuse_foreign(out: Path) -> None:
-    """Refuse a place where something else than an artifact would be replaced."""
-    if out.exists() and not (out.is_dir() and ((out / MANIFEST).exists() or not any(out.iterdir()))):
+def refuse_foreign(out: Path, student: Student, target: Target) -> None:
+    """Refuse a place where something else than an artifact of this student for this target would be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST).exists():
         raise EdgesegError(f"{out} holds something that is no artifact and would be replaced; export to another folder")
+    try:
+        manifest = read_manifest(out)
+    except EdgesegError as error:
+        raise EdgesegError(f"{error}; it would be replaced: export to another folder, or remove {out}") from error
+    there = manifest.student.name, manifest.student.class_names, str(manifest.target.get("name"))
+    if there != (student.name, list(student.class_names), target.name):
+        classes = f" with {len(there[1])} classes" if there[1] else ""
+        raise EdgesegError(
+            f"{out} is a {there[0]}{classes} for {there[2]}, which a {student.name} for {target.name} would replace; "
+            f"export to another folder, or remove {out}"
+        )
 
 
 def _passed(folder: Path) -> bool:

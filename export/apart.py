@@ -85,21 +85,36 @@ def ask(do: str, noun: str, progress: Progress | None, **request: Any) -> dict[s
 
 @contextmanager
 def as_run(name: str, classes: int, size: tuple[int, int], seed: int = 0) -> Iterator[Path]:
-    """A student by name as a run for as long as the block lasts: fresh weights, acquainted with generated scenes.
+    """A student by name as a run for as long as the block lasts (`fresh`)."""
+    with TemporaryDirectory() as folder:
+        yield fresh(name, classes, size, Path(folder) / name, seed)
+
+
+def fresh(name: str, classes: int, size: tuple[int, int], folder: Path, seed: int = 0) -> Path:
+    """A student by name as a run: fresh weights, acquainted with generated scenes. One that is there is taken as it is.
 
     classes: for a semantic one. It shows what converts and how well, not what a trained network does.
+
+    Raises:
+        EdgesegError: something else is there.
     """
     import torch
 
-    from edgeseg.runs import save
+    from edgeseg.runs import CARD, read_card, save
     from edgeseg.students import create
     from edgeseg.students.student import parameters
 
     torch.manual_seed(seed)
     student = create(name, classes=classes if "classes" in parameters(name) else None)
+    if folder.exists() and any(folder.iterdir()):
+        card = read_card(folder) if (folder / CARD).exists() else None
+        if card is None or card.training or (card.name, card.classes) != (student.name, student.classes):
+            raise EdgesegError(
+                f"{folder} is where the fresh {name} would be kept, and holds something else; name another --out"
+            )
+        return folder
     acquaint(student)
-    with TemporaryDirectory() as folder:
-        yield save(student, Path(folder) / name, size=size)
+    return save(student, folder, size=size)
 
 
 SCENES, SCENE = 16, (192, 256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
 from dataclasses import dataclass
 from inspect import signature
@@ -94,5 +95,18 @@ def _quiet_export(network: Network, opset: int) -> Any:
                 dynamic_shapes={next(iter(signature(network.forward).parameters)): free} if network.dynamic else None,
                 verbose=False,
             )
+    except torch.onnx.OnnxExporterError as error:
+        raise EdgesegError(f"ONNX has no form for the network: {_deepest(error)}") from error
     finally:
         logger.setLevel(level)
+
+
+def _deepest(error: BaseException) -> str:
+    """The first line of what was wrong at first, and the operator that it was about; what PyTorch says above are general hints."""
+    about = ""
+    while error.__cause__ is not None:
+        error = error.__cause__
+        node = re.search(r"call_function\[target=([^\]]+)\]", str(error))
+        about = f" ({node[1]})" if node else about
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"{line}{'' if about.strip(' ()') in line else about}"

@@ -104,7 +104,7 @@ class Plan:
 
     def check(self) -> None:
         """Refuse what cannot be searched before anything is made."""
-        refuse_foreign(self.out)
+        refuse_foreign(self.out, self.student, self.target)
         if self.split == self.data.test:
             spec = f"{self.data.spec}[{self.split}]"
             raise EdgesegError(f"a search on {spec} would choose by what results are reported on")

@@ -745,16 +745,21 @@ class Prompted:
 
     def run(self, feeds: Message) -> list[Any]:
         """The best mask."""
-        masks, quality = self._decoder.run(self._feeds(feeds))
+        return self.answer(self.look(feeds))
+
+    def look(self, feeds: Message) -> Message:
+        """What the decoder is given of an image."""
+        made = self._encoder.run(feeds)
+        return {**{name: made[index] for index, name in enumerate(self._maps)}, **self._prompt}
+
+    def answer(self, seen: Message) -> list[Any]:
+        """The best mask of an image that was looked at."""
+        masks, quality = self._decoder.run(seen)
         return [masks if masks.ndim == 3 else masks[:, [int(quality[0].argmax())]]]
 
     def words(self, feeds: Message) -> Message:
         """What the runtime says of each."""
-        return {"encoder": self._encoder.words(feeds), "decoder": self._decoder.words(self._feeds(feeds))}
-
-    def _feeds(self, feeds: Message) -> Message:
-        made = self._encoder.run(feeds)
-        return {**{name: made[index] for index, name in enumerate(self._maps)}, **self._prompt}
+        return {"encoder": self._encoder.words(feeds), "decoder": self._decoder.words(self.look(feeds))}
 
 
 UNSUPPORTED = (
@@ -936,6 +941,8 @@ class Measurer:
         np = need("numpy", "numpy")
         clock = time.perf_counter_ns
         steps: Sequence[Step] = [self._run]
+        if isinstance(self._net, Prompted) and not fps and not streams:
+            steps = [self._net.look, self._net.answer]
         given: Any = self._feeds
         if photo and spec:
             steps, given = self._whole(Path(photo), spec)

@@ -268,7 +268,11 @@ class PromptSession:
 
     def run(self, image: NDArray[Any]) -> NDArray[Any]:
         """The best mask for a click in the middle: logits `[1, 1, H, W]`, or uint8 `[1, H, W]`."""
-        masks, quality = self.decode(self.encode(image), self._points, self._labels)
+        return self.answer(self.encode(image))
+
+    def answer(self, maps: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """That of an image whose maps are there."""
+        masks, quality = self.decode(maps, self._points, self._labels)
         return masks if masks.ndim == 3 else masks[:, [int(quality[0].argmax())]]
 
     @property

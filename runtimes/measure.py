@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from edgeseg.runtimes.devices.prepare import caveats, prepared
 from edgeseg.runtimes.devices.trust import EVIDENCE, SILENT
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.record import (
+    HALVES,
     SCHEMA,
     ColdStart,
     DeviceState,
@@ -368,7 +369,8 @@ def _record(
     model: dict[str, Any],
     execution: Execution,
 ) -> Record:
-    starts, durations = _series(unpack(model["steady"]))
+    marks = unpack(model["steady"])
+    starts, durations = _series(marks)
     if len(starts) < statistics.FEWEST:
         raise InvalidMeasurement(
             f"{len(starts)} samples in {protocol.max_s:g} s: too slow for the protocol {protocol.name}; take a longer one"
@@ -397,14 +399,18 @@ def _record(
         valid=False,
         reasons=[],
         provenance=task.provenance,
+        halves=_steps(HALVES, marks) if marks.shape[1] > 2 else None,
     )
 
 
 def _whole(answer: dict[str, Any]) -> dict[str, Any]:
     """The end-to-end part of a record."""
     marks = unpack(answer["steady"])
-    stages = [stage_of(name, *_series(marks, column)) for column, name in enumerate(STAGES)]
-    return {"stages": stages, "e2e": statistics.latency(*_series(marks))}
+    return {"stages": _steps(STAGES, marks), "e2e": statistics.latency(*_series(marks))}
+
+
+def _steps(names: Sequence[str], marks: Marks) -> list[Stage]:
+    return [stage_of(name, *_series(marks, column)) for column, name in enumerate(names)]
 
 
 def stage_of(name: str, starts: Marks, durations: Marks) -> Stage:

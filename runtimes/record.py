@@ -262,13 +262,17 @@ class Sensors:
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the end-to-end path (`decode`, `resize`, `infer`, `labels`), every sample kept."""
+    """A step, every sample kept: of the end-to-end path (`decode`, `resize`, `infer`, `labels`), or one of `HALVES`."""
 
     __pydantic_config__ = STRICT
     name: str
     p50_ms: float
     p90_ms: float | None
     samples: Samples
+
+
+HALVES = ("encoder", "prompt")
+"""What a promptable artifact does once for an image, and once for each prompt about it."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +290,7 @@ class Record:
     """One measurement. `reasons` says why it is not `valid`; `provenance` says whether it may enter a table at all.
 
     energy_mj: of a frame, above what the device takes idle, as `energy_source` measured it; null where nothing does.
+    halves: of a promptable artifact what `samples` are made of, where they were taken one after the other.
     """
 
     __pydantic_config__ = STRICT
@@ -317,6 +322,7 @@ class Record:
     cold_start: ColdStart | None = None
     sensors: Sensors | None = None
     energy_source: str | None = None
+    halves: list[Stage] | None = None
 
 
 @dataclass(frozen=True)

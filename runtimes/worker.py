@@ -19,7 +19,7 @@ from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import RUNTIMES, open_artifact, pixels, runtime_of, statistics
 from edgeseg.runtimes.agent import PeakMemory, Step, frames, loop, side_by_side
-from edgeseg.runtimes.base import Session, profiled
+from edgeseg.runtimes.base import PromptSession, Session, profiled
 from edgeseg.runtimes.record import Protocol
 from edgeseg.runtimes.serve import Servant
 
@@ -34,6 +34,11 @@ STAGES = ("decode", "resize", "infer", "labels")
 
 Marks = NDArray[np.int64]
 """`[samples, steps + 1]`: the start of a sample, then the end of each of its steps, in ns."""
+
+
+def parts(session: Session) -> list[Step]:
+    """What a session does for one answer: a promptable one looks at the image, then answers."""
+    return [session.encode, session.answer] if isinstance(session, PromptSession) else [session.run]
 
 
 def warm_up(steps: Sequence[Step], given: Any, protocol: Protocol) -> Marks:
@@ -153,7 +158,10 @@ class Bench(Servant):
 
     def measure(self, protocol: dict[str, Any]) -> dict[str, Any]:
         """Time the model alone, then look at its output again."""
-        answer = self._timed([self.session.run], self.given, protocol)
+        steps = (
+            parts(self.session) if schema.parse(Protocol, protocol, "the request").back_to_back else [self.session.run]
+        )
+        answer = self._timed(steps, self.given, protocol)
         last = self.session.run(self.given)
         return answer | {
             "unchanged": float(np.mean(pixels.labels(last) == self.labels)),

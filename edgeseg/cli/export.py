@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,41 +68,38 @@ def export(
     targets = chosen_targets(to, precision, ops, options or [])
     sizes = [parsed for part in words(size or "") if (parsed := parse_size(part))]
     outcomes = []
-    with subject(run, sizes, classes, data) as (folder, source, usual, images):
-        for each in sizes or usual:
-            for target in targets:
-                place = str(out / folder_name(target, each if len(sizes) > 1 else None))
-                job = Job(str(folder), target.options(), place, each, words(bake), images, source, list(TRUSTED))
-                with progress(f"exporting and verifying {place}") as bar:
-                    outcomes.append(export_apart(job, target, bar))
+    folder, source, usual, images = subject(run, sizes, classes, data, out)
+    for each in sizes or usual:
+        for target in targets:
+            place = str(out / folder_name(target, each if len(sizes) > 1 else None))
+            job = Job(str(folder), target.options(), place, each, words(bake), images, source, list(TRUSTED))
+            with progress(f"exporting and verifying {place}") as bar:
+                outcomes.append(export_apart(job, target, bar))
     report(outcomes, to == ALL, as_json)
 
 
-@contextmanager
 def subject(
-    run: str, sizes: list[tuple[int, int]], classes: int, data: str | None
-) -> Iterator[tuple[Path, Source, list[tuple[int, int]], str | None]]:
+    run: str, sizes: list[tuple[int, int]], classes: int, data: str | None, out: Path
+) -> tuple[Path, Source, list[tuple[int, int]], str | None]:
     """What to export: the folder of a run, where it comes from, the size it was trained at, the images to prove it on.
 
-    A student by name is one with fresh weights for as long as the block lasts.
+    A student by name is one with fresh weights, which is kept in `out`, so that what is made of it can be verified again.
     """
-    from edgeseg.export.apart import as_run
+    from edgeseg.export.apart import fresh
     from edgeseg.manifest import Source
     from edgeseg.runs import read_card
     from edgeseg.students import STUDENTS
 
-    if not Path(run).exists() and run in STUDENTS:
-        if not sizes:
-            raise EdgesegError(f"{run} is a student without training: say at which --size, e.g. 360x480")
-        with as_run(run, classes, sizes[0]) as folder:
-            yield folder, Source(None, None), sizes, data
-        return
-    card = read_card(Path(run))
+    by_name = not Path(run).exists() and run in STUDENTS
+    if by_name and not sizes:
+        raise EdgesegError(f"{run} is a student without training: say at which --size, e.g. 360x480")
+    folder = fresh(run, classes, sizes[0], out / run) if by_name else Path(run)
+    card = read_card(folder)
     if not sizes and card.size is None:
         raise EdgesegError(f"{run} does not say at which size it was trained; give one with --size, e.g. 360x480")
     images = proof_data(data, card.training.data if card.training else None)
     usual = [card.size] if card.size else sizes
-    yield Path(run), Source(run, card.sha256), usual, images.spec if images else None
+    return folder, Source(str(folder), card.sha256), usual, images.spec if images else None
 
 
 def chosen_targets(to: str, precision: str, ops: str, options: list[str]) -> list[Target]:

@@ -190,6 +190,7 @@ def record_table(record: Record) -> Table:
     ]
     if record.provenance == "simulated":
         rows.insert(0, ("simulated", "these are times of no device, and nothing to quote"))
+    rows += [(f"  {half.name}", f"p50 {half.p50_ms:.3f} ms") for half in record.halves or []]
     rows += _asked(record)
     if record.e2e is not None:
         rows.append(("end to end", f"p50 {record.e2e.p50_ms:.3f} ms, {record.e2e.sustained_fps:.2f} FPS"))

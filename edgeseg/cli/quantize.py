@@ -108,24 +108,25 @@ def quantize(
         )
     if curve and len(targets) > 1:
         raise EdgesegError(f"--curve is of one target and precision, {len(targets)} are named; name one")
-    with subject(run, [parsed] if parsed else [], len(source_data.class_names), data) as (folder, source, usual, proof):
-        student = load_run(folder)
-        check_classes(student, source_data)
-        with counting(f"reading {images} calibration images") as count:
-            chosen = choose_images(source_data, split, images, count, student.look)
-        for warning in chosen.warnings():
-            say(warning)
-        base = _Base(folder, source, student, parsed or usual[0], words(bake), chosen, recipe, out, student)
-        if curve:
-            base = _curve(base, targets[0], load_data(proof) if proof else source_data)
-        if aware_epochs:
-            base = _aware(base, targets[0], source_data, aware_epochs)
-        if searching:
-            scored = load_data(proof) if proof else source_data
-            limits = (0.5 if max_drop is None else max_drop, budget_ms, threads, trials)
-            _search(base, targets, scored, limits, on, time_blocks, as_json)
-        else:
-            _once(base, targets, proof or source_data.spec, as_json)
+    sizes, classes = [parsed] if parsed else [], len(source_data.class_names)
+    folder, source, usual, proof = subject(run, sizes, classes, data, out)
+    student = load_run(folder)
+    check_classes(student, source_data)
+    with counting(f"reading {images} calibration images") as count:
+        chosen = choose_images(source_data, split, images, count, student.look)
+    for warning in chosen.warnings():
+        say(warning)
+    base = _Base(folder, source, student, parsed or usual[0], words(bake), chosen, recipe, out, student)
+    if curve:
+        base = _curve(base, targets[0], load_data(proof) if proof else source_data)
+    if aware_epochs:
+        base = _aware(base, targets[0], source_data, aware_epochs)
+    if searching:
+        scored = load_data(proof) if proof else source_data
+        limits = (0.5 if max_drop is None else max_drop, budget_ms, threads, trials)
+        _search(base, targets, scored, limits, on, time_blocks, as_json)
+    else:
+        _once(base, targets, proof or source_data.spec, as_json)
 
 
 @dataclass(frozen=True)

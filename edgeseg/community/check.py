@@ -150,6 +150,7 @@ def _computed(record: Record) -> Record:
         camera=statistics.camera(*record.camera.ages.unpack(), fps) if record.camera and fps else None,
         stages=record.stages and [stage_of(each.name, *each.samples.unpack()) for each in record.stages],
         e2e=statistics.latency(*_whole(record.stages)) if record.stages else None,
+        halves=record.halves and [stage_of(each.name, *each.samples.unpack()) for each in record.halves],
     )
 
 
@@ -166,7 +167,9 @@ def _figures(made: Submission) -> Iterator[str]:
     for kind, part in (("camera", record.camera), ("cold-start", record.cold_start)):
         if (part is not None) != (record.protocol.kind == kind):
             yield f"{record.protocol.name} and what only {kind} asks for do not go together"
-    for name in ("latency", "noise", "segments", "sustained", "camera", "stages", "e2e"):
+    if record.halves and not all(map(np.array_equal, _whole(record.halves), record.samples.unpack())):
+        yield "encoder and prompt together are not what the samples say"
+    for name in ("latency", "noise", "segments", "sustained", "camera", "stages", "e2e", "halves"):
         for where in _differences(_plain(getattr(record, name)), _plain(getattr(again, name)), name):
             yield f"{where} is not what the samples say"
 

@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from edgeseg.runtimes.record import Record
+from edgeseg.runtimes.record import Record, Stage
 from edgeseg.verdict import Verdict
 
 PHONE, DESK = 340, 900
@@ -239,9 +239,14 @@ def drops(verdicts: Sequence[tuple[str, Verdict]], max_drop: float, width: int) 
     return svg.markup()
 
 
+def steps(record: Record) -> list[Stage]:
+    """The steps of the end-to-end path, else a promptable artifact's encoder and prompt; none where one time is all there is."""
+    return record.stages or record.halves or []
+
+
 def stages(trace: Trace, longest_ms: float, width: int) -> Markup:
-    """The median of each end-to-end stage as one bar; `longest_ms` spans the whole width."""
-    parts = trace.record.stages or []
+    """The median of each step as one bar; `longest_ms` spans the whole width."""
+    parts = steps(trace.record)
     svg = Svg(width, 22, f"{trace.name}: " + ", ".join(f"{part.name} {part.p50_ms:.2f} ms" for part in parts))
     left = 0.0
     for index, part in enumerate(parts):

@@ -32,7 +32,7 @@ COLOURS = 6
 IMAGE_BYTES = 2_200_000
 """Overlays stop here, so that the page stays below 3 MB and opens on a phone."""
 
-ELSEWHERE = {"ledger", "samples", "warmup", "stages", "segments", "palette", "trials", "sensitivity"}
+ELSEWHERE = {"ledger", "samples", "warmup", "stages", "halves", "segments", "palette", "trials", "sensitivity"}
 """Keys of stored documents that the details leave out: they are drawn, or too long to read."""
 
 
@@ -330,10 +330,9 @@ def _timelines(entries: Sequence[Entry]) -> Iterator[Figure]:
 
 
 def _stages(entries: Sequence[Entry]) -> Iterator[Stages]:
-    timed = [
-        entry for entry in entries if entry.record and entry.record.provenance == "measured" and entry.record.stages
-    ]
-    longest = max((sum(s.p50_ms for s in e.record.stages or []) for e in timed if e.record), default=0.0)
+    records = ((entry, entry.record) for entry in entries if entry.record and entry.record.provenance == "measured")
+    timed = [entry for entry, record in records if charts.steps(record)]
+    longest = max((sum(step.p50_ms for step in charts.steps(e.record)) for e in timed if e.record), default=0.0)
     for entry in timed if longest else []:
         trace = next(t for t in _measured(timed) if t.record is entry.record)
         yield Stages(entry, _figure(entry.name, "", partial(charts.stages, trace, longest)))

@@ -132,3 +132,55 @@ def test_fresh_weights_are_the_same_every_time() -> None:
         with as_run("lraspp_mobilenet_v3_small", 3, (64, 96)) as run:
             digests.add(sha256(run / "model.safetensors"))
     assert len(digests) == 1
+
+
+def test_a_student_by_name_is_kept_and_verified_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, out = "lraspp_mobilenet_v3_small", tmp_path / "out"
+    words = ["export", name, "--to", "onnx", "--size", "64x96", "--classes", "3", "--out", str(out)]
+    assert main(words) == 0
+    made = Artifact.open(out / "onnxruntime").manifest
+    assert made.source.run == str(out / name)
+    kept = (out / name / "model.json").stat().st_mtime_ns
+    assert main(["verify", str(out / "onnxruntime"), "--count", "1"]) == 0
+    assert main(words) == 0
+    assert (out / name / "model.json").stat().st_mtime_ns == kept
+    capsys.readouterr()
+    assert main([*words[:-3], "4", "--out", str(out)]) == 1
+    assert "holds something else; name another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["student", "target", "newer", "torn"])
+def test_an_artifact_of_something_else_is_not_replaced(
+    what: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out" / "onnxruntime"
+    assert main(["export", str(tiny_run), "--to", "onnx", "--out", str(out.parent)]) == 0
+    document = json.loads((out / "manifest.json").read_text())
+    said = {
+        "student": "is a pp_mobileseg_tiny with",
+        "target": "for openvino, which a",
+        "newer": "is of schema 99",
+        "torn": "is not JSON",
+    }
+    if what == "student":
+        document["student"]["name"] = "pp_mobileseg_tiny"
+    elif what == "target":
+        document["target"]["name"] = "openvino"
+    elif what == "newer":
+        document["schema"] = 99
+    text = json.dumps(document)
+    (out / "manifest.json").write_text(text[:40] if what == "torn" else text)
+    before = (out / "model.onnx").stat().st_mtime_ns, (out / "manifest.json").read_text()
+    capsys.readouterr()
+    assert main(["export", str(tiny_run), "--to", "onnx", "--out", str(out.parent)]) == 1
+    assert said[what] in capsys.readouterr().err
+    assert before == ((out / "model.onnx").stat().st_mtime_ns, (out / "manifest.json").read_text())
+
+
+def test_an_artifact_whose_files_were_damaged_is_made_anew(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "onnxruntime"
+    words = ["export", str(tiny_run), "--to", "onnx", "--out", str(out.parent)]
+    assert main(words) == 0
+    (out / "model.onnx").write_bytes(b"cut off")
+    assert main(words) == 0
+    assert Artifact.open(out).manifest.ledger is not None

@@ -444,6 +444,24 @@ def test_equal_outputs_pass_at_every_precision() -> None:
         assert (hop.relative_rms, hop.max_error, hop.same_label, hop.boundary_f, hop.worst_class_iou) == (0, 0, 1, 1, 1)
 
 
+class Unwritable(nn.Module):
+    """An operator that no format has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_an_operator_that_a_format_lacks_is_one_line(kind: type[Target], tmp_path: Path) -> None:
+    needs(kind)
+    student = Small(3).eval()
+    student.body.append(Unwritable())
+    with pytest.raises(EdgesegError, match=r"bessel_j0|names an operator") as caught:  # ExecuTorch prints its name
+        es.export_model(student, kind(), tmp_path / "out", SIZE)
+    assert "\n" not in str(caught.value) and "stack trace" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 def maps(side: int) -> list[NDArray[np.uint8]]:
     """Eight maps `[1, 64, 64]`: a square of class 1 on class 0, and in the last a square of class 2 with `side`."""
     made = np.zeros((8, 1, 64, 64), np.uint8)

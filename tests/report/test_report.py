@@ -39,7 +39,14 @@ def test_answer_comes_first_and_every_verdict_with_its_reasons_is_there(folder: 
     for verdict in judge(collect(folder), max_p90_ms=30.0):
         for reason in verdict.reasons:
             assert str(prose(reason.text)) in html
-    order = ["Trade-offs", "Latency over time", "End to end", "Accuracy per class", "Parity ledger", "What changed in"]
+    order = [
+        "Trade-offs",
+        "Latency over time",
+        "Step by step",
+        "Accuracy per class",
+        "Parity ledger",
+        "What changed in",
+    ]
     places = [html.index(f"<h2>{title}") for title in order]
     assert places == sorted(places)
 
