@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -30,14 +31,13 @@ SIZES = {"semantic": ("360x480", "512x1024"), "promptable": ("256x256", "512x512
 
 PRECISIONS = ("fp32", "fp16")
 CLASSES = 19
-BAKE = ("pre", "labels")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One export. Figures are those of the hop from the student to the runtime; null where it did not get that far.
 
-    bake: with nothing baked in, so that logits are compared too. trained: a run was exported, not fresh weights.
+    trained: a run was exported, not fresh weights. Nothing is baked in, so that logits are compared too.
     """
 
     __pydantic_config__ = STRICT
@@ -134,7 +134,7 @@ def _number(fact: object) -> float | None:
 
 def shortened(reason: str) -> str:
     """A reason as a cell of a table bears it."""
-    return " ".join(reason.replace("|", "/").split())[:300]
+    return textwrap.shorten(reason.replace("|", "/"), 600, placeholder=" ...")
 
 
 def read(file: Path) -> dict[tuple[str, str, str, str], Cell]:

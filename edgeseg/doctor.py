@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,11 +49,10 @@ def _runtimes(self_test: bool) -> Iterator[Callable[[], Finding]]:
 
 def _runtime(name: str, self_test: bool) -> Finding:
     from edgeseg.export import TARGETS
-    from edgeseg.runtimes import RUNTIMES
 
     try:
         require(*(TARGETS[name].modules if name in TARGETS else ()))
-        version = RUNTIMES[name].version()
+        version = _version(name)
         if not self_test or name not in TARGETS:
             return Finding("runtime", name, "ok", version, "found")
         stand_in, said = _try(name)
@@ -61,6 +61,14 @@ def _runtime(name: str, self_test: bool) -> Finding:
         return Finding("runtime", name, "missing", None, str(error))
     except (EdgesegError, ImportError, OSError) as error:
         return Finding("runtime", name, "broken", None, " ".join(str(error).split()))
+
+
+def _version(runtime: str) -> str:
+    """What a runtime says of itself in a process of its own: one that crashes when it is imported is a line."""
+    from edgeseg.runtimes.launch import Worker
+
+    with closing(Worker(noun=f"the process that imports {runtime}", death=EdgesegError)) as worker:
+        return str(worker.ask("version", runtime=runtime)["version"])
 
 
 def _try(target: str) -> tuple[str, str]:

@@ -146,6 +146,10 @@ class Bench(Servant):
             "model_memory_bytes": self.memory.growth,
         }
 
+    def version(self, runtime: str) -> dict[str, Any]:
+        """What is installed of a runtime, found by importing it."""
+        return {"version": RUNTIMES[runtime].version()}
+
     def _photo(self, image: str | None, threads: int, e2e: bool) -> NDArray[np.uint8] | None:
         """The decoded photo; null where a pattern of the model's own size will do."""
         if not (e2e or image):

@@ -91,6 +91,17 @@ def test_doctor_finds_what_is_installed(document: Callable[..., Any]) -> None:
     assert {found[name]["state"] for name in ("torch", "onnxruntime", "openvino", "label_map", "local")} == {"ok"}
 
 
+def test_a_runtime_that_crashes_when_it_is_imported_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgeseg.doctor import _runtime
+
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = _runtime("openvino", self_test=False)
+    assert found.state == "broken"
+    assert "the process that imports openvino was ended by SIGSEGV" in found.detail
+
+
 def test_square_brackets_are_shown() -> None:
     """An install line like `edgeseg[litert]`, or a folder `a[b]`, is no markup; what is coloured is a `Text`."""
     for name in ("show", "talk"):
