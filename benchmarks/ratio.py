@@ -28,8 +28,8 @@ T = TypeVar("T")
 class Finding:
     """A median with its 95 % interval, and the most it should be.
 
-    unit: `x` for our time over the other's, `s` for seconds.
-    count: pairs of bursts, or single runs where the unit is seconds.
+    unit: `x` for our time over the other's, `s` for seconds, `GB` for 10^9 bytes.
+    count: pairs of bursts, or single runs where the unit is none of time over time.
     """
 
     __pydantic_config__ = STRICT
@@ -37,7 +37,7 @@ class Finding:
     value: float
     low: float
     high: float
-    unit: Literal["x", "s"]
+    unit: Literal["x", "s", "GB"]
     limit: float
     count: int
 

@@ -46,6 +46,7 @@ for _name in (
     "artifact_latency",
     "conversions",
     "harness",
+    "export_all",
 ):
     NAMES.add(_name, f"benchmarks.{_name}")
 
@@ -107,7 +108,7 @@ def run(names: Sequence[str]) -> tuple[Report, int]:
 
 def cells(finding: Finding) -> tuple[str, ...]:
     """A finding as a row under `COLUMNS`."""
-    unit = " s" if finding.unit == "s" else ""
+    unit = "" if finding.unit == "x" else f" {finding.unit}"
     interval = f"{finding.low:.3f} to {finding.high:.3f}"
     return finding.name, f"{finding.value:.3f}{unit}", interval, f"{finding.limit:.3g}{unit}", finding.verdict
 

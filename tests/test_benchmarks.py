@@ -18,6 +18,7 @@ from benchmarks import (
     distill_step,
     distillation,
     embed_rate,
+    export_all,
     harness,
     loader,
     matrix,
@@ -94,7 +95,14 @@ def test_startup_refuses_a_program_that_fails_or_imports_torch(program: str) -> 
 
 def test_measuring_overhead() -> None:
     protocol = Protocol("tiny", min_s=0.1, min_count=20, max_s=1, warmup_count=1, warmup_s=0)
-    sane(measuring_overhead.findings(model_ns=1_000_000, protocol=protocol, pairs=2), names=2)
+    sane(measuring_overhead.findings(model_ns=1_000_000, protocol=protocol, pairs=2), names=4)
+
+
+@pytest.mark.slow
+def test_export_all() -> None:
+    found = export_all.findings(["lraspp_mobilenet_v3_small"], (64, 96))
+    assert [one.unit for one in found] == ["s", "GB"]
+    assert all(0 < one.value < one.limit and one.verdict == "met" for one in found)
 
 
 def test_loader(monkeypatch: pytest.MonkeyPatch) -> None:
