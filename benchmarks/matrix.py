@@ -2,6 +2,7 @@
 
     python -m benchmarks.matrix --out benchmarks/results                        # all that is installed; hours on two cores
     python -m benchmarks.matrix --students ddrnet23_slim --sizes 64x96 --targets litert,coreml
+    python -m benchmarks.matrix --bake pre,labels --runs runs --data camvid:PATH ...     # what ships, into baked.md
 
 Exports are kept one by one in `matrix.jsonl` beside the table: a run that was stopped goes on, and several processes and environments,
 each with other students or converters, fill one table. `--again` does the named ones anew. Students have fresh weights and a last
@@ -37,7 +38,7 @@ CLASSES = 19
 class Cell:
     """One export. Figures are those of the hop from the student to the runtime; null where it did not get that far.
 
-    trained: a run was exported, not fresh weights. Nothing is baked in, so that logits are compared too.
+    trained: a run was exported, not fresh weights.
     """
 
     __pydantic_config__ = STRICT
@@ -83,7 +84,7 @@ def wanted(students: Sequence[str], targets: Sequence[str], sizes: Sequence[str]
                     yield Cell(name, target, precision, size, False, "")
 
 
-def filled(cell: Cell, runs: Path | None = None) -> Cell:
+def filled(cell: Cell, runs: Path | None = None, bake: Sequence[str] = (), data: str | None = None) -> Cell:
     """The cell after its export: of the run `runs/STUDENT` where there is one, of fresh weights otherwise.
 
     Raises:
@@ -100,7 +101,7 @@ def filled(cell: Cell, runs: Path | None = None) -> Cell:
     trained = runs is not None and (runs / cell.student).is_dir()
     source = nullcontext(runs / cell.student) if runs and trained else as_run(cell.student, CLASSES, size)
     with TemporaryDirectory() as folder, source as run:
-        job = Job(str(run), target.options(), f"{folder}/artifact", size, [], None, Source(None, None))
+        job = Job(str(run), target.options(), f"{folder}/artifact", size, list(bake), data, Source(None, None))
         outcome = export_apart(job, target)
         if isinstance(outcome.error, MissingTool):
             raise outcome.error
@@ -154,17 +155,17 @@ def keep(file: Path, cell: Cell) -> None:
         out.write(json.dumps(schema.dump(cell)) + "\n")
 
 
-def document(cells: Sequence[Cell]) -> str:
+def document(cells: Sequence[Cell], bake: Sequence[str] = ()) -> str:
     """The tables as Markdown: how many passed, a grid for each precision, and everything that is known."""
     targets = list(dict.fromkeys(cell.target for cell in cells))
     passed = sum(cell.passed for cell in cells)
     lines = [
         "# Every student, every target",
         "",
-        f"Made by `python -m benchmarks.matrix`; {passed} of {len(cells)} exports passed their proof. {CLASSES} classes, nothing baked",
-        "in, eight generated images; fresh weights, but the last layer is fitted to generated scenes (with a *: a trained run). A",
-        "figure is the relative RMS of the logits between the student in PyTorch and the file in its runtime; where a runtime cannot",
-        "be had on Linux, somebody stands in for it, as the last table says.",
+        f"Made by `python -m benchmarks.matrix`; {passed} of {len(cells)} exports passed their proof. {CLASSES} classes,",
+        f"{' and '.join(bake) or 'nothing'} baked in, eight images; fresh weights, but the last layer is fitted to generated scenes",
+        f"(with a *: a trained run). A figure is {FIGURE[bool(bake)]} between the student in PyTorch and the",
+        "file in its runtime; where a runtime cannot be had on Linux, somebody stands in for it, as the last table says.",
     ]
     for precision in PRECISIONS:
         lines += ["", f"## {precision}", "", f"| student | size | {' | '.join(targets)} |"]
@@ -182,6 +183,13 @@ def document(cells: Sequence[Cell]) -> str:
     lines += ["", "## Everything", "", _row(HEADS), "|" + " --- |" * len(HEADS)]
     lines += [_row(_details(cell)) for cell in sorted(cells, key=lambda cell: cell.key)]
     return "\n".join(lines) + "\n"
+
+
+FIGURE = {
+    False: "the relative RMS of the logits",
+    True: "the share of pixels with the same label, and the boundary F-score at 2 px,",
+}
+"""What a cell of the first tables shows: of logits, and where labels are baked in."""
 
 
 def in_order(cells: Sequence[Cell]) -> list[Cell]:
@@ -214,6 +222,8 @@ def _short(cell: Cell | None) -> str:
         return "not run"
     if not cell.passed:
         return "**fails**"
+    if cell.relative_rms is None and cell.same_label is not None and cell.boundary_f is not None:
+        return f"{100 * cell.same_label:.3f} %, {cell.boundary_f:.4f}" + " *" * cell.trained
     return ("labels" if cell.relative_rms is None else f"{cell.relative_rms:.1e}") + " *" * cell.trained
 
 
@@ -257,8 +267,11 @@ def main() -> int:
     )
     parser.add_argument("--again", action="store_true", help="do exports anew that are there already")
     parser.add_argument("--failed", action="store_true", help="do exports anew that did not pass")
+    parser.add_argument("--data", help="images to prove on, e.g. camvid:PATH, in place of generated ones")
+    parser.add_argument("--bake", default="", help="pre,labels: into baked.md instead")
     given = parser.parse_args()
-    store = given.out / "matrix.jsonl"
+    bake, stem = [word for word in given.bake.split(",") if word], "baked" if given.bake else "matrix"
+    store = given.out / f"{stem}.jsonl"
     cells, gone = read(store), set()
     for cell in wanted(
         *([word for word in text.split(",") if word] for text in (given.students, given.targets, given.sizes))
@@ -268,7 +281,7 @@ def main() -> int:
         if cell.target in gone or (done is not None and not anew) or (done is None and given.failed):
             continue
         try:
-            made = filled(cell, given.runs)
+            made = filled(cell, given.runs, bake, given.data)
         except MissingTool as error:
             print(f"{cell.target}: {error}", file=sys.stderr)
             gone.add(cell.target)
@@ -284,7 +297,7 @@ def main() -> int:
         )
         keep(store, made)
     cells = read(store)
-    write_text(given.out / "matrix.md", document(in_order(list(cells.values()))))
+    write_text(given.out / f"{stem}.md", document(in_order(list(cells.values())), bake))
     return 0 if all(cell.passed for cell in cells.values()) else 2
 
 
