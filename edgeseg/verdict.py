@@ -24,7 +24,7 @@ from edgeseg.results import Results, StoredArtifact
 from edgeseg.runtimes.compare import Comparison, compare_records
 from edgeseg.runtimes.protocol import SMOKE
 from edgeseg.runtimes.record import Record
-from edgeseg.runtimes.statistics import percentile_lower
+from edgeseg.runtimes.statistics import EQUIVALENT, percentile_lower
 
 MAX_DROP = 0.5
 """Points of mIoU an artifact may lose by default."""
@@ -49,6 +49,10 @@ SPELLINGS = {
 """A runtime's own word for a precision -> ours."""
 
 BLOCK_NS = 250_000_000
+
+APART = 0.03
+"""What the times of two records of the same work may differ by: a process has a constant of its own, of about 1 % (standard
+deviation), that no longer measurement removes. So two differ by 1.4 %, and this is twice that."""
 
 
 @dataclass(frozen=True)
@@ -358,13 +362,34 @@ def _budget(record: Record | None, max_p90_ms: float | None) -> Said:
 def _p90_lower_ms(record: Record) -> float:
     """What p90 is at least, at 99 %, less what the same work differed by within the measurement: neighbours are not independent."""
     lower = percentile_lower(record.samples.unpack()[1], 0.9)
-    noise = max(abs(record.noise.low), abs(record.noise.high))
-    return -math.inf if lower is None else lower / 1e6 * math.exp(-noise)
+    return -math.inf if lower is None else lower / 1e6 * math.exp(-_noise(record))
+
+
+@dataclass(frozen=True)
+class _Against:
+    """A quantized artifact's record against that of its float one; `noise` is what the two may differ by for no reason, as a log-ratio."""
+
+    found: Comparison
+    noise: float
+
+    @property
+    def faster(self) -> bool | None:
+        """Whether it is, by more than makes no difference; null where neither is beyond the noise.
+
+        Three quarters of the noise are on the side of being faster: it is whole numbers, which lose something, that have to prove it,
+        and what is as quick as float stays where it is.
+        """
+        limit, found = -math.log1p(EQUIVALENT), self.found
+        if found.low is None or found.high is None:
+            return None
+        if math.log(found.high) + 1.5 * self.noise < limit:
+            return True
+        return False if math.log(found.low) - 0.5 * self.noise > limit else None
 
 
 def _against_float(
     results: Results, artifact: StoredArtifact, record: Record | None
-) -> Comparison | Literal["unknown"] | None:
+) -> _Against | Literal["unknown"] | None:
     """A quantized artifact's record against that of the float one, same run, target, size and place; null for all others."""
     if artifact.manifest.precision.asked not in QUANTIZED or record is None or not usable(record):
         return None
@@ -374,8 +399,16 @@ def _against_float(
         if other.manifest.precision.asked == "fp32" and _work(results, other) == _work(results, artifact)
     }
     floats = [other for other in _beside(results, record) if other.subject.sha256 in alike]
-    found = [compare_records(other, record) for other in reversed(floats)]  # the newest that can be compared
-    return next((one for one in found if one.ratio is not None), found[0] if found else "unknown")
+    found = [  # the newest that can be compared
+        _Against(compare_records(other, record), max(APART, _noise(other) + _noise(record)))
+        for other in reversed(floats)
+    ]
+    return next((one for one in found if one.found.ratio is not None), found[0] if found else "unknown")
+
+
+def _noise(record: Record) -> float:
+    """What the same work differed by within a measurement, as a log-ratio."""
+    return max(abs(record.noise.low), abs(record.noise.high))
 
 
 def _work(results: Results, artifact: StoredArtifact) -> tuple[object, ...]:
@@ -391,7 +424,7 @@ def _float_run(results: Results, artifact: StoredArtifact) -> str | None:
     return run.card.base if run and run.card.base else artifact.manifest.source.sha256
 
 
-def _worth_it(artifact: StoredArtifact, record: Record | None, against: Comparison | Literal["unknown"] | None) -> Said:
+def _worth_it(artifact: StoredArtifact, record: Record | None, against: _Against | Literal["unknown"] | None) -> Said:
     """A quantized artifact that is not faster than float has no reason to ship: it only loses."""
     asked = artifact.manifest.precision.asked
     if against is None or record is None:
@@ -402,24 +435,32 @@ def _worth_it(artifact: StoredArtifact, record: Record | None, against: Comparis
             f"bench it with {record.execution.threads} threads"
         )
         return
-    times = (
-        "" if against.ratio is None else f"{against.ratio:.2f} times as long ({against.low:.2f} to {against.high:.2f})"
-    )
-    if against.verdict in ("slower", "equivalent"):
-        yield Reason(
-            "budget", f"{asked} is not faster than float on {record.device.name}: a frame takes {times}; ship fp32"
-        )
-    elif against.verdict == "inconclusive":
-        why = "; ".join(against.why)
-        yield f"whether {asked} is faster than float could not be decided ({why}); use `edgeseg compare` on the two artifacts"
-    else:
+    found, where = against.found, record.device.name
+    if found.ratio is None:
+        why = f"whether {asked} is faster than float on {where} could not be decided ({'; '.join(found.why)}); measure both alike"
+        yield Reason("budget", why, sure=False)
+        return
+    times = f"{found.ratio:.2f} times as long ({found.low:.2f} to {found.high:.2f})"
+    if against.faster:
         yield f"a frame takes {times} as in float, measured one after the other"
+    elif against.faster is None:
+        yield Reason(
+            "budget",
+            f"whether {asked} is faster than float on {where} is within the noise: a frame takes {times}, and two measurements of the "
+            f"same differ by up to {100 * math.expm1(against.noise):.0f} %; measure both again, or look with `edgeseg compare`",
+            sure=False,
+        )
+    else:
+        yield Reason("budget", f"{asked} is not faster than float on {where}: a frame takes {times}; ship fp32")
 
 
-def _times(against: Comparison | Literal["unknown"] | None) -> TimesFloat | None:
-    if against is None or against == "unknown" or against.ratio is None or against.low is None or against.high is None:
+def _times(against: _Against | Literal["unknown"] | None) -> TimesFloat | None:
+    if against is None or against == "unknown":
         return None
-    return TimesFloat(against.ratio, against.low, against.high)
+    found = against.found
+    if found.ratio is None or found.low is None or found.high is None:
+        return None
+    return TimesFloat(found.ratio, found.low, found.high)
 
 
 def _measurement(artifact: StoredArtifact, record: Record | None) -> Said:
