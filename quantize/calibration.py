@@ -50,11 +50,17 @@ SWAPPED = (
 
 
 def choose_images(
-    data: Data, split: str | None, count: int, progress: Progress | None = None, look: Sequence[float] = ()
+    data: Data,
+    split: str | None,
+    count: int,
+    progress: Progress | None = None,
+    look: Sequence[float] = (),
+    judged: Data | None = None,
 ) -> CalibrationSet:
     """`count` images spread over a split, that to learn from by default.
 
-    look: of the images that the student learned from; those that come in another order of colours are doubted.
+    look:   of the images that the student learned from; those that come in another order of colours are doubted.
+    judged: what artifacts are evaluated on, where that is other data: its test images are none to calibrate on either.
 
     Raises:
         EdgesegError: there are fewer, or one of them is a test image too, by name of the split or by its pixels.
@@ -80,11 +86,12 @@ def choose_images(
         seen += np.bincount(labels.ravel(), minlength=256)[:256]
         if progress:
             progress(1)
-    overlapping = _overlap(data, dict(zip(digests, names, strict=True)))
-    if overlapping:
-        raise EdgesegError(
-            f"{len(overlapping)} of the calibration images are test images too, e.g. {overlapping[0]}; a result on them would be no result"
-        )
+    for each in (data, *([judged] if judged is not None and judged.spec != data.spec else [])):
+        if overlapping := _overlap(each, dict(zip(digests, names, strict=True))):
+            raise EdgesegError(
+                f"{len(overlapping)} of the calibration images are test images of {each.spec} too, e.g. {overlapping[0]}; "
+                "a result on them would be no result"
+            )
     semantic = data.task == "semantic"
     labelled = max(1, int(seen[:VOID].sum()))
     shares = (
@@ -108,5 +115,5 @@ def choose_images(
 def _overlap(data: Data, chosen: dict[str, str]) -> list[str]:
     """The names of the chosen images whose very pixels are in the test split."""
     test = data.split(data.test)
-    there = (hashlib.sha256(test[index][0].tobytes()).hexdigest() for index in range(len(test)))
+    there = (hashlib.sha256(test.image(index).tobytes()).hexdigest() for index in range(len(test)))
     return [chosen[digest] for digest in there if digest in chosen]

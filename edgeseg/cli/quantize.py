@@ -111,21 +111,21 @@ def quantize(
     with subject(run, [parsed] if parsed else [], len(source_data.class_names), data) as (folder, source, usual, proof):
         student = load_run(folder)
         check_classes(student, source_data)
+        judged = load_data(proof) if proof else source_data
         with counting(f"reading {images} calibration images") as count:
-            chosen = choose_images(source_data, split, images, count, student.look)
+            chosen = choose_images(source_data, split, images, count, student.look, judged)
         for warning in chosen.warnings():
             say(warning)
         base = _Base(folder, source, student, parsed or usual[0], words(bake), chosen, recipe, out, student)
         if curve:
-            base = _curve(base, targets[0], load_data(proof) if proof else source_data)
+            base = _curve(base, targets[0], judged)
         if aware_epochs:
             base = _aware(base, targets[0], source_data, aware_epochs)
         if searching:
-            scored = load_data(proof) if proof else source_data
             limits = (0.5 if max_drop is None else max_drop, budget_ms, threads, trials)
-            _search(base, targets, scored, limits, on, time_blocks, as_json)
+            _search(base, targets, judged, limits, on, time_blocks, as_json)
         else:
-            _once(base, targets, proof or source_data.spec, as_json)
+            _once(base, targets, judged.spec, as_json)
 
 
 @dataclass(frozen=True)

@@ -136,8 +136,23 @@ def test_a_test_image_among_them_is_refused(photos: Path, how: str) -> None:
         Image.open(there).save(here.with_suffix(".bmp"))
     data = load_data(f"folder:{photos}")
     said = refused(data, None, 6)
-    assert "1 of the calibration images are test images too, e.g. train4; a result on them would be no result" in said
+    assert f"1 of the calibration images are test images of {data.spec} too, e.g. train4; a result on them" in said
     choose_images(data, None, 2)  # not among these
+
+
+def test_a_test_image_of_what_is_judged_on_is_refused_too(photos: Path, tmp_path: Path) -> None:
+    """Calibrated on a folder of one's own, judged on a data set that some of it was taken from."""
+    own, judged = tmp_path / "own", load_data(f"folder:{photos}")
+    shutil.copytree(photos, own, ignore=shutil.ignore_patterns("own"))
+    for kind in ("images", "masks"):
+        for file in (own / "test" / kind).iterdir():
+            file.unlink()
+        Image.open(photos / "test" / kind / "test2.png").save(own / "train" / kind / "train0.png")
+        Image.open(photos / "val" / kind / "val0.png").save(own / "test" / kind / "else.png")
+    data = load_data(f"folder:{own}")
+    choose_images(data, None, 6)  # not a test image of its own
+    with pytest.raises(EdgesegError, match=f"1 of the calibration images are test images of {judged.spec} too, e.g. train0"):
+        choose_images(data, None, 6, judged=judged)
 
 
 def test_only_the_pixels_count_not_the_mask(photos: Path) -> None:

@@ -6,12 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from edgeseg.artifact import Artifact
 from edgeseg.cli import main
+from edgeseg.data import Data
+from edgeseg.errors import EdgesegError
+from edgeseg.export import OnnxRuntime
+from edgeseg.quantize.model import quantize_model
+from edgeseg.runs import load_run
 from tests.cli.test_bad_input import fails
 from tests.conftest import TINY
 from tests.quantize import networks
+from tests.quantize.conftest import SIZE
 
 
 def test_a_run_becomes_integer(
@@ -90,6 +97,25 @@ def test_what_cannot_be_is_one_line(
     monkeypatch.chdir(tmp_path)
     assert said in fails(capfd, *(str(taught_run) if word == "RUN" else word for word in words))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_test_images_of_the_evaluation_data_are_none_to_calibrate_on(
+    taught_run: Path, tiny_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split, source in (("train", "test"), ("val", "val")):  # what another data set is tested on is trained on in this one
+        for kind in ("images", "masks"):
+            (tmp_path / "own" / split / kind).mkdir(parents=True)
+        for index, pair in enumerate(tiny_data.split(source)[at] for at in range(3)):
+            for kind, array in zip(("images", "masks"), pair, strict=True):
+                Image.fromarray(array).save(tmp_path / "own" / split / kind / f"{index}.png")
+    classes = [{"id": index, "name": name} for index, name in enumerate(tiny_data.class_names)]
+    (tmp_path / "own" / "classes.json").write_text(json.dumps({"classes": classes}))
+    words = ["quantize", str(taught_run), "--to", "onnx", "--calib", "folder:own", "--images", "2", "--out", "out"]
+    assert "2 of the calibration images are test images of synthetic" in fails(capfd, *words, "--data", TINY)
+    with pytest.raises(EdgesegError, match="2 of the calibration images are test images of synthetic"):
+        quantize_model(load_run(taught_run), OnnxRuntime("int8"), "folder:own", "out", SIZE, 2, data=tiny_data)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_images_lack_is_said(taught_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
