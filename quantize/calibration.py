@@ -21,6 +21,9 @@ Progress = Callable[[int], None]
 RARE = 1e-4
 """The share of labelled pixels below which a class counts as hardly seen."""
 
+STRETCHED, ENLARGED = 1.05, 2.0
+"""How much more an image may be stretched along one side than along the other, and how much at all, before that is said."""
+
 
 @dataclass(frozen=True)
 class CalibrationSet:
@@ -29,8 +32,8 @@ class CalibrationSet:
     images: list[NDArray[np.uint8]]
     card: Calibration
 
-    def warnings(self) -> list[str]:
-        """What a person should know of these images."""
+    def warnings(self, size: tuple[int, int] | None = None) -> list[str]:
+        """What a person should know of these images; `size` is the height and width that they are resized to."""
         said = list(self.card.doubts)
         if unseen := [name for name, share in self.card.classes.items() if share == 0]:
             said.append(
@@ -40,7 +43,18 @@ class CalibrationSet:
             said.append(f"calibration images hardly show {', '.join(rare)} (below {100 * RARE:g} % of the pixels)")
         if len(self.card.sizes) > 1:
             said.append(f"calibration images have {len(self.card.sizes)} sizes, {', '.join(self.card.sizes[:4])}")
+        if size is not None and (unlike := [each for each in self.card.sizes if _unlike(each, size)]):
+            said.append(
+                f"calibration images of {', '.join(unlike[:4])} are stretched to {size[0]}x{size[1]}: ranges are right if "
+                "the artifact's images come like that too; else cut them to its shape, or say another --size"
+            )
         return said
+
+
+def _unlike(text: str, size: tuple[int, int]) -> bool:
+    """Whether images of `HxW` come out of another shape, or blown up, in that size."""
+    high, wide = (new / int(old) for new, old in zip(size, text.split("x"), strict=True))
+    return not max(high, wide) <= STRETCHED * min(high, wide) or max(high, wide) > ENLARGED
 
 
 SWAPPED = (

@@ -114,9 +114,10 @@ def quantize(
         judged = load_data(proof) if proof else source_data
         with counting(f"reading {images} calibration images") as count:
             chosen = choose_images(source_data, split, images, count, student.look, judged)
-        for warning in chosen.warnings():
+        at = parsed or usual[0]
+        for warning in chosen.warnings(at):
             say(warning)
-        base = _Base(folder, source, student, parsed or usual[0], words(bake), chosen, recipe, out, student)
+        base = _Base(folder, source, student, at, words(bake), chosen, recipe, out, student)
         if curve:
             base = _curve(base, targets[0], judged)
         if aware_epochs:

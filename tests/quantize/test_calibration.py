@@ -169,6 +169,18 @@ def test_sizes_that_differ_are_said(photos: Path) -> None:
     assert "calibration images have 2 sizes, 120x160, 60x80" in made.warnings()
 
 
+@pytest.mark.parametrize(
+    ("size", "said"), [((120, 160), 0), ((60, 80), 0), ((64, 86), 0), ((128, 128), 1), ((60, 100), 1), ((480, 640), 1)]
+)
+def test_images_that_are_stretched_are_said(photos: Path, size: tuple[int, int], said: int) -> None:
+    made = choose_images(load_data(f"folder:{photos}"), None, 6)
+    lines = [line for line in made.warnings(size) if "stretched" in line]
+    assert len(lines) == said
+    if said:
+        assert lines[0].startswith(f"calibration images of 120x160 are stretched to {size[0]}x{size[1]}: ")
+    assert not any("stretched" in line for line in made.warnings())
+
+
 def test_an_empty_folder_is_one_line(photos: Path) -> None:
     for file in (photos / "train").rglob("*.png"):
         file.unlink()

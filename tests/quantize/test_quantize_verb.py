@@ -124,4 +124,5 @@ def test_what_images_lack_is_said(taught_run: Path, tmp_path: Path, capfd: pytes
     assert main(["quantize", str(taught_run), *words, "--out", str(tmp_path / "out")]) == 1
     captured = capfd.readouterr()
     assert "note: no calibration image shows marking: " in captured.err
+    assert "note: calibration images of 64x64 are stretched to 64x96: " in captured.err
     assert json.loads(captured.out)["exit_code"] == 1
