@@ -17,6 +17,9 @@ PICTURES = "-pictures"
 TRIALS = 10
 """Artifacts that a search makes at most, float included."""
 
+FEWEST = 3
+"""Without which there is no search: float, half precision, whole numbers."""
+
 MARKED = (255, 40, 40)
 """Pixels of a picture that changed their label; all others are the photo at half its brightness."""
 

@@ -37,7 +37,7 @@ from edgeseg.provenance import now
 from edgeseg.quantize.calibration import CalibrationSet
 from edgeseg.quantize.choice import PROBES, Say, best
 from edgeseg.quantize.document import Quantization
-from edgeseg.quantize.findings import PICTURES, SUFFIX, TRIALS, Damage, Search, Time, Trial, called
+from edgeseg.quantize.findings import FEWEST, PICTURES, SUFFIX, TRIALS, Damage, Search, Time, Trial, called
 from edgeseg.quantize.post_training import feeds
 from edgeseg.quantize.scheme import Recipe
 from edgeseg.quantize.sensitivity import IMAGES, sensitivity
@@ -69,6 +69,7 @@ class Plan:
     data, split: labelled images that trials are scored on, never those that results are reported on.
     reference: the float student that losses count against, where `student` was trained on from it.
     device: where trials are timed, by name or address.
+    trials: artifacts that are made at most, those of `time_blocks` among them.
     time_blocks: of so many of the most damaged blocks it is measured what it takes to have them in float.
     """
 
@@ -105,6 +106,12 @@ class Plan:
     def check(self) -> None:
         """Refuse what cannot be searched before anything is made."""
         refuse_foreign(self.out)
+        if self.trials < FEWEST + self.time_blocks:
+            blocks = f", and one for each of the {self.time_blocks} blocks that are timed" if self.time_blocks else ""
+            raise EdgesegError(
+                f"a search makes float, half precision and {self.target.precision}{blocks}: {FEWEST + self.time_blocks} artifacts at "
+                f"least, and {self.trials} are allowed; allow more with --trials"
+            )
         if self.split == self.data.test:
             spec = f"{self.data.spec}[{self.split}]"
             raise EdgesegError(f"a search on {spec} would choose by what results are reported on")
@@ -274,10 +281,11 @@ class _Run:
         self._done = dict(self._read())
         self._reference: Evaluation | None = None
         self._base: Path | None = None
+        self._prices = 0
 
     def left(self) -> bool:
         """Whether there may be another trial."""
-        return len(self.trials) < self.plan.trials
+        return len(self.trials) + self._prices < self.plan.trials
 
     def keeping(self, document: Quantization, kept: Sequence[str]) -> Quantization:
         """The quantization with these blocks in float."""
@@ -364,6 +372,7 @@ class _Run:
 
     def _priced(self, document: Quantization, whole: Trial, row: Damage) -> Damage:
         plan = self.plan
+        self._prices += 1
         kept = self.keeping(document, [row.block])
         key = json.dumps([self._what(), plan.target.options(), schema.dump(kept.recipe), "price"])
         stored = self._done.get(key)

@@ -13,7 +13,7 @@ from rich.text import Text
 from edgeseg.cli.app import TRUSTED, Json, app, counting, emit, parse_size, progress, say, table, talk
 from edgeseg.cli.export import Images, chosen_targets, folder_name, report, subject, words
 from edgeseg.errors import EdgesegError
-from edgeseg.quantize.findings import TRIALS
+from edgeseg.quantize.findings import FEWEST, TRIALS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +64,7 @@ def quantize(
     budget_ms: Annotated[float | None, typer.Option(help="Search: the median of a frame may take so long.")] = None,
     on: Annotated[str, typer.Option("--on", metavar="DEVICE", help="Search: where it is measured.")] = "local",
     threads: Annotated[int, typer.Option(min=1, help="Search: threads that it is measured with.")] = 1,
-    trials: Annotated[int, typer.Option(min=3, help="Search: artifacts that are made at most.")] = TRIALS,
+    trials: Annotated[int, typer.Option(min=FEWEST, help="Search: artifacts that are made at most, those of --time-blocks too.")] = TRIALS,
     time_blocks: Annotated[
         int, typer.Option(min=0, help="Search: measure what so many of the most damaged blocks take in float.")
     ] = 0,

@@ -18,7 +18,7 @@ from edgeseg.data import Data
 from edgeseg.drops import Drop
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, MissingTool
 from edgeseg.export import OnnxRuntime, TensorRt
-from edgeseg.export.apart import Outcome
+from edgeseg.export.apart import Job, Outcome
 from edgeseg.export.target import Target
 from edgeseg.manifest import Source
 from edgeseg.quantize import search as module
@@ -159,7 +159,7 @@ def plan(taught: Semantic, taught_run: Path, tiny_data: Data, chosen: Calibratio
         split=tiny_data.select,
         out=tmp_path / "onnxruntime-int8",
         max_drop=-100.0,
-        trials=4,
+        trials=5,
         time_blocks=1,
         trust=[networks.__name__],
     )
@@ -171,7 +171,16 @@ def test_a_search_tries_writes_down_and_goes_on(plan: Plan, monkeypatch: pytest.
     monkeypatch.setattr(module, "compare_paired", lambda *_, **__: quick)
     monkeypatch.setattr(module, "_median_ms", lambda *_: 1.0)
     said: list[str] = []
+    made: list[str] = []
+    export = module.export_apart
+
+    def counted(job: Job, target: Target) -> Outcome:
+        made.append(target.precision)
+        return export(job, target)
+
+    monkeypatch.setattr(module, "export_apart", counted)
     first = search(plan, said.append)
+    assert made == ["fp32", "fp16", "int8", "int8", "int8"]  # one of which was made for its time alone
     assert [(one.precision, len(one.keep)) for one in first.trials] == [
         ("fp32", 0),
         ("fp16", 0),
@@ -200,6 +209,15 @@ def test_a_search_tries_writes_down_and_goes_on(plan: Plan, monkeypatch: pytest.
     assert again.trials == first.trials[:3]
     assert again.chosen is not None
     assert (plan.out / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(("trials", "time_blocks", "least"), [(1, 0, 3), (2, 0, 3), (3, 1, 4), (6, 4, 7)])
+def test_too_few_trials_are_refused_before_anything_is_made(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, trials: int, time_blocks: int, least: int
+) -> None:
+    monkeypatch.setattr(module, "export_apart", None)
+    with pytest.raises(EdgesegError, match=f": {least} artifacts at least, and {trials} are allowed; allow more with"):
+        search(replace(plan, trials=trials, time_blocks=time_blocks), print)
 
 
 def test_a_search_of_something_else_has_folders_of_its_own(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
