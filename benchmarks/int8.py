@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 HEADS = (
     "student", "target", "float mIoU", "int8: mIoU lost", "after training: mIoU lost", "int8: time / float's",
     "half: time / float's", "MB float, int8", "answer", "its mIoU lost", "its time / float's", "its time / half's",
+    "search, minutes",
 )  # fmt: skip
 
 
@@ -49,6 +50,7 @@ HEADS = (
 class Row:
     """One search, and what its artifacts lose on the test images against the run; null where there is no such artifact.
 
+    seconds:  that the search took, all its sessions together.
     max_drop: points of mIoU that were allowed, on the images of the search; here the answer is held to it on the test images.
     """
 
@@ -68,6 +70,7 @@ class Row:
     answer_drop: Drop | None
     words: str
     max_drop: float = MAX_DROP
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ def compared(
         answer_drop=lost(answer),
         words=found.words,
         max_drop=found.max_drop,
+        seconds=found.seconds,
     )
 
 
@@ -268,6 +272,7 @@ def cells(row: Row) -> list[str]:
     return [
         row.student, row.target, f"{row.miou:.2f}", _drop(row.whole_drop), _drop(row.taught_drop),
         "refused" if row.whole.failed else _times(row.whole), half, sizes, _answer(row), _drop(row.answer_drop), at, _to_half(row),
+        "" if row.seconds is None else f"{row.seconds / 60:.1f}",
     ]  # fmt: skip
 
 

@@ -79,7 +79,10 @@ class Damage:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found; a document of its own beside the artifact. `chosen` is the number of a trial, null where none will do."""
+    """What a search found; a document of its own beside the artifact. `chosen` is the number of a trial, null where none will do.
+
+    seconds: what it took until now, with the sessions that were ended before; null of those that did not count.
+    """
 
     __pydantic_config__ = STRICT
     schema: int
@@ -98,6 +101,7 @@ class Search:
     chosen: int | None
     words: str
     device: str = "local"
+    seconds: float | None = None
 
 
 def called(trial: Trial) -> str:

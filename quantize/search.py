@@ -19,6 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic
 
 from edgeseg import __version__, schema
 from edgeseg.data import Data
@@ -29,7 +30,7 @@ from edgeseg.export import carry_over, clear_failed, networks, refuse_foreign
 from edgeseg.export.apart import Job, Outcome, export_apart
 from edgeseg.export.deployed import ImageNetwork
 from edgeseg.export.target import Target
-from edgeseg.files import aside_folder, write_text
+from edgeseg.files import aside_folder, read_json, write_json, write_text
 from edgeseg.manifest import Source
 from edgeseg.metrics import Evaluation
 from edgeseg.parity import choose
@@ -148,6 +149,14 @@ def search(plan: Plan, say: Say) -> Search:
     """
     plan.check()
     run = _Run(plan, say)
+    try:
+        return _searched(run)
+    finally:
+        run.clock()
+
+
+def _searched(run: _Run) -> Search:
+    plan = run.plan
     floats = run.trial(replace(plan.target, precision="fp32"), None)
     if floats.failed:
         raise EdgesegError(f"the float artifact failed, so there is nothing to compare with: {floats.failed}")
@@ -179,6 +188,7 @@ def search(plan: Plan, say: Say) -> Search:
         chosen=chosen,
         words=words,
         device=plan.device,
+        seconds=round(run.clock(), 1),
     )
     if chosen is not None:
         _put(plan.aside / run.trials[chosen].folder, plan.out)
@@ -274,14 +284,30 @@ class _Run:
     """A search under way: the trials that there are, in the order of their numbers."""
 
     def __init__(self, plan: Plan, say: Say) -> None:
-        self.plan, self._say = plan, say
+        self.plan, self._tell = plan, say
         self.trials: list[Trial] = []
-        self._journal = plan.aside / "trials.jsonl"
+        self._journal, self._clock = plan.aside / "trials.jsonl", plan.aside / "seconds.json"
         self._weights = read_card(plan.folder).sha256
         self._done = dict(self._read())
         self._reference: Evaluation | None = None
         self._base: Path | None = None
         self._prices = 0
+        self._name = sha256(json.dumps(self._what()).encode()).hexdigest()
+        self._started, self._before = monotonic(), self._seconds().get(self._name, 0.0)
+
+    def clock(self) -> float:
+        """The seconds that this search took in all its sessions, written down: one that is killed has those until its last step."""
+        took = self._before + monotonic() - self._started
+        self._clock.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._clock, self._seconds() | {self._name: took})
+        return took
+
+    def _seconds(self) -> dict[str, float]:
+        return dict(read_json(self._clock)) if self._clock.exists() else {}
+
+    def _say(self, words: str) -> None:
+        self.clock()
+        self._tell(words)
 
     def left(self) -> bool:
         """Whether there may be another trial."""
@@ -318,6 +344,7 @@ class _Run:
     def _keep(self, key: str, made: Trial) -> Trial:
         self._done[key] = made
         self._write()
+        self.clock()
         return made
 
     def _made(

@@ -65,10 +65,15 @@ def test_the_answer_is_held_against_half_precision_too() -> None:
         assert cell(missing, "its time / half's") == ""
 
 
-def test_rows_that_were_stored_before_there_was_a_limit_are_read(tmp_path: Path) -> None:
+def test_how_long_a_search_took_is_a_column() -> None:
+    assert cell(ROW, "search, minutes") == ""
+    assert cell(replace(ROW, seconds=750.0), "search, minutes") == "12.5"
+
+
+def test_rows_that_were_stored_before_there_was_a_limit_or_a_clock_are_read(tmp_path: Path) -> None:
     file = tmp_path / "int8.jsonl"
     old = schema.dump(ROW)
-    del old["max_drop"]
+    del old["max_drop"], old["seconds"]
     file.write_text(json.dumps(old) + "\n")
     other = replace(ROW, target="litert")
     keep(file, other)

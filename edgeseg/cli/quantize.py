@@ -264,7 +264,7 @@ def _search(
     documents = [schema.dump(one) for one in found]
     shown: list[Table | str] = []
     for one in found:
-        shown += [front_table(one), *_damage(one.sensitivity), f"{one.target}: {one.words}"]
+        shown += [front_table(one), *_damage(one.sensitivity), f"{one.target}: {one.words}", *_took(one)]
     emit(documents if len(documents) > 1 else documents[0], as_json, *shown)
     for one in found:
         if error := refusal(one):
@@ -296,6 +296,13 @@ def front_table(found: Search) -> Table:
     title = f"{found.student} on {found.target}, {found.images}, {found.threads} thread(s){where}"
     columns = ["", "artifact", "mIoU", "drop", "time / float's", "MB", "proof"]
     return table(title, columns, rows, right=(2, 3, 4, 5), whole=range(2, 7))
+
+
+def _took(found: Search) -> list[str]:
+    """How long it took; of a search that did not count, nothing."""
+    if found.seconds is None:
+        return []
+    return [f"{found.target}: the search took {found.seconds / 60:.1f} minutes, all its sessions together"]
 
 
 def _damage(rows: Sequence[Damage]) -> list[Table]:
