@@ -43,7 +43,7 @@ def quantize_model(
     data: Data | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
-    """Quantize a student for a target whose precision is int8, w8a16 or w8a32, and verify the result.
+    """Quantize a student for a target whose precision is int8 or w8a32, and verify the result.
 
     calib: where the calibration images come from, e.g. `camvid:PATH`; `images` of them from `split`, that to learn from by default.
     size:  height and width of the artifact.

@@ -34,7 +34,7 @@ def quantize(
     calib: Annotated[str, typer.Option(help="Where calibration images come from, e.g. camvid:PATH; never guessed.")],
     out: Annotated[Path, typer.Option(help="Each artifact goes into a folder in here, e.g. OUT/openvino-int8.")],
     precision: Annotated[
-        str, typer.Option(help="int8 (weights and activations), w8a16, w8a32 (weights alone), or several: int8,w8a32")
+        str, typer.Option(help="int8 or w8a8 (weights and activations), w8a32 (weights alone), or several: int8,w8a32")
     ] = "int8",
     images: Annotated[int, typer.Option(min=1, help="Calibration images, spread over the split.")] = 64,
     split: Annotated[str | None, typer.Option(help="The split to calibrate on; that to learn from by default.")] = None,

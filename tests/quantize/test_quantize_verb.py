@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from edgeseg.artifact import Artifact
 from edgeseg.cli import main
+from edgeseg.cli.export import folder_name
 from edgeseg.data import Data
 from edgeseg.errors import EdgesegError
 from edgeseg.export import OnnxRuntime
 from edgeseg.quantize.model import quantize_model
 from edgeseg.runs import load_run
+from edgeseg.runtimes.farm.exports import Exports
 from tests.cli.test_bad_input import fails
 from tests.conftest import TINY
 from tests.quantize import networks
@@ -50,6 +53,24 @@ def test_the_size_that_is_asked_for_is_taken(taught_run: Path, monkeypatch: pyte
     for more in ([], ["--size", "32x48"]):
         assert main(["--trust", networks.__name__, *words, *more]) == 0
     assert sizes == [(64, 96), (32, 48)]
+
+
+def test_w8a8_is_int8_and_help_offers_nothing_that_no_target_does(
+    taught_run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr("edgeseg.cli.quantize._once", lambda _, targets, *__: made.extend(map(folder_name, targets, [None] * 9)))
+    words = ["quantize", str(taught_run), "--to", "onnx", "--calib", TINY, "--images", "1", "--out", "out"]
+    assert main(["--trust", networks.__name__, *words, "--precision", "w8a8,int8,w8a32"]) == 0
+    assert made == ["onnxruntime-int8", "onnxruntime-w8a32"]
+    w8a8: Any = "w8a8"
+    assert OnnxRuntime(w8a8) == OnnxRuntime("int8")
+    assert Exports(["a"], ["onnx"], ["fp32", "w8a8", "int8"], calib="synthetic").precision == ["fp32", "int8"]
+    with pytest.raises(EdgesegError, match="int8 takes calibration images"):
+        Exports(["a"], ["onnx"], ["w8a8"])
+    capfd.readouterr()
+    assert main(["quantize", "--help"]) == 0
+    assert "w8a16" not in capfd.readouterr().out
 
 
 QUANTIZE = ("quantize", "RUN", "--calib", TINY, "--out", "out", "--to")
