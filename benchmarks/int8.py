@@ -286,7 +286,9 @@ def _answer(row: Row) -> str:
     if not lost.points <= row.max_drop:
         word = "UNDECIDED" if lost.low <= row.max_drop else "DON'T SHIP"
         return f"{word}: {name} loses more than {row.max_drop:g}"
-    return f"{name} keeps the masks" if row.answer.time is None else f"SHIP {name}"  # nothing is known of its speed here
+    return (
+        f"{name} keeps the masks" if row.answer.time is None else f"SHIP {name}"
+    )  # nothing is known of its speed here
 
 
 def _to_half(row: Row) -> str:

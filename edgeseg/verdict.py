@@ -203,9 +203,11 @@ def _judge(
         *_precision(artifact, record),
         *_budget(record, max_p90_ms),
         *_worth_it(artifact, record, against),
+        *_elsewhere(artifact, record),
         *_measurement(artifact, record),
         *_history(results, artifact, record),
         *_comparison(results, artifact, record),
+        *_to_blame(results, artifact, drop, max_drop),
     ]
     reasons = sorted((item for item in said if isinstance(item, Reason)), key=lambda reason: CODES[reason.code])
     hops = manifest.ledger.hops if manifest.ledger else []
@@ -452,6 +454,37 @@ def _worth_it(artifact: StoredArtifact, record: Record | None, against: _Against
         )
     else:
         yield Reason("budget", f"{asked} is not faster than float on {where}: a frame takes {times}; ship fp32")
+
+
+def _elsewhere(artifact: StoredArtifact, record: Record | None) -> Said:
+    """Operators that the delegate of a format left over, and those that ran on another unit than most."""
+    facts = artifact.manifest.conversion
+    if left := facts.get("not_delegated"):
+        parts = facts.get("partitions")
+        cut = f", which leaves {parts} parts of the network to it" if isinstance(parts, int) and parts > 1 else ""
+        yield f"the delegate does not take {left}{cut}"
+    placed = {unit: count for unit, count in ((record.execution.placed if record else None) or {}).items() if count > 0}
+    if len(placed) > 1:
+        most = max(placed, key=lambda unit: placed[unit])
+        others = ", ".join(f"{count} on {unit}" for unit, count in placed.items() if unit != most)
+        yield f"of {sum(placed.values())} operators {placed[most]} ran on {most}, {others}"
+
+
+def _to_blame(results: Results, artifact: StoredArtifact, drop: Drop | Reason, max_drop: float) -> Said:
+    """Of a quantized artifact that loses too much: the block that alone costs most, where a search beside it looked."""
+    hops = artifact.manifest.ledger.hops if artifact.manifest.ledger else []
+    keeps = isinstance(drop, Reason) or drop.points <= max_drop
+    if artifact.manifest.precision.asked not in QUANTIZED or (keeps and all(holds(hop) for hop in hops)):
+        return
+    for one in results.searches:
+        if (one.name, one.found.target) != (artifact.folder, artifact.target):
+            continue
+        kept = {block for trial in one.found.trials if trial.number == one.found.chosen for block in trial.keep}
+        for worst in [row for row in one.found.sensitivity if row.block not in kept][:1]:
+            yield (
+                f"the block to blame is {worst.block}: alone in whole numbers it costs {worst.drop:.2f} points of mIoU and "
+                f"{worst.boundary:.2f} of boundary F on {one.found.images}; `--keep {worst.block}` leaves it in float"
+            )
 
 
 def _times(against: _Against | Literal["unknown"] | None) -> TimesFloat | None:

@@ -64,7 +64,9 @@ def quantize(
     budget_ms: Annotated[float | None, typer.Option(help="Search: the median of a frame may take so long.")] = None,
     on: Annotated[str, typer.Option("--on", metavar="DEVICE", help="Search: where it is measured.")] = "local",
     threads: Annotated[int, typer.Option(min=1, help="Search: threads that it is measured with.")] = 1,
-    trials: Annotated[int, typer.Option(min=FEWEST, help="Search: artifacts that are made at most, those of --time-blocks too.")] = TRIALS,
+    trials: Annotated[
+        int, typer.Option(min=FEWEST, help="Search: artifacts that are made at most, those of --time-blocks too.")
+    ] = TRIALS,
     time_blocks: Annotated[
         int, typer.Option(min=0, help="Search: measure what so many of the most damaged blocks take in float.")
     ] = 0,

@@ -151,7 +151,9 @@ def test_a_test_image_of_what_is_judged_on_is_refused_too(photos: Path, tmp_path
         Image.open(photos / "val" / kind / "val0.png").save(own / "test" / kind / "else.png")
     data = load_data(f"folder:{own}")
     choose_images(data, None, 6)  # not a test image of its own
-    with pytest.raises(EdgesegError, match=f"1 of the calibration images are test images of {judged.spec} too, e.g. train0"):
+    with pytest.raises(
+        EdgesegError, match=f"1 of the calibration images are test images of {judged.spec} too, e.g. train0"
+    ):
         choose_images(data, None, 6, judged=judged)
 
 

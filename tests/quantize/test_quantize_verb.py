@@ -59,7 +59,9 @@ def test_w8a8_is_int8_and_help_offers_nothing_that_no_target_does(
     taught_run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made: list[str] = []
-    monkeypatch.setattr("edgeseg.cli.quantize._once", lambda _, targets, *__: made.extend(map(folder_name, targets, [None] * 9)))
+    monkeypatch.setattr(
+        "edgeseg.cli.quantize._once", lambda _, targets, *__: made.extend(map(folder_name, targets, [None] * 9))
+    )
     words = ["quantize", str(taught_run), "--to", "onnx", "--calib", TINY, "--images", "1", "--out", "out"]
     assert main(["--trust", networks.__name__, *words, "--precision", "w8a8,int8,w8a32"]) == 0
     assert made == ["onnxruntime-int8", "onnxruntime-w8a32"]
@@ -121,10 +123,17 @@ def test_what_cannot_be_is_one_line(
 
 
 def test_the_test_images_of_the_evaluation_data_are_none_to_calibrate_on(
-    taught_run: Path, tiny_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    taught_run: Path,
+    tiny_data: Data,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for split, source in (("train", "test"), ("val", "val")):  # what another data set is tested on is trained on in this one
+    for split, source in (
+        ("train", "test"),
+        ("val", "val"),
+    ):  # what another data set is tested on is trained on in this one
         for kind in ("images", "masks"):
             (tmp_path / "own" / split / kind).mkdir(parents=True)
         for index, pair in enumerate(tiny_data.split(source)[at] for at in range(3)):

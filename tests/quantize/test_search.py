@@ -19,7 +19,7 @@ from edgeseg.data import Data
 from edgeseg.drops import Drop
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, MissingTool
 from edgeseg.export import OnnxRuntime, TensorRt
-from edgeseg.export.apart import Job, Outcome
+from edgeseg.export.apart import Job, Outcome, export_apart
 from edgeseg.export.target import Target
 from edgeseg.manifest import Source
 from edgeseg.quantize import search as module
@@ -173,11 +173,10 @@ def test_a_search_tries_writes_down_and_goes_on(plan: Plan, monkeypatch: pytest.
     monkeypatch.setattr(module, "_median_ms", lambda *_: 1.0)
     said: list[str] = []
     made: list[str] = []
-    export = module.export_apart
 
     def counted(job: Job, target: Target) -> Outcome:
         made.append(target.precision)
-        return export(job, target)
+        return export_apart(job, target)
 
     monkeypatch.setattr(module, "export_apart", counted)
     first = search(plan, said.append)
