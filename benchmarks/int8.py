@@ -32,6 +32,7 @@ from edgeseg.metrics import Evaluation
 from edgeseg.quantize.findings import Search, Trial, called
 from edgeseg.runs import RunCard, load_run, read_card, save
 from edgeseg.schema import STRICT
+from edgeseg.verdict import MAX_DROP
 
 if TYPE_CHECKING:
     from edgeseg.export.target import Target
@@ -40,13 +41,18 @@ if TYPE_CHECKING:
 
 HEADS = (
     "student", "target", "float mIoU", "int8: mIoU lost", "after training: mIoU lost", "int8: time / float's",
-    "half: time / float's", "MB float, int8", "answer", "its mIoU lost", "its time / float's",
+    "half: time / float's", "MB float, int8", "answer", "its mIoU lost", "its time / float's", "its time / half's",
+    "search, minutes",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """One search, and what its artifacts lose on the test images against the run; null where there is no such artifact."""
+    """One search, and what its artifacts lose on the test images against the run; null where there is no such artifact.
+
+    seconds:  that the search took, all its sessions together.
+    max_drop: points of mIoU that were allowed, on the images of the search; here the answer is held to it on the test images.
+    """
 
     __pydantic_config__ = STRICT
     created: str
@@ -63,6 +69,8 @@ class Row:
     answer: Trial | None
     answer_drop: Drop | None
     words: str
+    max_drop: float = MAX_DROP
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -207,6 +215,8 @@ def compared(
         answer=answer,
         answer_drop=lost(answer),
         words=found.words,
+        max_drop=found.max_drop,
+        seconds=found.seconds,
     )
 
 
@@ -240,7 +250,8 @@ def document(made: Sequence[Row]) -> str:
         f"Made by `python -m benchmarks.int8`: {about}; searched on other training images.",
         "mIoU lost in points against the run in PyTorch, with its 95 % interval over images; times are medians",
         "measured in turns with the float artifact of the same runtime, with their 95 % interval; a target that does not run here",
-        "has none, and one whose masks are refused is not timed. Labels baked in.",
+        "has none, and one whose masks are refused is not timed. An answer ships where it loses no more on the test images than was allowed.",
+        "Its ratio to half precision is that of both to float, with the widest interval that those leave. Labels baked in.",
         "",
         "| " + " | ".join(HEADS) + " |",
         "| --- | --- |" + " ---: |" * (len(HEADS) - 2),
@@ -254,15 +265,45 @@ def document(made: Sequence[Row]) -> str:
 def cells(row: Row) -> list[str]:
     """A line of the table."""
     half = "" if row.half is None or row.half.time is None else f"{_times(row.half)} ({row.half.executed})"
+    if row.half is not None and row.half.failed is not None:
+        half = f"failed: {_line(row.half.failed.removeprefix(f'{row.half.folder} '))}"
     sizes = f"{row.first.megabytes}, {row.whole.megabytes}"
-    answer = "DON'T SHIP" if row.answer is None else f"SHIP {called(row.answer)}"
-    if row.answer is not None and row.answer.time is None:
-        answer = f"{called(row.answer)} keeps the masks"  # of its speed nothing is known here
     at = "" if row.answer is None else _times(row.answer)
     return [
         row.student, row.target, f"{row.miou:.2f}", _drop(row.whole_drop), _drop(row.taught_drop),
-        "refused" if row.whole.failed else _times(row.whole), half, sizes, answer, _drop(row.answer_drop), at,
+        "refused" if row.whole.failed else _times(row.whole), half, sizes, _answer(row), _drop(row.answer_drop), at, _to_half(row),
+        "" if row.seconds is None else f"{row.seconds / 60:.1f}",
     ]  # fmt: skip
+
+
+def _answer(row: Row) -> str:
+    """What to do, as a verdict would say it: the artifact was chosen on other images than it is held to the limit on."""
+    if row.answer is None:
+        return "DON'T SHIP"
+    name, lost = called(row.answer), row.answer_drop
+    if lost is None:
+        return f"UNDECIDED: {name} was not scored"
+    if not lost.points <= row.max_drop:
+        word = "UNDECIDED" if lost.low <= row.max_drop else "DON'T SHIP"
+        return f"{word}: {name} loses more than {row.max_drop:g}"
+    return (
+        f"{name} keeps the masks" if row.answer.time is None else f"SHIP {name}"
+    )  # nothing is known of its speed here
+
+
+def _to_half(row: Row) -> str:
+    """The answer's time to that of half precision; the widest interval that those of both to float's leave."""
+    if row.answer is None or row.half is None or row.answer.time is None or row.half.time is None:
+        return ""
+    if row.answer.number == row.half.number:
+        return "1.000"
+    ours, theirs = row.answer.time, row.half.time
+    return f"{ours.ratio / theirs.ratio:.3f} ({ours.low / theirs.high:.3f} to {ours.high / theirs.low:.3f})"
+
+
+def _line(text: str) -> str:
+    """What fits into a cell."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _drop(drop: Drop | None) -> str:

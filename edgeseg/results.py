@@ -219,6 +219,7 @@ def _search(document: Any, where: str) -> Search:
     ]
     not_negative = [
         found.max_drop,
+        found.seconds,
         *(trial.miou for trial in found.trials),
         *(drop.images for drop in drops),
         *(block.changed for block in found.sensitivity),

@@ -24,7 +24,7 @@ from edgeseg.results import Results, StoredArtifact
 from edgeseg.runtimes.compare import Comparison, compare_records
 from edgeseg.runtimes.protocol import SMOKE
 from edgeseg.runtimes.record import Record
-from edgeseg.runtimes.statistics import percentile_lower
+from edgeseg.runtimes.statistics import EQUIVALENT, percentile_lower
 
 MAX_DROP = 0.5
 """Points of mIoU an artifact may lose by default."""
@@ -49,6 +49,10 @@ SPELLINGS = {
 """A runtime's own word for a precision -> ours."""
 
 BLOCK_NS = 250_000_000
+
+APART = 0.03
+"""What the times of two records of the same work may differ by: a process has a constant of its own, of about 1 % (standard
+deviation), that no longer measurement removes. So two differ by 1.4 %, and this is twice that."""
 
 
 @dataclass(frozen=True)
@@ -199,9 +203,11 @@ def _judge(
         *_precision(artifact, record),
         *_budget(record, max_p90_ms),
         *_worth_it(artifact, record, against),
+        *_elsewhere(artifact, record),
         *_measurement(artifact, record),
         *_history(results, artifact, record),
         *_comparison(results, artifact, record),
+        *_to_blame(results, artifact, drop, max_drop),
     ]
     reasons = sorted((item for item in said if isinstance(item, Reason)), key=lambda reason: CODES[reason.code])
     hops = manifest.ledger.hops if manifest.ledger else []
@@ -358,13 +364,34 @@ def _budget(record: Record | None, max_p90_ms: float | None) -> Said:
 def _p90_lower_ms(record: Record) -> float:
     """What p90 is at least, at 99 %, less what the same work differed by within the measurement: neighbours are not independent."""
     lower = percentile_lower(record.samples.unpack()[1], 0.9)
-    noise = max(abs(record.noise.low), abs(record.noise.high))
-    return -math.inf if lower is None else lower / 1e6 * math.exp(-noise)
+    return -math.inf if lower is None else lower / 1e6 * math.exp(-_noise(record))
+
+
+@dataclass(frozen=True)
+class _Against:
+    """A quantized artifact's record against that of its float one; `noise` is what the two may differ by for no reason, as a log-ratio."""
+
+    found: Comparison
+    noise: float
+
+    @property
+    def faster(self) -> bool | None:
+        """Whether it is, by more than makes no difference; null where neither is beyond the noise.
+
+        Three quarters of the noise are on the side of being faster: it is whole numbers, which lose something, that have to prove it,
+        and what is as quick as float stays where it is.
+        """
+        limit, found = -math.log1p(EQUIVALENT), self.found
+        if found.low is None or found.high is None:
+            return None
+        if math.log(found.high) + 1.5 * self.noise < limit:
+            return True
+        return False if math.log(found.low) - 0.5 * self.noise > limit else None
 
 
 def _against_float(
     results: Results, artifact: StoredArtifact, record: Record | None
-) -> Comparison | Literal["unknown"] | None:
+) -> _Against | Literal["unknown"] | None:
     """A quantized artifact's record against that of the float one, same run, target, size and place; null for all others."""
     if artifact.manifest.precision.asked not in QUANTIZED or record is None or not usable(record):
         return None
@@ -374,8 +401,16 @@ def _against_float(
         if other.manifest.precision.asked == "fp32" and _work(results, other) == _work(results, artifact)
     }
     floats = [other for other in _beside(results, record) if other.subject.sha256 in alike]
-    found = [compare_records(other, record) for other in reversed(floats)]  # the newest that can be compared
-    return next((one for one in found if one.ratio is not None), found[0] if found else "unknown")
+    found = [  # the newest that can be compared
+        _Against(compare_records(other, record), max(APART, _noise(other) + _noise(record)))
+        for other in reversed(floats)
+    ]
+    return next((one for one in found if one.found.ratio is not None), found[0] if found else "unknown")
+
+
+def _noise(record: Record) -> float:
+    """What the same work differed by within a measurement, as a log-ratio."""
+    return max(abs(record.noise.low), abs(record.noise.high))
 
 
 def _work(results: Results, artifact: StoredArtifact) -> tuple[object, ...]:
@@ -391,7 +426,7 @@ def _float_run(results: Results, artifact: StoredArtifact) -> str | None:
     return run.card.base if run and run.card.base else artifact.manifest.source.sha256
 
 
-def _worth_it(artifact: StoredArtifact, record: Record | None, against: Comparison | Literal["unknown"] | None) -> Said:
+def _worth_it(artifact: StoredArtifact, record: Record | None, against: _Against | Literal["unknown"] | None) -> Said:
     """A quantized artifact that is not faster than float has no reason to ship: it only loses."""
     asked = artifact.manifest.precision.asked
     if against is None or record is None:
@@ -402,24 +437,63 @@ def _worth_it(artifact: StoredArtifact, record: Record | None, against: Comparis
             f"bench it with {record.execution.threads} threads"
         )
         return
-    times = (
-        "" if against.ratio is None else f"{against.ratio:.2f} times as long ({against.low:.2f} to {against.high:.2f})"
-    )
-    if against.verdict in ("slower", "equivalent"):
-        yield Reason(
-            "budget", f"{asked} is not faster than float on {record.device.name}: a frame takes {times}; ship fp32"
-        )
-    elif against.verdict == "inconclusive":
-        why = "; ".join(against.why)
-        yield f"whether {asked} is faster than float could not be decided ({why}); use `edgeseg compare` on the two artifacts"
-    else:
+    found, where = against.found, record.device.name
+    if found.ratio is None:
+        why = f"whether {asked} is faster than float on {where} could not be decided ({'; '.join(found.why)}); measure both alike"
+        yield Reason("budget", why, sure=False)
+        return
+    times = f"{found.ratio:.2f} times as long ({found.low:.2f} to {found.high:.2f})"
+    if against.faster:
         yield f"a frame takes {times} as in float, measured one after the other"
+    elif against.faster is None:
+        yield Reason(
+            "budget",
+            f"whether {asked} is faster than float on {where} is within the noise: a frame takes {times}, and two measurements of the "
+            f"same differ by up to {100 * math.expm1(against.noise):.0f} %; measure both again, or look with `edgeseg compare`",
+            sure=False,
+        )
+    else:
+        yield Reason("budget", f"{asked} is not faster than float on {where}: a frame takes {times}; ship fp32")
 
 
-def _times(against: Comparison | Literal["unknown"] | None) -> TimesFloat | None:
-    if against is None or against == "unknown" or against.ratio is None or against.low is None or against.high is None:
+def _elsewhere(artifact: StoredArtifact, record: Record | None) -> Said:
+    """Operators that the delegate of a format left over, and those that ran on another unit than most."""
+    facts = artifact.manifest.conversion
+    if left := facts.get("not_delegated"):
+        parts = facts.get("partitions")
+        cut = f", which leaves {parts} parts of the network to it" if isinstance(parts, int) and parts > 1 else ""
+        yield f"the delegate does not take {left}{cut}"
+    placed = {unit: count for unit, count in ((record.execution.placed if record else None) or {}).items() if count > 0}
+    if len(placed) > 1:
+        most = max(placed, key=lambda unit: placed[unit])
+        others = ", ".join(f"{count} on {unit}" for unit, count in placed.items() if unit != most)
+        yield f"of {sum(placed.values())} operators {placed[most]} ran on {most}, {others}"
+
+
+def _to_blame(results: Results, artifact: StoredArtifact, drop: Drop | Reason, max_drop: float) -> Said:
+    """Of a quantized artifact that loses too much: the block that alone costs most, where a search beside it looked."""
+    hops = artifact.manifest.ledger.hops if artifact.manifest.ledger else []
+    keeps = isinstance(drop, Reason) or drop.points <= max_drop
+    if artifact.manifest.precision.asked not in QUANTIZED or (keeps and all(holds(hop) for hop in hops)):
+        return
+    for one in results.searches:
+        if (one.name, one.found.target) != (artifact.folder, artifact.target):
+            continue
+        kept = {block for trial in one.found.trials if trial.number == one.found.chosen for block in trial.keep}
+        for worst in [row for row in one.found.sensitivity if row.block not in kept][:1]:
+            yield (
+                f"the block to blame is {worst.block}: alone in whole numbers it costs {worst.drop:.2f} points of mIoU and "
+                f"{worst.boundary:.2f} of boundary F on {one.found.images}; `--keep {worst.block}` leaves it in float"
+            )
+
+
+def _times(against: _Against | Literal["unknown"] | None) -> TimesFloat | None:
+    if against is None or against == "unknown":
         return None
-    return TimesFloat(against.ratio, against.low, against.high)
+    found = against.found
+    if found.ratio is None or found.low is None or found.high is None:
+        return None
+    return TimesFloat(found.ratio, found.low, found.high)
 
 
 def _measurement(artifact: StoredArtifact, record: Record | None) -> Said:

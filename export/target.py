@@ -11,7 +11,7 @@ from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.export.deployed import NATURAL, Interface, Network
 from edgeseg.manifest import Fact
-from edgeseg.quantize.scheme import QUANTIZED, scheme_for
+from edgeseg.quantize.scheme import ALSO, QUANTIZED, scheme_for
 from edgeseg.registry import Registry
 from edgeseg.runtimes.base import Ops
 from edgeseg.schema import STRICT
@@ -35,7 +35,7 @@ class Target:
 
     tools:     distributions whose versions a manifest has; `modules` must be there to write.
     interface: how its files take images, labels and prompts.
-    precision: fp32 or fp16 by export; int8 (weights and activations), w8a16 and w8a32 (weights alone) by quantizing.
+    precision: fp32 or fp16 by export; int8 (weights and activations; w8a8 is taken for it) and w8a32 (weights alone) by quantizing.
     ops: how our operators run: `plugin`, `graph` (standard operators), or `auto`: the plugin where it can be had.
     """
 
@@ -48,6 +48,7 @@ class Target:
     ops: Ops = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", ALSO.get(self.precision, self.precision))
         if self.precision not in ("fp32", "fp16", *QUANTIZED):
             raise EdgesegError(
                 f"{self.name} exports fp32 or fp16, and quantizes to {', '.join(QUANTIZED)}; got precision {self.precision!r}"

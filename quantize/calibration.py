@@ -21,6 +21,9 @@ Progress = Callable[[int], None]
 RARE = 1e-4
 """The share of labelled pixels below which a class counts as hardly seen."""
 
+STRETCHED, ENLARGED = 1.05, 2.0
+"""How much more an image may be stretched along one side than along the other, and how much at all, before that is said."""
+
 
 @dataclass(frozen=True)
 class CalibrationSet:
@@ -29,8 +32,8 @@ class CalibrationSet:
     images: list[NDArray[np.uint8]]
     card: Calibration
 
-    def warnings(self) -> list[str]:
-        """What a person should know of these images."""
+    def warnings(self, size: tuple[int, int] | None = None) -> list[str]:
+        """What a person should know of these images; `size` is the height and width that they are resized to."""
         said = list(self.card.doubts)
         if unseen := [name for name, share in self.card.classes.items() if share == 0]:
             said.append(
@@ -40,7 +43,18 @@ class CalibrationSet:
             said.append(f"calibration images hardly show {', '.join(rare)} (below {100 * RARE:g} % of the pixels)")
         if len(self.card.sizes) > 1:
             said.append(f"calibration images have {len(self.card.sizes)} sizes, {', '.join(self.card.sizes[:4])}")
+        if size is not None and (unlike := [each for each in self.card.sizes if _unlike(each, size)]):
+            said.append(
+                f"calibration images of {', '.join(unlike[:4])} are stretched to {size[0]}x{size[1]}: ranges are right if "
+                "the artifact's images come like that too; else cut them to its shape, or say another --size"
+            )
         return said
+
+
+def _unlike(text: str, size: tuple[int, int]) -> bool:
+    """Whether images of `HxW` come out of another shape, or blown up, in that size."""
+    high, wide = (new / int(old) for new, old in zip(size, text.split("x"), strict=True))
+    return not max(high, wide) <= STRETCHED * min(high, wide) or max(high, wide) > ENLARGED
 
 
 SWAPPED = (
@@ -50,11 +64,17 @@ SWAPPED = (
 
 
 def choose_images(
-    data: Data, split: str | None, count: int, progress: Progress | None = None, look: Sequence[float] = ()
+    data: Data,
+    split: str | None,
+    count: int,
+    progress: Progress | None = None,
+    look: Sequence[float] = (),
+    judged: Data | None = None,
 ) -> CalibrationSet:
     """`count` images spread over a split, that to learn from by default.
 
-    look: of the images that the student learned from; those that come in another order of colours are doubted.
+    look:   of the images that the student learned from; those that come in another order of colours are doubted.
+    judged: what artifacts are evaluated on, where that is other data: its test images are none to calibrate on either.
 
     Raises:
         EdgesegError: there are fewer, or one of them is a test image too, by name of the split or by its pixels.
@@ -80,11 +100,12 @@ def choose_images(
         seen += np.bincount(labels.ravel(), minlength=256)[:256]
         if progress:
             progress(1)
-    overlapping = _overlap(data, dict(zip(digests, names, strict=True)))
-    if overlapping:
-        raise EdgesegError(
-            f"{len(overlapping)} of the calibration images are test images too, e.g. {overlapping[0]}; a result on them would be no result"
-        )
+    for each in (data, *([judged] if judged is not None and judged.spec != data.spec else [])):
+        if overlapping := _overlap(each, dict(zip(digests, names, strict=True))):
+            raise EdgesegError(
+                f"{len(overlapping)} of the calibration images are test images of {each.spec} too, e.g. {overlapping[0]}; "
+                "a result on them would be no result"
+            )
     semantic = data.task == "semantic"
     labelled = max(1, int(seen[:VOID].sum()))
     shares = (
@@ -108,5 +129,5 @@ def choose_images(
 def _overlap(data: Data, chosen: dict[str, str]) -> list[str]:
     """The names of the chosen images whose very pixels are in the test split."""
     test = data.split(data.test)
-    there = (hashlib.sha256(test[index][0].tobytes()).hexdigest() for index in range(len(test)))
+    there = (hashlib.sha256(test.image(index).tobytes()).hexdigest() for index in range(len(test)))
     return [chosen[digest] for digest in there if digest in chosen]

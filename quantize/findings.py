@@ -17,6 +17,9 @@ PICTURES = "-pictures"
 TRIALS = 10
 """Artifacts that a search makes at most, float included."""
 
+FEWEST = 3
+"""Without which there is no search: float, half precision, whole numbers."""
+
 MARKED = (255, 40, 40)
 """Pixels of a picture that changed their label; all others are the photo at half its brightness."""
 
@@ -76,7 +79,10 @@ class Damage:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found; a document of its own beside the artifact. `chosen` is the number of a trial, null where none will do."""
+    """What a search found; a document of its own beside the artifact. `chosen` is the number of a trial, null where none will do.
+
+    seconds: what it took until now, with the sessions that were ended before; null of those that did not count.
+    """
 
     __pydantic_config__ = STRICT
     schema: int
@@ -95,6 +101,7 @@ class Search:
     chosen: int | None
     words: str
     device: str = "local"
+    seconds: float | None = None
 
 
 def called(trial: Trial) -> str:

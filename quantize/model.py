@@ -43,18 +43,19 @@ def quantize_model(
     data: Data | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
-    """Quantize a student for a target whose precision is int8, w8a16 or w8a32, and verify the result.
+    """Quantize a student for a target whose precision is int8 or w8a32, and verify the result.
 
     calib: where the calibration images come from, e.g. `camvid:PATH`; `images` of them from `split`, that to learn from by default.
     size:  height and width of the artifact.
     data:  where the images come from that the masks are compared on: the calibration data's selection split by default.
+           No image of its test split may be among those to calibrate on.
 
     Raises:
         EdgesegError: too few images, test images among them, or a precision that the target cannot do.
     """
     known = load_data(calib) if isinstance(calib, str) else calib
     check_classes(student, known)
-    chosen = choose_images(known, split, images, look=student.look)
+    chosen = choose_images(known, split, images, look=student.look, judged=data)
     _, probes = choose(data or known, None, PROBES, size)
     made = quantize(student, target, size, bake, chosen, recipe or Recipe("auto"), probes)
     return export_model(

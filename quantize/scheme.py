@@ -18,7 +18,10 @@ BOUNDS: dict[str, tuple[int, int]] = {"uint8": (0, 255), "int8": (-128, 127), "i
 """Type -> lowest and highest number."""
 
 QUANTIZED = ("int8", "w8a16", "w8a32")
-"""Precisions that need a quantizer: weights of 8 bits, and activations of 8, 16 or as they were."""
+"""Precisions that need a quantizer: weights of 8 bits, and activations of 8, 16 (which no target does here) or as they were."""
+
+ALSO = {"w8a8": "int8"}
+"""Another word for a precision -> ours."""
 
 
 @dataclass(frozen=True)

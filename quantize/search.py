@@ -19,6 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic
 
 from edgeseg import __version__, schema
 from edgeseg.data import Data
@@ -29,7 +30,7 @@ from edgeseg.export import carry_over, clear_failed, networks, refuse_foreign
 from edgeseg.export.apart import Job, Outcome, export_apart
 from edgeseg.export.deployed import ImageNetwork
 from edgeseg.export.target import Target
-from edgeseg.files import aside_folder, write_text
+from edgeseg.files import aside_folder, read_json, write_json, write_text
 from edgeseg.manifest import Source
 from edgeseg.metrics import Evaluation
 from edgeseg.parity import choose
@@ -37,7 +38,7 @@ from edgeseg.provenance import now
 from edgeseg.quantize.calibration import CalibrationSet
 from edgeseg.quantize.choice import PROBES, Say, best
 from edgeseg.quantize.document import Quantization
-from edgeseg.quantize.findings import PICTURES, SUFFIX, TRIALS, Damage, Search, Time, Trial, called
+from edgeseg.quantize.findings import FEWEST, PICTURES, SUFFIX, TRIALS, Damage, Search, Time, Trial, called
 from edgeseg.quantize.post_training import feeds
 from edgeseg.quantize.scheme import Recipe
 from edgeseg.quantize.sensitivity import IMAGES, sensitivity
@@ -69,6 +70,7 @@ class Plan:
     data, split: labelled images that trials are scored on, never those that results are reported on.
     reference: the float student that losses count against, where `student` was trained on from it.
     device: where trials are timed, by name or address.
+    trials: artifacts that are made at most, those of `time_blocks` among them.
     time_blocks: of so many of the most damaged blocks it is measured what it takes to have them in float.
     """
 
@@ -105,6 +107,12 @@ class Plan:
     def check(self) -> None:
         """Refuse what cannot be searched before anything is made."""
         refuse_foreign(self.out, self.student, self.target)
+        if self.trials < FEWEST + self.time_blocks:
+            blocks = f", and one for each of the {self.time_blocks} blocks that are timed" if self.time_blocks else ""
+            raise EdgesegError(
+                f"a search makes float, half precision and {self.target.precision}{blocks}: {FEWEST + self.time_blocks} artifacts at "
+                f"least, and {self.trials} are allowed; allow more with --trials"
+            )
         if self.split == self.data.test:
             spec = f"{self.data.spec}[{self.split}]"
             raise EdgesegError(f"a search on {spec} would choose by what results are reported on")
@@ -141,6 +149,14 @@ def search(plan: Plan, say: Say) -> Search:
     """
     plan.check()
     run = _Run(plan, say)
+    try:
+        return _searched(run)
+    finally:
+        run.clock()
+
+
+def _searched(run: _Run) -> Search:
+    plan = run.plan
     floats = run.trial(replace(plan.target, precision="fp32"), None)
     if floats.failed:
         raise EdgesegError(f"the float artifact failed, so there is nothing to compare with: {floats.failed}")
@@ -172,6 +188,7 @@ def search(plan: Plan, say: Say) -> Search:
         chosen=chosen,
         words=words,
         device=plan.device,
+        seconds=round(run.clock(), 1),
     )
     if chosen is not None:
         _put(plan.aside / run.trials[chosen].folder, plan.out)
@@ -267,17 +284,34 @@ class _Run:
     """A search under way: the trials that there are, in the order of their numbers."""
 
     def __init__(self, plan: Plan, say: Say) -> None:
-        self.plan, self._say = plan, say
+        self.plan, self._tell = plan, say
         self.trials: list[Trial] = []
-        self._journal = plan.aside / "trials.jsonl"
+        self._journal, self._clock = plan.aside / "trials.jsonl", plan.aside / "seconds.json"
         self._weights = read_card(plan.folder).sha256
         self._done = dict(self._read())
         self._reference: Evaluation | None = None
         self._base: Path | None = None
+        self._prices = 0
+        self._name = sha256(json.dumps(self._what()).encode()).hexdigest()
+        self._started, self._before = monotonic(), self._seconds().get(self._name, 0.0)
+
+    def clock(self) -> float:
+        """The seconds that this search took in all its sessions, written down: one that is killed has those until its last step."""
+        took = self._before + monotonic() - self._started
+        self._clock.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._clock, self._seconds() | {self._name: took})
+        return took
+
+    def _seconds(self) -> dict[str, float]:
+        return dict(read_json(self._clock)) if self._clock.exists() else {}
+
+    def _say(self, words: str) -> None:
+        self.clock()
+        self._tell(words)
 
     def left(self) -> bool:
         """Whether there may be another trial."""
-        return len(self.trials) < self.plan.trials
+        return len(self.trials) + self._prices < self.plan.trials
 
     def keeping(self, document: Quantization, kept: Sequence[str]) -> Quantization:
         """The quantization with these blocks in float."""
@@ -310,6 +344,7 @@ class _Run:
     def _keep(self, key: str, made: Trial) -> Trial:
         self._done[key] = made
         self._write()
+        self.clock()
         return made
 
     def _made(
@@ -364,6 +399,7 @@ class _Run:
 
     def _priced(self, document: Quantization, whole: Trial, row: Damage) -> Damage:
         plan = self.plan
+        self._prices += 1
         kept = self.keeping(document, [row.block])
         key = json.dumps([self._what(), plan.target.options(), schema.dump(kept.recipe), "price"])
         stored = self._done.get(key)

@@ -18,10 +18,11 @@ from edgeseg.manifest import Calibration, Manifest, Precision, Source
 from edgeseg.metrics import pack_confusions
 from edgeseg.results import Results, StoredRun, collect
 from edgeseg.runs import RunCard
+from edgeseg.runtimes.compare import Comparison
 from edgeseg.runtimes.protocol import parse
 from edgeseg.runtimes.statistics import percentile_upper
 from edgeseg.schema import dump
-from edgeseg.verdict import Verdict, block_medians, counting, exit_code, judge
+from edgeseg.verdict import APART, Verdict, _Against, block_medians, counting, exit_code, judge
 from tests.report.stored import DATA, GOOD_HOP, Store, confusions, durations, worse
 
 
@@ -483,6 +484,87 @@ def test_whole_numbers_that_are_not_faster_do_not_ship(store: Store) -> None:
     verdict = of_int8(store)
     assert not verdict.ship and "is not faster than float" in verdict.reasons[0].text
     assert verdict.times_float is not None and verdict.times_float.ratio == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize("true", [0.97, 1.03])
+def test_whole_numbers_near_the_speed_of_float_never_ship_once_and_stay_once(tmp_path: Path, true: float) -> None:
+    """Processes differ by a constant of 1 %: what is within it is not decided, whichever way a measurement falls."""
+    words = []
+    for seed in range(10):
+        store, rng = Store(tmp_path / str(seed)), np.random.default_rng(seed)
+        float_one, _ = int8_beside_float(store, 22 * true * (1 + rng.normal(0, 0.01)))
+        store.record("out/onnx", float_one, 22 * (1 + rng.normal(0, 0.01)))
+        verdict = of_int8(store)
+        words.append("ship" if verdict.ship else "stay" if verdict.decided else "open")
+        for reason in verdict.reasons:
+            assert (reason.code, reason.sure) == ("budget", verdict.decided)
+    assert not {"ship", "stay"} <= set(words), words
+    assert true < 1 or "ship" not in words, words
+
+
+def chances(true: float) -> tuple[float, float]:
+    """How often a ratio is taken to be faster, and how often not to be, when two processes each have 1 % of noise."""
+    logs = math.log(true) + np.random.default_rng(0).normal(0, 0.01 * math.sqrt(2), 20_000)
+    ratios = np.exp([logs - 0.004, logs, logs + 0.004]).T.tolist()
+    sure = [_Against(Comparison("inconclusive", mid, low, high, None, []), APART) for low, mid, high in ratios]
+    words = [one.faster for one in sure]
+    return words.count(True) / len(words), words.count(False) / len(words)
+
+
+@pytest.mark.parametrize("true", [0.93, 0.95, 0.97, 0.98, 0.99, 1.0, 1.03])
+def test_ten_repeats_contradict_each_other_once_in_a_hundred_times_at_most(true: float) -> None:
+    ship, stay = chances(true)
+    assert (1 - (1 - ship) ** 10) * (1 - (1 - stay) ** 10) < 0.01
+
+
+def test_what_is_as_quick_as_float_is_never_faster_and_mostly_decided() -> None:
+    ship, stay = chances(1.01)
+    assert ship == 0 and stay > 0.75
+
+
+def test_what_is_clearly_faster_or_slower_is_decided_and_what_cannot_be_compared_is_not(store: Store) -> None:
+    assert chances(0.9)[0] > 0.99 and chances(1.07)[1] > 0.99
+    float_one, _ = int8_beside_float(store, 15.0)
+    assert of_int8(store).ship
+    next((store.folder / "out/onnx").glob("bench-*.json")).unlink()
+    store.record("out/onnx", float_one, 22.0, protocol=parse("sustained:10m"))
+    verdict = of_int8(store)
+    assert not verdict.ship and not verdict.decided and verdict.times_float is None
+    assert "could not be decided (protocol differs: sustained" in verdict.reasons[0].text
+
+
+def test_operators_that_ran_elsewhere_are_said(store: Store) -> None:
+    run, artifact = good(store)
+    facts = {"partitions": 3, "delegated": 0.9, "not_delegated": "HARD_SWISH 2, ARG_MAX 1"}
+    store.artifact(run, conversion=facts)
+    assert only(store).notes == [
+        "the delegate does not take HARD_SWISH 2, ARG_MAX 1, which leaves 3 parts of the network to it"
+    ]
+    store.artifact(run, conversion={"partitions": 1, "not_delegated": ""})
+    record = store.record("out/onnx", artifact)
+    assert only(store).notes == []
+    execution = replace(record.execution, placed={"portable": 3, "xnnpack": 50, "edgeseg": 0})
+    store.record("out/onnx", artifact, execution=execution)
+    assert only(store).notes == ["of 53 operators 50 ran on xnnpack, 3 on portable"] and only(store).ship
+
+
+def test_the_block_to_blame_is_named_where_a_search_looked(store: Store) -> None:
+    _, other = int8_beside_float(store, 11.0)
+    search = store.search(
+        "out/onnx-int8", target="onnxruntime", chosen=None, words="nothing keeps the loss within 0.50"
+    )
+    assert not any("to blame" in note for note in of_int8(store).notes)  # it loses little
+    store.evaluation("out/onnx-int8", other, worse(store.base, 0.05))
+    said = "the block to blame is {}: alone in whole numbers it costs {:.2f} points of mIoU and {:.2f} of boundary F"
+    first, _, third = search.sensitivity[:3]
+    assert of_int8(store).notes[-1].startswith(said.format(first.block, first.drop, first.boundary))
+    store.search("out/onnx-int8", target="onnxruntime")  # its answer has the two worst in float already
+    assert of_int8(store).notes[-1].startswith(said.format(third.block, third.drop, third.boundary))
+    hop = replace(GOOD_HOP, boundary_f=0.7, passed=False, reasons=["boundary F is 0.70, below 0.90"])
+    int8_beside_float(store, 11.0, ledger=Ledger(DATA, [hop]))  # keeps its mIoU, and not its masks
+    assert any("to blame" in note for note in of_int8(store).notes)
+    store.search("out/onnx-int8", target="openvino")
+    assert not any("to blame" in note for note in of_int8(store).notes)
 
 
 def test_a_run_is_known_by_its_weights_and_not_by_how_its_folder_is_spelt(store: Store) -> None:

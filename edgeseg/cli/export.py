@@ -106,6 +106,7 @@ def chosen_targets(to: str, precision: str, ops: str, options: list[str]) -> lis
     """The targets named, in each of the precisions named, with their own options."""
     from edgeseg import schema
     from edgeseg.export import TARGETS
+    from edgeseg.quantize.scheme import ALSO
 
     given: dict[str, dict[str, str]] = {}
     for entry in options:
@@ -118,7 +119,7 @@ def chosen_targets(to: str, precision: str, ops: str, options: list[str]) -> lis
     if unused := set(given) - {kind.name for kind in kinds}:
         raise EdgesegError(f"--set is for {', '.join(sorted(unused))}, which --to does not name")
     targets = []
-    for each in words(precision):
+    for each in dict.fromkeys(ALSO.get(word, word) for word in words(precision)):
         for kind in kinds:
             try:
                 targets.append(

@@ -13,7 +13,7 @@ from rich.text import Text
 from edgeseg.cli.app import TRUSTED, Json, app, counting, emit, parse_size, progress, say, table, talk
 from edgeseg.cli.export import Images, chosen_targets, folder_name, report, subject, words
 from edgeseg.errors import EdgesegError
-from edgeseg.quantize.findings import TRIALS
+from edgeseg.quantize.findings import FEWEST, TRIALS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,7 +34,7 @@ def quantize(
     calib: Annotated[str, typer.Option(help="Where calibration images come from, e.g. camvid:PATH; never guessed.")],
     out: Annotated[Path, typer.Option(help="Each artifact goes into a folder in here, e.g. OUT/openvino-int8.")],
     precision: Annotated[
-        str, typer.Option(help="int8 (weights and activations), w8a16, w8a32 (weights alone), or several: int8,w8a32")
+        str, typer.Option(help="int8 or w8a8 (weights and activations), w8a32 (weights alone), or several: int8,w8a32")
     ] = "int8",
     images: Annotated[int, typer.Option(min=1, help="Calibration images, spread over the split.")] = 64,
     split: Annotated[str | None, typer.Option(help="The split to calibrate on; that to learn from by default.")] = None,
@@ -64,7 +64,9 @@ def quantize(
     budget_ms: Annotated[float | None, typer.Option(help="Search: the median of a frame may take so long.")] = None,
     on: Annotated[str, typer.Option("--on", metavar="DEVICE", help="Search: where it is measured.")] = "local",
     threads: Annotated[int, typer.Option(min=1, help="Search: threads that it is measured with.")] = 1,
-    trials: Annotated[int, typer.Option(min=3, help="Search: artifacts that are made at most.")] = TRIALS,
+    trials: Annotated[
+        int, typer.Option(min=FEWEST, help="Search: artifacts that are made at most, those of --time-blocks too.")
+    ] = TRIALS,
     time_blocks: Annotated[
         int, typer.Option(min=0, help="Search: measure what so many of the most damaged blocks take in float.")
     ] = 0,
@@ -112,21 +114,22 @@ def quantize(
     folder, source, usual, proof = subject(run, sizes, classes, data, out)
     student = load_run(folder)
     check_classes(student, source_data)
+    judged = load_data(proof) if proof else source_data
     with counting(f"reading {images} calibration images") as count:
-        chosen = choose_images(source_data, split, images, count, student.look)
-    for warning in chosen.warnings():
+        chosen = choose_images(source_data, split, images, count, student.look, judged)
+    at = parsed or usual[0]
+    for warning in chosen.warnings(at):
         say(warning)
-    base = _Base(folder, source, student, parsed or usual[0], words(bake), chosen, recipe, out, student)
+    base = _Base(folder, source, student, at, words(bake), chosen, recipe, out, student)
     if curve:
-        base = _curve(base, targets[0], load_data(proof) if proof else source_data)
+        base = _curve(base, targets[0], judged)
     if aware_epochs:
         base = _aware(base, targets[0], source_data, aware_epochs)
     if searching:
-        scored = load_data(proof) if proof else source_data
         limits = (0.5 if max_drop is None else max_drop, budget_ms, threads, trials)
-        _search(base, targets, scored, limits, on, time_blocks, as_json)
+        _search(base, targets, judged, limits, on, time_blocks, as_json)
     else:
-        _once(base, targets, proof or source_data.spec, as_json)
+        _once(base, targets, judged.spec, as_json)
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,7 @@ def _search(
     documents = [schema.dump(one) for one in found]
     shown: list[Table | str] = []
     for one in found:
-        shown += [front_table(one), *_damage(one.sensitivity), f"{one.target}: {one.words}"]
+        shown += [front_table(one), *_damage(one.sensitivity), f"{one.target}: {one.words}", *_took(one)]
     emit(documents if len(documents) > 1 else documents[0], as_json, *shown)
     for one in found:
         if error := refusal(one):
@@ -296,6 +299,13 @@ def front_table(found: Search) -> Table:
     title = f"{found.student} on {found.target}, {found.images}, {found.threads} thread(s){where}"
     columns = ["", "artifact", "mIoU", "drop", "time / float's", "MB", "proof"]
     return table(title, columns, rows, right=(2, 3, 4, 5), whole=range(2, 7))
+
+
+def _took(found: Search) -> list[str]:
+    """How long it took; of a search that did not count, nothing."""
+    if found.seconds is None:
+        return []
+    return [f"{found.target}: the search took {found.seconds / 60:.1f} minutes, all its sessions together"]
 
 
 def _damage(rows: Sequence[Damage]) -> list[Table]:

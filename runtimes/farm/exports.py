@@ -13,7 +13,7 @@ from typing import TypeAlias
 from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError
 from edgeseg.files import aside_folder
-from edgeseg.quantize.scheme import QUANTIZED
+from edgeseg.quantize.scheme import ALSO, QUANTIZED
 from edgeseg.runtimes.farm.queue import Outcome, Queue
 from edgeseg.schema import STRICT
 
@@ -39,6 +39,7 @@ class Exports:
     data: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", list(dict.fromkeys(ALSO.get(each, each) for each in self.precision)))
         if not self.runs or not self.to or not self.precision:
             raise EdgesegError("exports need at least one of runs, to and precision")
         if self.calib is None and (whole := [each for each in self.precision if each in QUANTIZED]):

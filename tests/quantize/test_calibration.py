@@ -136,8 +136,25 @@ def test_a_test_image_among_them_is_refused(photos: Path, how: str) -> None:
         Image.open(there).save(here.with_suffix(".bmp"))
     data = load_data(f"folder:{photos}")
     said = refused(data, None, 6)
-    assert "1 of the calibration images are test images too, e.g. train4; a result on them would be no result" in said
+    assert f"1 of the calibration images are test images of {data.spec} too, e.g. train4; a result on them" in said
     choose_images(data, None, 2)  # not among these
+
+
+def test_a_test_image_of_what_is_judged_on_is_refused_too(photos: Path, tmp_path: Path) -> None:
+    """Calibrated on a folder of one's own, judged on a data set that some of it was taken from."""
+    own, judged = tmp_path / "own", load_data(f"folder:{photos}")
+    shutil.copytree(photos, own, ignore=shutil.ignore_patterns("own"))
+    for kind in ("images", "masks"):
+        for file in (own / "test" / kind).iterdir():
+            file.unlink()
+        Image.open(photos / "test" / kind / "test2.png").save(own / "train" / kind / "train0.png")
+        Image.open(photos / "val" / kind / "val0.png").save(own / "test" / kind / "else.png")
+    data = load_data(f"folder:{own}")
+    choose_images(data, None, 6)  # not a test image of its own
+    with pytest.raises(
+        EdgesegError, match=f"1 of the calibration images are test images of {judged.spec} too, e.g. train0"
+    ):
+        choose_images(data, None, 6, judged=judged)
 
 
 def test_only_the_pixels_count_not_the_mask(photos: Path) -> None:
@@ -152,6 +169,18 @@ def test_sizes_that_differ_are_said(photos: Path) -> None:
     made = choose_images(load_data(f"folder:{photos}"), None, 6)
     assert made.card.sizes == ["120x160", "60x80"]
     assert "calibration images have 2 sizes, 120x160, 60x80" in made.warnings()
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [((120, 160), 0), ((60, 80), 0), ((64, 86), 0), ((128, 128), 1), ((60, 100), 1), ((480, 640), 1)]
+)
+def test_images_that_are_stretched_are_said(photos: Path, size: tuple[int, int], said: int) -> None:
+    made = choose_images(load_data(f"folder:{photos}"), None, 6)
+    lines = [line for line in made.warnings(size) if "stretched" in line]
+    assert len(lines) == said
+    if said:
+        assert lines[0].startswith(f"calibration images of 120x160 are stretched to {size[0]}x{size[1]}: ")
+    assert not any("stretched" in line for line in made.warnings())
 
 
 def test_an_empty_folder_is_one_line(photos: Path) -> None:

@@ -14,11 +14,12 @@ import torch
 
 from edgeseg import schema
 from edgeseg.artifact import Artifact
+from edgeseg.cli.quantize import _took
 from edgeseg.data import Data
 from edgeseg.drops import Drop
 from edgeseg.errors import AccuracyGate, BudgetExceeded, EdgesegError, InvalidMeasurement, MissingTool
 from edgeseg.export import OnnxRuntime, TensorRt
-from edgeseg.export.apart import Outcome
+from edgeseg.export.apart import Job, Outcome, export_apart
 from edgeseg.export.target import Target
 from edgeseg.manifest import Source
 from edgeseg.quantize import search as module
@@ -159,7 +160,7 @@ def plan(taught: Semantic, taught_run: Path, tiny_data: Data, chosen: Calibratio
         split=tiny_data.select,
         out=tmp_path / "onnxruntime-int8",
         max_drop=-100.0,
-        trials=4,
+        trials=5,
         time_blocks=1,
         trust=[networks.__name__],
     )
@@ -171,7 +172,15 @@ def test_a_search_tries_writes_down_and_goes_on(plan: Plan, monkeypatch: pytest.
     monkeypatch.setattr(module, "compare_paired", lambda *_, **__: quick)
     monkeypatch.setattr(module, "_median_ms", lambda *_: 1.0)
     said: list[str] = []
+    made: list[str] = []
+
+    def counted(job: Job, target: Target) -> Outcome:
+        made.append(target.precision)
+        return export_apart(job, target)
+
+    monkeypatch.setattr(module, "export_apart", counted)
     first = search(plan, said.append)
+    assert made == ["fp32", "fp16", "int8", "int8", "int8"]  # one of which was made for its time alone
     assert [(one.precision, len(one.keep)) for one in first.trials] == [
         ("fp32", 0),
         ("fp16", 0),
@@ -179,6 +188,7 @@ def test_a_search_tries_writes_down_and_goes_on(plan: Plan, monkeypatch: pytest.
         ("int8", 1),
     ]
     assert first.chosen is None
+    assert first.seconds is not None and first.seconds > 0
     assert not plan.out.exists()
     assert first.trials[0].drop is not None
     assert abs(first.trials[0].drop.points) < 0.01
@@ -198,8 +208,18 @@ def test_a_search_tries_writes_down_and_goes_on(plan: Plan, monkeypatch: pytest.
     monkeypatch.setattr(module, "export_apart", never)
     again = search(replace(plan, max_drop=100.0), said.append)
     assert again.trials == first.trials[:3]
+    assert again.seconds is not None and again.seconds > first.seconds
     assert again.chosen is not None
     assert (plan.out / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(("trials", "time_blocks", "least"), [(1, 0, 3), (2, 0, 3), (3, 1, 4), (6, 4, 7)])
+def test_too_few_trials_are_refused_before_anything_is_made(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, trials: int, time_blocks: int, least: int
+) -> None:
+    monkeypatch.setattr(module, "export_apart", None)
+    with pytest.raises(EdgesegError, match=f": {least} artifacts at least, and {trials} are allowed; allow more with"):
+        search(replace(plan, trials=trials, time_blocks=time_blocks), print)
 
 
 def test_a_search_of_something_else_has_folders_of_its_own(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +282,38 @@ def test_what_need_not_fail_again_is_tried_again(plan: Plan, monkeypatch: pytest
     again = module._Run(plan, print).trial(target, None)
     assert again.failed is None
     assert again.time is not None
+
+
+def test_the_time_of_all_sessions_is_kept(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    first = module._Run(plan, print)
+    now[0] += 30
+    first._say("a step")
+    now[0] += 500  # killed in the middle of the next one
+    second = module._Run(plan, print)
+    now[0] += 12
+    assert second.clock() == 42
+    assert module._Run(replace(plan, size=(32, 32)), print).clock() == 0  # another search in the same folder
+
+    def ended(_: Any) -> Search:
+        now[0] += 8
+        raise InvalidMeasurement("the device went away")
+
+    monkeypatch.setattr(module, "_searched", ended)
+    with pytest.raises(InvalidMeasurement):
+        search(plan, print)
+    assert module._Run(plan, print).clock() == 50
+
+
+def test_a_search_from_before_there_was_a_clock_is_read() -> None:
+    old = schema.dump(found(0, "float is the answer"))
+    del old["seconds"]
+    read = schema.parse(Search, old, "here")
+    assert read.seconds is None and _took(read) == []
+    assert _took(replace(read, seconds=750.0)) == [
+        "onnxruntime: the search took 12.5 minutes, all its sessions together"
+    ]
 
 
 def test_every_number_of_blocks_may_be_the_answer(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
