@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeseg.data import Data
-from edgeseg.data.look import swapped
+from edgeseg.data.look import noise, swapped
 from edgeseg.errors import EdgesegError
 from edgeseg.manifest import Calibration
 from edgeseg.metrics import VOID
@@ -62,6 +62,8 @@ SWAPPED = (
     "real images"
 )
 
+NOISE = "the calibration images are noise, neighbouring pixels have nothing to do with each other: the ranges are not those of real images"
+
 
 def choose_images(
     data: Data,
@@ -73,7 +75,7 @@ def choose_images(
 ) -> CalibrationSet:
     """`count` images spread over a split, that to learn from by default.
 
-    look:   of the images that the student learned from; those that come in another order of colours are doubted.
+    look:   of the images that the student learned from; those that come in another order of colours are doubted, as is noise.
     judged: what artifacts are evaluated on, where that is other data: its test images are none to calibrate on either.
 
     Raises:
@@ -121,7 +123,7 @@ def choose_images(
         overlaps_test=False,
         classes=shares,
         sizes=sizes,
-        doubts=[SWAPPED] if swapped(look, images) else [],
+        doubts=[*([SWAPPED] if swapped(look, images) else []), *([NOISE] if noise(images) else [])],
     )
     return CalibrationSet(images, card)
 

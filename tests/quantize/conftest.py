@@ -103,3 +103,13 @@ def difference(before: NDArray[np.float64], after: NDArray[np.float64]) -> float
 def same(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
     """The share of pixels with the same label."""
     return float((before.argmax(1) == after.argmax(1)).mean())
+
+
+def poisoned(student: Semantic, first: str = "net.side.0", second: str = "net.side.1") -> Semantic:
+    """The same student with one channel between two of its layers a thousand times as large."""
+    other = copy.deepcopy(student)
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            other.get_parameter(f"{first}.1.{name}")[5] *= 1000
+        other.get_parameter(f"{second}.0.weight")[:, 5] /= 1000
+    return other.eval()

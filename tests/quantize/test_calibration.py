@@ -14,7 +14,7 @@ from edgeseg.data import Data, load_data
 from edgeseg.data.look import look_of
 from edgeseg.errors import EdgesegError
 from edgeseg.export.deployed import Deployed, Interface
-from edgeseg.quantize.calibration import SWAPPED, choose_images
+from edgeseg.quantize.calibration import NOISE, SWAPPED, choose_images
 from edgeseg.quantize.post_training import feeds
 from edgeseg.students import Semantic
 from tests.quantize.conftest import SIZE
@@ -28,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
             (tmp_path / split / kind).mkdir(parents=True)
         for index in range(count):
             rng = np.random.default_rng([len(split), index])
-            image = rng.integers(0, 255, (120, 160, 3), np.uint8)
+            image = rng.integers(0, 255, (12, 16, 3), np.uint8).repeat(10, 0).repeat(10, 1)
             ids = np.zeros((120, 160), np.uint8)
             ids[:40], ids[-10:] = 1, 255
             if split == "test":
@@ -91,6 +91,16 @@ def test_images_in_another_order_of_colours_are_doubted() -> None:
     right, wrong = (choose_images(data, None, 24, look=each.ravel().tolist()) for each in (look, look[:, ::-1]))
     assert not right.card.doubts
     assert wrong.card.doubts == [SWAPPED] == wrong.warnings()[:1]
+
+
+@pytest.mark.parametrize(("count", "doubts"), [(3, []), (4, [NOISE])])
+def test_noise_is_doubted(photos: Path, count: int, doubts: list[str]) -> None:
+    """Most of six images."""
+    for index in range(count):
+        noise = np.random.default_rng(index).integers(0, 256, (120, 160, 3), np.uint8)
+        Image.fromarray(noise).save(photos / "train" / "images" / f"train{index}.png")
+    made = choose_images(load_data(f"folder:{photos}"), None, 6)
+    assert made.card.doubts == doubts == made.warnings()[: len(doubts)]
 
 
 @pytest.mark.parametrize(

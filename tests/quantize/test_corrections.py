@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from edgeseg.quantize.post_training import apply, calibrate, correct
 from edgeseg.quantize.ranges import observe, scales
 from edgeseg.quantize.scheme import Recipe, scheme_for
 from edgeseg.students import Semantic
-from tests.quantize.conftest import SIZE, answers, difference, same
+from tests.quantize.conftest import SIZE, answers, difference, poisoned, same
 from tests.quantize.networks import Last
 
 SCHEME = scheme_for("onnxruntime", "int8")
@@ -181,16 +180,6 @@ def test_equalising_computes_the_same_and_evens_out(network: Deployed, others: l
     graph.recompile()
     assert max(apart(*pair) for pair in pairs) < 1.05
     assert difference(before, answers(graph, others)) < 1e-4
-
-
-def poisoned(student: Semantic) -> Semantic:
-    """The same student with one channel between two layers a thousand times as large."""
-    other = copy.deepcopy(student)
-    with torch.no_grad():
-        for name in ("net.side.0.1.weight", "net.side.0.1.bias"):
-            other.get_parameter(name)[5] *= 1000
-        other.get_parameter("net.side.1.0.weight")[:, 5] /= 1000
-    return other.eval()
 
 
 def test_a_channel_that_drowns_the_others_is_saved_by_equalising(
