@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -232,6 +233,48 @@ def test_a_frozen_agent_is_lost_and_the_next_one_ends_it(tmp_path: Path, monkeyp
             bench.ask("measure", protocol=schema.dump(LONG))
         second.lock(wait_s=10)
         assert all(gone(pid) for pid in pids)
+
+
+def test_a_clock_that_jumps_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock of an agent that is alive seems to be a minute old; that of a frozen one to be of the next minute."""
+    monkeypatch.setattr(agent, "SILENCE_S", 1.0)  # of this end
+    monkeypatch.setattr(channel, "PING_S", 0.1)
+    lock = tmp_path / "device" / "lock"
+    with closing(here(tmp_path)) as first, closing(here(tmp_path)) as second:
+        bench = opened(first, null(tmp_path))
+        pids = first.channel.hello["pid"], measurer(first)
+        begun = time.monotonic()
+        while time.monotonic() < begun + 3:
+            os.utime(lock, (time.time() - 60,) * 2)
+            with pytest.raises(Died, match="is in use by"):
+                second.lock(wait_s=0.3)
+        assert bench.ask("measure", protocol=schema.dump(TINY))["unchanged"] == 1
+        os.kill(pids[0], signal.SIGSTOP)
+        os.utime(lock, (time.time() + 60,) * 2)
+        second.lock(wait_s=10)
+        assert all(gone(pid) for pid in pids)
+
+
+def test_an_agent_that_takes_a_large_file_shows_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ping comes through meanwhile."""
+    monkeypatch.setattr(agent, "SILENCE_S", 1.0)  # of this end
+    file, plain = tmp_path / "large", Channel._write_all
+    file.write_bytes(os.urandom(1 << 21))
+
+    def slow(channel: Channel, data: bytes) -> None:
+        if len(data) > 1 << 16:
+            time.sleep(0.5)
+        plain(channel, data)
+
+    with closing(here(tmp_path)) as first, closing(here(tmp_path)) as second:
+        first.lock()
+        monkeypatch.setattr(Channel, "_write_all", slow)
+        pushing = threading.Thread(target=lambda: first.push({sha256(file): file}))
+        pushing.start()
+        with pytest.raises(Died, match="is in use by"):
+            second.lock(wait_s=3.5)
+        pushing.join()
+        assert first.state().load_1min is not None
 
 
 def test_two_do_not_measure_at_once(tmp_path: Path) -> None:
