@@ -372,6 +372,12 @@ def busy_s() -> float | None:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
+def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
+    """How many processes the kernel has ended for want of memory since it started, in any group; 0 where it does not say."""
+    counts = dict(line.split(" ", 1) for line in (text(vmstat) or "").splitlines() if " " in line)
+    return int(counts.get("oom_kill", 0))
+
+
 def own_task(kernel: Any) -> Any:
     """What macOS calls this process."""
     import ctypes
@@ -1318,7 +1324,7 @@ class Child:
         answers, writing = os.pipe()
         self.output, self._tail = Lines(answers), b""
         self.words, printing = os.pipe()
-        keeper = os.getpid()
+        keeper, self._oom_kills = os.getpid(), oom_kills()
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -1349,7 +1355,7 @@ class Child:
         self._tail = (self._tail + os.read(self.words, 1 << 16))[-4096:]
 
     def end(self, kill: bool = False) -> Message:
-        """Wait until it has ended: its exit code, or the signal, and its last words."""
+        """Wait until it has ended: its exit code, or the signal, whether that was for want of memory, and its last words."""
         if kill:
             os.kill(self.pid, signal.SIGKILL)
         status = os.waitpid(self.pid, 0)[1]
@@ -1362,7 +1368,12 @@ class Child:
             os.close(descriptor)
         said = self._tail.decode("utf-8", "replace").strip().splitlines()
         by = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else None
-        return {"code": None if by else os.WEXITSTATUS(status), "signal": by, "words": said[-1] if said else ""}
+        return {
+            "code": None if by else os.WEXITSTATUS(status),
+            "signal": by,
+            "starved": by == "SIGKILL" and oom_kills() > self._oom_kills,
+            "words": said[-1] if said else "",
+        }
 
 
 def _die_with(keeper: int) -> None:

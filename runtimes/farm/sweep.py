@@ -20,7 +20,7 @@ from edgeseg.runtimes.protocol import SMOKE
 from edgeseg.schema import STRICT
 
 LOST = ("lost", "busy", "hang", "garbled", "killed")
-"""Outcomes of a failure that say more of the device than of the artifact."""
+"""Outcomes of a failure that say more of the device than of the artifact; `out_of_memory` says how much that takes."""
 
 TOOL = "tool:"
 """How a protocol begins that is a runtime's own benchmark."""

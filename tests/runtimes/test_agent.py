@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.measure import Failed, measure
 from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.record import Failure, Protocol, Record
-from tests.runtimes.here import Here, again, gone, here, opened
+from tests.runtimes.here import Here, again, gone, here, opened, until
 
 MS = 1_000_000
 TINY = Protocol("tiny", min_s=0.3, min_count=20, max_s=0.9, warmup_count=3, warmup_s=0.05)
@@ -94,7 +95,7 @@ def test_it_ends_at_the_longest_time(named: str, tmp_path: Path) -> None:
     ("fault", "outcome", "line"),
     [
         ("segv", "crashed", "ended by SIGSEGV"),
-        ("kill", "killed", "ended by SIGKILL; was the machine out of memory?"),
+        ("kill", "killed", "ended by SIGKILL (was the machine out of memory?)"),
         ("ill", "illegal_instruction", "ended by SIGILL"),
         ("exit", "crashed", "exit code 3: the null runtime gives up"),
         ("raise", "error", "RuntimeError: the null runtime was told to raise"),
@@ -109,6 +110,52 @@ def test_how_it_failed_is_a_result(named: str, tmp_path: Path, fault: str, outco
     path = schema.write(tmp_path / "failure.json", failure)
     assert schema.read(Failure, path) == failure
     assert collect(tmp_path).failures == [failure]  # which the report shows
+
+
+def test_a_kill_of_the_kernel_s_is_of_want_of_memory(named: str, tmp_path: Path, change: Any) -> None:
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text("nr_free_pages 7\noom_kill 3\n")
+    change("/proc/vmstat", str(vmstat))
+
+    def measured(progress: Any) -> Failure:
+        with pytest.raises(Failed) as caught:
+            measure(
+                null(tmp_path, fault="kill", fault_at=300), protocol=LONG, threads=1, device=named, progress=progress
+            )
+        return caught.value.failure
+
+    assert measured(None).outcome == "killed"
+    found = measured(lambda _: vmstat.write_text("nr_free_pages 7\noom_kill 4\n"))
+    assert found.outcome == "out_of_memory" and "for the machine was out of memory" in found.detail
+    assert found.samples is not None and found.samples.count > 10
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Path]:
+    """A group of processes that may have 400 MB."""
+    group = Path(f"/sys/fs/cgroup/memory/edgeseg-test-{os.getpid()}")
+    try:
+        group.mkdir()
+        for name in ("limit_in_bytes", "memsw.limit_in_bytes"):
+            if (group / f"memory.{name}").exists():
+                (group / f"memory.{name}").write_text(str(400 << 20))
+    except OSError:
+        pytest.skip("needs the right to limit the memory of processes (root, and cgroup v1)")
+    yield group
+    assert until(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+def test_the_kernel_ends_what_takes_too_much_memory(tmp_path: Path, little_memory: Path, change: Any) -> None:
+    """A real one: the measurer fills its memory, and the kernel picks it."""
+    change('raise RuntimeError("the null runtime was told to raise")', 'self._all = b"x" * (1 << 30)')
+    with closing(here(tmp_path)) as device:
+        device.before = ("sh", "-c", f'echo $$ >{little_memory}/cgroup.procs; exec "$@"', "sh")
+        with closing(opened(device, null(tmp_path, fault="raise", fault_at=20))) as bench:
+            with pytest.raises(Died, match="out of memory") as caught:
+                bench.ask("measure", protocol=schema.dump(LONG))
+            assert caught.value.outcome == "out_of_memory"
+        assert device.state().load_1min is not None  # the device itself is as it was
 
 
 def test_a_device_outlives_what_crashes_on_it(device: Here, tmp_path: Path) -> None:

@@ -132,7 +132,9 @@ def test_what_cannot_be_measured_is_not_tried_again_and_noise_is(tmp_path: Path)
         ]
 
 
-@pytest.mark.parametrize(("outcome", "state"), [("busy", "waiting"), ("lost", "waiting"), ("out_of_memory", "failed")])
+@pytest.mark.parametrize(
+    ("outcome", "state"), [("busy", "waiting"), ("lost", "waiting"), ("killed", "waiting"), ("out_of_memory", "failed")]
+)
 def test_a_failure_is_the_device_s_or_the_artifact_s(
     outcome: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from edgeseg.errors import EdgesegError, InvalidMeasurement
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes import statistics
 from edgeseg.runtimes.launch import Worker
-from edgeseg.runtimes.measure import measure, reasons
+from edgeseg.runtimes.measure import Failed, measure, reasons
 from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.protocol import parse
 from edgeseg.runtimes.record import Noise, Protocol, Record, Samples, Segment
@@ -262,15 +263,23 @@ def test_what_a_runtime_prints_is_no_answer(tmp_path: Path, capfd: pytest.Captur
     ("fault", "line"),
     [
         ("segv", "ended by SIGSEGV"),
-        ("kill", "ended by SIGKILL; was the machine out of memory?"),
+        ("kill", "ended by SIGKILL (was the machine out of memory?)"),
         ("exit", "exit code 3: the null runtime gives up"),
         ("raise", "RuntimeError: the null runtime was told to raise"),
     ],
 )
 def test_how_the_worker_died_is_one_line(tmp_path: Path, fault: str, line: str) -> None:
-    with pytest.raises(InvalidMeasurement, match=line.replace("?", r"\?")) as caught:
+    with pytest.raises(InvalidMeasurement, match=re.escape(line)) as caught:
         measure(null(tmp_path, fault=fault, fault_at=10), protocol=TINY, threads=1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_kill_of_the_kernel_s_is_of_want_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([3, 4])
+    monkeypatch.setattr("edgeseg.runtimes.launch.oom_kills", lambda: next(counts))
+    with pytest.raises(Failed, match="ended by the kernel, for the machine was out of memory") as caught:
+        measure(null(tmp_path, fault="kill", fault_at=10), protocol=TINY, threads=1)
+    assert caught.value.failure.outcome == "out_of_memory"
 
 
 def test_a_worker_that_hangs_is_given_up(tmp_path: Path) -> None:
