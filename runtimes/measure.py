@@ -18,6 +18,7 @@ from edgeseg.runtimes import RUNTIMES, runtime_of, statistics
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import Device, described, open_device
 from edgeseg.runtimes.devices.base import Measuring
+from edgeseg.runtimes.devices.cool import Cool, Tell, cooled
 from edgeseg.runtimes.devices.prepare import caveats, prepared
 from edgeseg.runtimes.devices.trust import EVIDENCE, SILENT
 from edgeseg.runtimes.launch import Died
@@ -158,6 +159,8 @@ def measure(
     device: str = "local",
     place: Place | None = None,
     prepare: Mapping[str, str] | None = None,
+    cool: Cool | None = None,
+    tell: Tell | None = None,
 ) -> Record:
     """Measure an artifact or a run in a fresh process. A record that must not be quoted says why; it is returned all the same.
 
@@ -166,6 +169,7 @@ def measure(
     e2e:    afterwards time the whole way as well, from the bytes of the image to a label map of its size.
     place:  where this machine's sensors are; tests have others.
     prepare: settings of the device, as `devices.prepare.parse` gives them; they are put back.
+    cool:   wait for that, as it is prepared, before anything is timed; `tell` takes lines on what is waited for.
 
     Raises:
         Failed: the measuring process came to nothing. InvalidMeasurement: there are too few samples for any figure.
@@ -184,6 +188,7 @@ def measure(
         about = described(where, before, before)  # while it can be asked: a failure is about it too
         try:
             with where.held(), prepared(where, asked) as notes:
+                notes += cooled(where, cool, tell)
                 about = replace(about, before=where.state())
                 if protocol.kind == "cold-start":
                     found = cold_start(task, where, about, protocol, threads, image, sensors, progress)
