@@ -1149,9 +1149,7 @@ class Keeper:
         for part in self._folder.glob("files/*.part"):  # of one that was cut off
             part.unlink()
         shutil.rmtree(self._folder / "open", ignore_errors=True)  # likewise
-        about = {"pid": os.getpid(), "group": os.getpgrp() == os.getpid(), "who": who, "since": time.time()}
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, json.dumps(about).encode(), 0)
+        sign_lock(self._lock, who, group=os.getpgrp() == os.getpid())
         return {"event": "locked"}
 
     def _busy(self, silence_s: float) -> Message:
@@ -1164,9 +1162,7 @@ class Keeper:
         self._lock = -1
         if seen != self._seen:
             self._seen, self._still_since = seen, time.monotonic()
-        holder: Message = {}
-        with suppress(ValueError):  # it is about to write who it is
-            holder = json.loads(seen[0])
+        holder = signed(seen[0])
         silent = time.monotonic() - self._still_since > silence_s
         if silent and holder.get("group") and is_agent(holder["pid"]):
             with suppress(ProcessLookupError):
@@ -1305,6 +1301,21 @@ def open_lock(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         os.fchmod(descriptor, 0o666)
         return descriptor
+
+
+def sign_lock(lock: int, who: str, group: bool) -> None:
+    """Write who has it, for those who wait; `group`: a process group that may be ended when it shows no sign of life."""
+    about = {"pid": os.getpid(), "group": group, "who": who, "since": time.time()}
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, json.dumps(about).encode(), 0)
+
+
+def signed(data: bytes) -> Message:
+    """Who has a lock, from what its file says; empty where that is about to be written, or is something else."""
+    said = None
+    with suppress(ValueError):
+        said = json.loads(data)
+    return said if isinstance(said, dict) else {}
 
 
 def is_agent(pid: int) -> bool:

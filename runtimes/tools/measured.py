@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -79,7 +79,9 @@ def measure_by_tool(
             raise EdgesegError(f"{device} is emulated, and what {name} would time there is nothing; name a device")
         if (prepare or cool) and isinstance(where, Remote):
             see_free(where)
-        with prepared(where, prepare or {}) as notes:
+        # on a device the tool takes the lock for itself
+        alone = nullcontext() if isinstance(where, Remote) else where.held()
+        with alone, prepared(where, prepare or {}) as notes:
             notes += cooled(where, cool, tell)
             place = There(where) if isinstance(where, Remote) else Here()
             before, first = where.state(), take(place)
