@@ -98,6 +98,7 @@ def bench(
     settings, cooling = parse_settings(prepare), parse_cool(cool)
     if tool is None and isinstance(where := open_device(device), Jobs):
         tool = where.kind
+    rule = None if tool else parse(protocol)  # before it says that it measures
     proof = provable(subject, submit, by, tool)  # before the time is spent
     if is_artifact(subject) and tool:
         if given := [word for word, value in (("--e2e", e2e), ("--image", image), ("--size", size)) if value]:
@@ -106,7 +107,7 @@ def bench(
         return
     if tool_path and not tool:
         raise EdgesegError("--tool-path says where --tool is; give that too, e.g. --tool benchmark_model")
-    if tool:
+    if tool or rule is None:
         raise EdgesegError(f"{subject} is a run; export it, {tool} runs what was exported")
     evidence = subject / "evidence" / "01-image.jpg"
     picture = image or (evidence if evidence.exists() else None)
@@ -117,7 +118,7 @@ def bench(
         with progress(f"measuring {subject}", unit=False) as bar:
             result = measure(
                 subject,
-                protocol=parse(protocol),
+                protocol=rule,
                 threads=threads,
                 e2e=e2e,
                 image=picture,

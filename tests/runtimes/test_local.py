@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from edgeseg.cli import main
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import agent
 from edgeseg.runtimes.devices import DEVICES, described, open_device
+from edgeseg.runtimes.devices.prepare import SETTINGS, prepared
 from edgeseg.runtimes.devices.ssh import target
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.measure import Failed, measure
@@ -144,3 +147,36 @@ def test_a_lock_that_cannot_be_opened_is_one_line(tmp_path: Path, monkeypatch: p
     line = r"cannot open the lock .*nowhere.*; name another file with EDGESEG_LOCK"
     with pytest.raises(EdgesegError, match=line), open_device("local").held():
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "line"),
+    [
+        ("a b", [], "'a b' is no name for a device; write one word"),
+        ("", [], "'' is no name for a device"),
+        ("pi", ["--ssh-config", "/nowhere/config"], "--ssh-config /nowhere/config is no file"),
+    ],
+)
+def test_a_device_that_could_not_be_used_is_not_kept(
+    name: str, more: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert main(["devices", "add", name, "ssh://host", "--no-probe", *more]) == 1
+    assert line in capfd.readouterr().err
+    assert not (tmp_path / "edgeseg").exists()
+
+
+def test_a_machine_without_clocks_to_set_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    real = SETTINGS["governor"]
+    bare = replace(real, read=real.read.replace("/sys/devices/system/cpu", str(tmp_path / "cpu")))
+    monkeypatch.setitem(SETTINGS._entries, "governor", bare)
+    line = "local has no governor that can be read and so put back: its kernel has no cpufreq"
+    with pytest.raises(EdgesegError, match=line), prepared(open_device("local"), {"governor": "performance"}):
+        pass
+
+
+def test_a_wrong_protocol_is_refused_before_anything_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(null(tmp_path)), "--protocol", "quickk"]) == 1
+    said = capfd.readouterr()
+    assert "did you mean quick?" in said.err and "measuring" not in said.err + said.out
