@@ -523,7 +523,7 @@ def _decision(found: Comparison) -> str:
 
 def _median_ms(artifact: Path, threads: int, device: str) -> float:
     """The median of one frame, from a short burst in a fresh process."""
-    with closing(open_device(device)) as where, closing(where.spawn()) as worker:
+    with closing(open_device(device)) as where, where.held(), closing(where.spawn()) as worker:
         job(artifact).trusted(worker, threads)
         worker.ask("burst", seconds=BURST_S, count=5)
         return float(worker.ask("burst", seconds=MEDIAN_S, count=20)["median_ns"]) / 1e6

@@ -372,6 +372,12 @@ def busy_s() -> float | None:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
+def oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
+    """How many processes the kernel has ended for want of memory since it started, in any group; 0 where it does not say."""
+    counts = dict(line.split(" ", 1) for line in (text(vmstat) or "").splitlines() if " " in line)
+    return int(counts.get("oom_kill", 0))
+
+
 def own_task(kernel: Any) -> Any:
     """What macOS calls this process."""
     import ctypes
@@ -1066,6 +1072,7 @@ class Keeper:
         self._stdin, self._lock, self._folder = Lines(0), -1, Path()
         self._children: dict[int, Child] = {}
         self._said = 0.0
+        self._seen, self._still_since = (b"", 0), 0.0
 
     def serve(self) -> NoReturn:
         """Answer until the other end is gone, then end everything."""
@@ -1119,9 +1126,7 @@ class Keeper:
         request = json.loads(line)
         do = request.get("do")
         if do == "ping":
-            if self._lock >= 0:
-                os.utime(self._lock)
-            return say(1, {"event": "pong"})
+            return self._alive()
         if do in ("open", "draw", "measure", "enough", "burst", "execution"):
             if request["child"] in self._children:
                 self._children[request["child"]].tell(line)
@@ -1137,8 +1142,8 @@ class Keeper:
         """Load, clocks, temperature, and the processor time that was spent, by all and by this."""
         return {"event": "state", "state": state(), "spent": [busy_s(), sum(os.times()[:4])]}
 
-    def do_lock(self, folder: str, lock: str, who: str, end: bool) -> Message:
-        """Have the device for oneself, or hear who has it; `end` ends that one, for it shows no sign of life."""
+    def do_lock(self, folder: str, lock: str, who: str, silence_s: float) -> Message:
+        """Have the device for oneself, or hear who has it; an agent whose lock stands still for `silence_s` is ended."""
         import fcntl  # not on Windows, where the rest of this file is imported too
 
         self._folder = Path(folder).expanduser()
@@ -1147,26 +1152,36 @@ class Keeper:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return self._busy(end)
+            return self._busy(silence_s)
         for part in self._folder.glob("files/*.part"):  # of one that was cut off
             part.unlink()
         shutil.rmtree(self._folder / "open", ignore_errors=True)  # likewise
-        about = {"pid": os.getpid(), "group": os.getpgrp() == os.getpid(), "who": who, "since": time.time()}
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, json.dumps(about).encode(), 0)
+        sign_lock(self._lock, who, group=os.getpgrp() == os.getpid())
         return {"event": "locked"}
 
-    def _busy(self, end: bool) -> Message:
-        data, silent_s = os.pread(self._lock, 4096, 0), time.time() - os.fstat(self._lock).st_mtime
+    def _busy(self, silence_s: float) -> Message:
+        """Who has it, and the end of one that shows no sign of life while this looks on.
+
+        How old the lock is says nothing: clocks jump. That it is the same, by the steady clock of the device that both are on, does.
+        """
+        seen = os.pread(self._lock, 4096, 0), os.fstat(self._lock).st_mtime_ns
         os.close(self._lock)
         self._lock = -1
-        holder: Message = {}
-        with suppress(ValueError):  # it is about to write who it is
-            holder = json.loads(data)
-        if end and holder.get("group") and is_agent(holder["pid"]):
+        if seen != self._seen:
+            self._seen, self._still_since = seen, time.monotonic()
+        holder = signed(seen[0])
+        silent = time.monotonic() - self._still_since > silence_s
+        if silent and holder.get("group") and is_agent(holder["pid"]):
             with suppress(ProcessLookupError):
                 os.killpg(holder["pid"], signal.SIGKILL)
-        return {"event": "busy", "who": holder.get("who", "somebody"), "silent_s": silent_s}
+        return {"event": "busy", "who": holder.get("who", "somebody")}
+
+    def _alive(self) -> None:
+        """Say so, to whoever waits for the lock too; in the middle of something long, which is no reason to leave, as well."""
+        signal.alarm(SILENCE_S)
+        if self._lock >= 0:
+            os.utime(self._lock)
+        say(1, {"event": "pong"})
 
     def do_unlock(self) -> Message:
         """Let others have the device."""
@@ -1193,8 +1208,7 @@ class Keeper:
         disk = os.statvfs(folder)
         return disk.f_bavail * disk.f_frsize
 
-    @staticmethod
-    def _whole(path: Path, sha: str) -> bool:
+    def _whole(self, path: Path, sha: str) -> bool:
         """Whether a file is what its name says; one that is not is removed."""
         if not path.exists():
             return False
@@ -1202,7 +1216,7 @@ class Keeper:
         with path.open("rb") as file:
             for block in iter(lambda: file.read(BLOCK), b""):
                 digest.update(block)
-                alive()
+                self._alive()
         if digest.hexdigest() != sha:
             path.unlink()
             return False
@@ -1225,7 +1239,7 @@ class Keeper:
                     if synced - count >= BLOCK or not count:
                         file.flush()
                         os.fsync(file.fileno())
-                        alive()
+                        self._alive()
                         synced = count
         except OSError:
             while count:  # what follows is still the file, not requests
@@ -1244,7 +1258,7 @@ class Keeper:
         signal.alarm(SILENCE_S)
         if time.monotonic() - self._said > 1:
             self._said = time.monotonic()
-            alive()
+            self._alive()
 
     def do_start(self, child: int, name: str, files: dict[str, str], cold: bool = False) -> Message:
         """A fresh measurer, beside those there are, in a folder that has these files by their names; `cold`: Python too."""
@@ -1256,9 +1270,19 @@ class Keeper:
             try:
                 os.link(self._folder / "files" / sha, target)
             except OSError:  # a file system without links
-                copied(self._folder / "files" / sha, target)
+                self._copied(self._folder / "files" / sha, target)
         self._children[child] = Child(place, name, cold)
         return {"event": "started", "pid": self._children[child].pid}
+
+    def _copied(self, source: Path, target: Path) -> None:
+        """Copy a file; an SD card takes its time, which is no reason to leave."""
+        with source.open("rb") as file, target.open("wb") as copy:
+            while True:
+                block = file.read(BLOCK)
+                if not block:
+                    return
+                copy.write(block)
+                self._alive()
 
     def do_end(self, child: int) -> Message:
         """End one measurer, if it has not ended by itself."""
@@ -1276,23 +1300,6 @@ class Keeper:
         os._exit(0)
 
 
-def alive() -> None:
-    """Say so in the middle of something long, which is no reason to leave either."""
-    signal.alarm(SILENCE_S)
-    say(1, {"event": "pong"})
-
-
-def copied(source: Path, target: Path) -> None:
-    """Copy a file; an SD card takes its time, which is no reason to leave."""
-    with source.open("rb") as file, target.open("wb") as copy:
-        while True:
-            block = file.read(BLOCK)
-            if not block:
-                return
-            copy.write(block)
-            alive()
-
-
 def open_lock(path: Path) -> int:
     """The lock file, which all users of a device share."""
     try:  # a file of somebody else's in a folder like /tmp may be opened, but not with O_CREAT
@@ -1301,6 +1308,21 @@ def open_lock(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         os.fchmod(descriptor, 0o666)
         return descriptor
+
+
+def sign_lock(lock: int, who: str, group: bool) -> None:
+    """Write who has it, for those who wait; `group`: a process group that may be ended when it shows no sign of life."""
+    about = {"pid": os.getpid(), "group": group, "who": who, "since": time.time()}
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, json.dumps(about).encode(), 0)
+
+
+def signed(data: bytes) -> Message:
+    """Who has a lock, from what its file says; empty where that is about to be written, or is something else."""
+    said = None
+    with suppress(ValueError):
+        said = json.loads(data)
+    return said if isinstance(said, dict) else {}
 
 
 def is_agent(pid: int) -> bool:
@@ -1320,7 +1342,7 @@ class Child:
         answers, writing = os.pipe()
         self.output, self._tail = Lines(answers), b""
         self.words, printing = os.pipe()
-        keeper = os.getpid()
+        keeper, self._oom_kills = os.getpid(), oom_kills()
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -1351,7 +1373,7 @@ class Child:
         self._tail = (self._tail + os.read(self.words, 1 << 16))[-4096:]
 
     def end(self, kill: bool = False) -> Message:
-        """Wait until it has ended: its exit code, or the signal, and its last words."""
+        """Wait until it has ended: its exit code, or the signal, whether that was for want of memory, and its last words."""
         if kill:
             os.kill(self.pid, signal.SIGKILL)
         status = os.waitpid(self.pid, 0)[1]
@@ -1364,7 +1386,12 @@ class Child:
             os.close(descriptor)
         said = self._tail.decode("utf-8", "replace").strip().splitlines()
         by = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else None
-        return {"code": None if by else os.WEXITSTATUS(status), "signal": by, "words": said[-1] if said else ""}
+        return {
+            "code": None if by else os.WEXITSTATUS(status),
+            "signal": by,
+            "starved": by == "SIGKILL" and oom_kills() > self._oom_kills,
+            "words": said[-1] if said else "",
+        }
 
 
 def _die_with(keeper: int) -> None:

@@ -14,6 +14,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import statistics
 from edgeseg.runtimes.conditions import other_settings
 from edgeseg.runtimes.devices import Device, open_device
+from edgeseg.runtimes.devices.cool import Cool, Tell, cooled
 from edgeseg.runtimes.devices.prepare import caveats
 from edgeseg.runtimes.measure import Job, Progress, job
 from edgeseg.runtimes.record import Noise, Record
@@ -108,14 +109,18 @@ def compare_in_turns(
     burst_s: float | None = None,
     progress: Progress | None = None,
     device: str = "local",
+    cool: Cool | None = None,
+    tell: Tell | None = None,
 ) -> list[Comparison]:
     """Each of the others against the first, in short bursts that take turns, in three sets of fresh processes with `pairs` rounds each.
 
     A second instance of the first subject takes part in every round: what differs between the two is the noise floor. The
-    order of a round is made here, wherever it is measured.
+    order of a round is made here, wherever it is measured. Before each set the device is waited for until it is `cool`; `tell`
+    takes lines on that.
 
     Raises:
-        InvalidMeasurement: a subject draws other masks on the device than here. Died: a process there came to nothing.
+        InvalidMeasurement: a subject draws other masks on the device than here. Died: a process there came to nothing,
+            somebody else measures there, or it never gets cool.
     """
     burst_s = BURST_S if burst_s is None else burst_s
     if pairs < 2 or not burst_s > 0:
@@ -125,15 +130,18 @@ def compare_in_turns(
     jobs = [job(subject) for subject in (first, *others, first)]
     rng = np.random.default_rng(0)
     medians = []
-    with closing(open_device(device)) as where:
+    notes: list[str] = []
+    with closing(open_device(device)) as where, where.held():
         for process in range(PROCESSES):
+            notes += cooled(where, cool, tell)
             medians.append(_rounds(jobs, where, threads, pairs, burst_s, rng))
             if progress:
                 progress((process + 1) / PROCESSES)
         provenance: Provenance = "simulated" if any(each.on(where) == "simulated" for each in jobs) else "measured"
     logs = np.log(medians)
     *gaps, noise = (statistics.paired(logs[:, :, at] - logs[:, :, 0]) for at in range(1, len(jobs)))
-    return [_comparison(gap, noise, [], where.address, provenance) for gap in gaps]
+    why = list(dict.fromkeys(notes))
+    return [_comparison(gap, noise, why, where.address, provenance) for gap in gaps]
 
 
 def _rounds(

@@ -21,14 +21,14 @@ import psutil
 import edgeseg
 from edgeseg import errors
 from edgeseg.errors import EdgesegError, InvalidMeasurement
-from edgeseg.runtimes.agent import NO_MEMORY
+from edgeseg.runtimes.agent import NO_MEMORY, oom_kills
 from edgeseg.runtimes.record import Samples
 
 PATIENCE_S = 300.0
 """How long beyond its own time a worker may stay silent before it is taken for hung."""
 
 TICK_S = 0.25
-HINTS = {"SIGKILL": "; was the machine out of memory?", "SIGILL": "; the runtime was built for another processor"}
+HINTS = {"SIGKILL": " (was the machine out of memory?)", "SIGILL": "; the runtime was built for another processor"}
 OUTCOMES = {"SIGKILL": "killed", "SIGILL": "illegal_instruction"}
 
 
@@ -40,13 +40,18 @@ class Died(InvalidMeasurement):
         self.outcome, self.samples = outcome, samples
 
 
-def ended(noun: str, code: int | None, by: str | None, words: str) -> Died:
-    """What to say of a process that ended with an exit code, or by a signal; `words` are its last."""
+def ended(noun: str, code: int | None, by: str | None, words: str, starved: bool = False) -> Died:
+    """What to say of a process that ended with an exit code, or by a signal; `words` are its last.
+
+    starved: the signal was the kernel's, which had no memory left.
+    """
     last = f": {words}" if words else ""
+    if starved:
+        return Died(f"{noun} was ended by the kernel, for the machine was out of memory{last}", "out_of_memory")
     if by:
         return Died(f"{noun} was ended by {by}{HINTS.get(by, '')}{last}", OUTCOMES.get(by, "crashed"))
-    starved = any(word in words.lower() for word in NO_MEMORY)
-    return Died(f"{noun} ended with exit code {code}{last}", "out_of_memory" if starved else "crashed")
+    told = any(word in words.lower() for word in NO_MEMORY)
+    return Died(f"{noun} ended with exit code {code}{last}", "out_of_memory" if told else "crashed")
 
 
 class Worker:
@@ -65,6 +70,7 @@ class Worker:
         self._patience_s, self._noun, self._kind = patience_s, noun, death
         top = str(Path(edgeseg.__file__).parent.parent)  # a checkout need not be installed
         path = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+        self._oom_kills = oom_kills()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
@@ -133,7 +139,8 @@ class Worker:
         self._stderr.seek(0)
         words = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         by = signal.Signals(-code).name if code < 0 else None
-        died = ended(self._noun, code, by, words[-1] if words else "")
+        starved = by == "SIGKILL" and oom_kills() > self._oom_kills
+        died = ended(self._noun, code, by, words[-1] if words else "", starved)
         return died if self._kind is Died else self._kind(str(died))
 
     def close(self) -> None:

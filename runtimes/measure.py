@@ -18,8 +18,10 @@ from edgeseg.runtimes import RUNTIMES, runtime_of, statistics
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import Device, described, open_device
 from edgeseg.runtimes.devices.base import Measuring
+from edgeseg.runtimes.devices.cool import Cool, Tell, cooled
 from edgeseg.runtimes.devices.prepare import caveats, prepared
-from edgeseg.runtimes.devices.trust import EVIDENCE, SILENT
+from edgeseg.runtimes.devices.remote import drawn
+from edgeseg.runtimes.devices.trust import EVIDENCE, SILENT, doubt_here
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.record import (
     HALVES,
@@ -58,7 +60,7 @@ Progress = Callable[[float], None]
 class Job:
     """A subject and how the worker opens it. `size` (height, width) is given for a run and null for an artifact.
 
-    provenance: what its figures are worth here; `there`: on a device with an agent.
+    provenance: what its figures are worth here; `there`: on a device with an agent. `artifact`: the subject, if it is one.
     """
 
     subject: Subject
@@ -66,6 +68,7 @@ class Job:
     size: tuple[int, int] | None
     provenance: Literal["measured", "simulated"]
     there: Literal["measured", "simulated"] = "measured"
+    artifact: Artifact | None = None
 
     def open(self, worker: Measuring, threads: int, image: Path | None = None, e2e: bool = False) -> dict[str, Any]:
         """Have the worker open the subject: `load_ms` and `first_ms`."""
@@ -73,15 +76,22 @@ class Job:
         folder = str(self.folder.resolve())
         return worker.ask("open", path=folder, threads=threads, size=self.size, image=picture, e2e=e2e)
 
+    def doubts(self, worker: Measuring, opened: dict[str, Any], image: Path | None) -> list[str]:
+        """Why not to believe what it drew when it was `opened`: a device was compared with this machine, this machine is with the proof."""
+        if "doubts" in opened or self.artifact is None or image is None:
+            return list(opened.get("doubts", []))
+        found = doubt_here(self.artifact, image, drawn(worker.ask("drawn")))
+        return [found] if found else []
+
     def trusted(self, worker: Measuring, threads: int) -> None:
         """Have the worker open the subject, and refuse what must not be believed. It is fed its evidence, where it has any.
 
         Raises:
-            InvalidMeasurement: it draws other masks there than here.
+            InvalidMeasurement: it draws other masks there than here, or here than when it was verified.
         """
         evidence = self.folder / "evidence" / EVIDENCE[0]
-        opened = self.open(worker, threads, evidence if evidence.exists() else None)
-        if doubts := opened.get("doubts"):
+        image = evidence if evidence.exists() else None
+        if doubts := self.doubts(worker, self.open(worker, threads, image), image):
             raise InvalidMeasurement(f"{self.folder}: {'; '.join(doubts)}")
 
     def on(self, where: Device) -> Literal["measured", "simulated"]:
@@ -124,6 +134,7 @@ def _artifact_job(subject: Artifact | Path | str, folder: Path, size: tuple[int,
         None,
         runtime.provenance,
         runtime.remotely.provenance if runtime.remotely else runtime.provenance,
+        artifact,
     )
 
 
@@ -159,6 +170,8 @@ def measure(
     device: str = "local",
     place: Place | None = None,
     prepare: Mapping[str, str] | None = None,
+    cool: Cool | None = None,
+    tell: Tell | None = None,
 ) -> Record:
     """Measure an artifact or a run in a fresh process. A record that must not be quoted says why; it is returned all the same.
 
@@ -167,6 +180,7 @@ def measure(
     e2e:    afterwards time the whole way as well, from the bytes of the image to a label map of its size.
     place:  where this machine's sensors are; tests have others.
     prepare: settings of the device, as `devices.prepare.parse` gives them; they are put back.
+    cool:   wait for that, as it is prepared, before anything is timed; `tell` takes lines on what is waited for.
 
     Raises:
         Failed: the measuring process came to nothing. InvalidMeasurement: there are too few samples for any figure.
@@ -185,6 +199,7 @@ def measure(
         about = described(where, before, before)  # while it can be asked: a failure is about it too
         try:
             with where.held(), prepared(where, asked) as notes:
+                notes += cooled(where, cool, tell)
                 about = replace(about, before=where.state())
                 if protocol.kind == "cold-start":
                     found = cold_start(task, where, about, protocol, threads, image, sensors, progress)
@@ -219,6 +234,7 @@ def _measured(
     try:
         with watch, closing(where.spawn()) as worker:
             opened = task.open(worker, threads, image, e2e)
+            doubts = task.doubts(worker, opened, image)
             rounds = 2 if e2e else 1
             model = _timed(worker, "measure", protocol, progress, 0, rounds)
             whole = _timed(worker, "end_to_end", protocol, progress, 1, rounds) if e2e else {}
@@ -230,7 +246,8 @@ def _measured(
         raise
     record = _record(task, protocol, device, opened, model, schema.parse(Execution, told["execution"], "the worker"))
     record = replace(record, **_asked(record, model), **(_whole(whole) if whole else {}))
-    model["doubts"] = [*model.get("doubts", []), *whole.get("doubts", [])]
+    doubts += [*model.get("doubts", []), *whole.get("doubts", [])]
+    model["doubts"] = list(dict.fromkeys(doubts))
     model["others_cores"] = max(model["others_cores"], whole.get("others_cores", 0.0))
     return _judged(replace(record, **watch.says(unpack(model["steady"])[:, 0])), reasons(record, model))
 
@@ -280,11 +297,11 @@ def cold_start(
             opened = task.open(worker, threads, image)
             # of this machine's clock only where it starts the process itself
             ready_ms = opened.get("ready_ms") or (time.perf_counter_ns() - starts[turn]) / 1e6
+            doubts += task.doubts(worker, opened, image)
             if turn == count - 1:
                 told = opened | worker.ask("execution")
         times_ms = (opened["load_ms"], opened["first_ms"], ready_ms)
         loads[turn], firsts[turn], readies[turn] = (round(1e6 * ms) for ms in times_ms)
-        doubts += opened.get("doubts", [])
         if progress:
             progress((turn + 1) / count)
     others = others_cores(spent, where.spent(), (time.perf_counter_ns() - begin) / 1e9)

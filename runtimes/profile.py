@@ -70,7 +70,7 @@ def profile(artifact: Artifact | Path | str, threads: int = 1, runs: int = RUNS,
     """Every operator of an artifact, in a fresh process.
 
     Raises:
-        EdgesegError: its runtime tells nothing of its operators, or what it tells are no times.
+        EdgesegError: its runtime tells nothing of its operators, or what it tells are no times. Died: somebody else measures here.
     """
     if runs < 1:
         raise EdgesegError(f"a profile needs at least 1 run, got {runs}")
@@ -78,7 +78,7 @@ def profile(artifact: Artifact | Path | str, threads: int = 1, runs: int = RUNS,
     before = here.state()
     if task.size is not None:
         raise EdgesegError(f"{task.folder} is a run; export it, a profile is of an artifact")
-    with closing(here.spawn()) as worker:
+    with here.held(), closing(here.spawn()) as worker:
         opened = task.open(worker, threads, image)
         burst = worker.ask("burst", limit_s=60, seconds=BURST_S, count=5)
         limit_s = SLOWER * runs * burst["median_ns"] / 1e9

@@ -45,7 +45,7 @@ def parse(text: str) -> Protocol:
 
 
 def _sustained(text: str, rest: str) -> Protocol:
-    seconds = _seconds(rest)
+    seconds = seconds_in(rest)
     if seconds is None:
         raise EdgesegError(f"{text!r} is no time; write sustained:10m, sustained:90s or sustained:1h")
     return replace(_lasting(text, seconds), kind="sustained")
@@ -54,7 +54,7 @@ def _sustained(text: str, rest: str) -> Protocol:
 def _camera(text: str, rest: str) -> Protocol:
     """A minute unless told."""
     rate, _, time = rest.partition(":")
-    seconds = _seconds(time or "60s")
+    seconds = seconds_in(time or "60s")
     if not re.fullmatch(r"\d+(\.\d+)?", rate) or not 0 < float(rate) <= 1000 or seconds is None:
         raise EdgesegError(f"{text!r} is no camera; write camera:30 (frames a second) or camera:30:5m")
     return replace(_lasting(text, seconds), kind="camera", fps=float(rate))
@@ -63,7 +63,7 @@ def _camera(text: str, rest: str) -> Protocol:
 def _offline(text: str, rest: str) -> Protocol:
     """A minute unless told."""
     count, _, time = rest.partition(":")
-    seconds = _seconds(time or "60s")
+    seconds = seconds_in(time or "60s")
     if not count.isdigit() or not 0 < int(count) <= 1024 or seconds is None:
         raise EdgesegError(f"{text!r} is no number of streams; write offline:4 (sessions at once) or offline:4:10s")
     return replace(_lasting(text, seconds), kind="offline", streams=int(count))
@@ -84,7 +84,7 @@ def _lasting(text: str, seconds: int) -> Protocol:
     return Protocol(text, min_s=seconds, min_count=64, max_s=1.25 * seconds + 10, warmup_count=3, warmup_s=0.5)
 
 
-def _seconds(text: str) -> int | None:
+def seconds_in(text: str) -> int | None:
     """`10m` as 600; null for anything else, and for no time at all."""
     found = re.fullmatch(r"(\d+)([smh])", text)
     return int(found[1]) * UNITS[found[2]] or None if found else None

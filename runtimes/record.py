@@ -330,7 +330,8 @@ class Failure:
     """A measurement that came to nothing, which is a result too: of this subject, on this device.
 
     outcome: `crashed` (see `detail`), `killed`, `illegal_instruction`, `out_of_memory`, `unsupported_operator`, `hang`,
-             `lost` (the device went away), `busy` (somebody else has it), `garbled` (what came was not what was sent) or `error`.
+             `lost` (the device went away), `busy` (somebody else has it), `hot` (it did not cool down), `garbled` (what came was
+             not what was sent) or `error`.
     samples: those that had arrived.
     """
 

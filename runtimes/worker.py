@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import RUNTIMES, open_artifact, pixels, runtime_of, statistics
-from edgeseg.runtimes.agent import PeakMemory, Step, frames, loop, side_by_side
+from edgeseg.runtimes.agent import PeakMemory, Step, drawn, frames, loop, side_by_side
 from edgeseg.runtimes.base import PromptSession, Session, profiled
 from edgeseg.runtimes.record import Protocol
 from edgeseg.runtimes.serve import Servant
@@ -149,6 +149,10 @@ class Bench(Servant):
     def version(self, runtime: str) -> dict[str, Any]:
         """What is installed of a runtime, found by importing it."""
         return {"version": RUNTIMES[runtime].version()}
+
+    def drawn(self) -> dict[str, Any]:
+        """The label map that it drew first."""
+        return {"labels": drawn(self.labels)}
 
     def _photo(self, image: str | None, threads: int, e2e: bool) -> NDArray[np.uint8] | None:
         """The decoded photo; null where a pattern of the model's own size will do."""

@@ -44,6 +44,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A lock for each process of tests: what two of them measure at once is nobody's figure, and neither waits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGESEG_LOCK", str(tmp_path_factory.mktemp("lock") / "lock"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_data() -> Data:
     """Forty generated scenes of 64x96."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -91,6 +92,10 @@ def add(
 
     if "://" in name or name in DEVICES:
         raise EdgesegError(f"{name!r} is an address, not a name for one; write edgeseg devices add NAME {url}")
+    if not name or name.startswith("-") or re.search(r"\s", name):
+        raise EdgesegError(f"{name!r} is no name for a device; write one word, e.g. edgeseg devices add pi {url}")
+    if ssh_config and not ssh_config.is_file():
+        raise EdgesegError(f"--ssh-config {ssh_config} is no file; name one like ~/.ssh/config, or leave it out")
     entry = Entry(url, python, folder, str(ssh_config.resolve()) if ssh_config else None)
     with closing(make(name, entry)) as device:
         if probing:

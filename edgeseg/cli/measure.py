@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgeseg.runtimes.compare import Comparison
+    from edgeseg.runtimes.devices.cool import Cool
     from edgeseg.runtimes.record import Record
+
+
+Cooling = Annotated[
+    str,
+    typer.Option(
+        metavar="BELOW_C[:LIMIT]",
+        help="Wait until the device is below so many °C before anything is timed, at most 10 minutes, e.g. 50 or 50:5m.",
+    ),
+]
 
 
 @app.command()
@@ -65,6 +75,7 @@ def bench(
             help="Change settings of the device meanwhile, e.g. governor=performance; then put them back.",
         ),
     ] = "",
+    cool: Cooling = "",
     as_json: Json = False,
 ) -> None:
     """Measure an artifact, or a run in eager PyTorch, in a fresh process; every sample is kept.
@@ -78,23 +89,25 @@ def bench(
     from edgeseg.provenance import now
     from edgeseg.runtimes import record as records
     from edgeseg.runtimes.devices import open_device
+    from edgeseg.runtimes.devices.cool import parse as parse_cool
     from edgeseg.runtimes.devices.jobs import Jobs
     from edgeseg.runtimes.devices.prepare import parse as parse_settings
     from edgeseg.runtimes.measure import Failed, measure
     from edgeseg.runtimes.protocol import parse
 
-    settings = parse_settings(prepare)
+    settings, cooling = parse_settings(prepare), parse_cool(cool)
     if tool is None and isinstance(where := open_device(device), Jobs):
         tool = where.kind
+    rule = None if tool else parse(protocol)  # before it says that it measures
     proof = provable(subject, submit, by, tool)  # before the time is spent
     if is_artifact(subject) and tool:
         if given := [word for word, value in (("--e2e", e2e), ("--image", image), ("--size", size)) if value]:
             raise EdgesegError(f"{tool} feeds and times the file in its own way; leave {', '.join(given)} out")
-        with_tool(tool, subject, threads, device, tool_path, settings, out, as_json)
+        with_tool(tool, subject, threads, device, tool_path, settings, cooling, out, as_json)
         return
     if tool_path and not tool:
         raise EdgesegError("--tool-path says where --tool is; give that too, e.g. --tool benchmark_model")
-    if tool:
+    if tool or rule is None:
         raise EdgesegError(f"{subject} is a run; export it, {tool} runs what was exported")
     evidence = subject / "evidence" / "01-image.jpg"
     picture = image or (evidence if evidence.exists() else None)
@@ -105,7 +118,7 @@ def bench(
         with progress(f"measuring {subject}", unit=False) as bar:
             result = measure(
                 subject,
-                protocol=parse(protocol),
+                protocol=rule,
                 threads=threads,
                 e2e=e2e,
                 image=picture,
@@ -113,6 +126,8 @@ def bench(
                 progress=lambda share: bar(share, 1.0),
                 device=device,
                 prepare=settings,
+                cool=cooling,
+                tell=say,
             )
     except Failed as failed:
         raise InvalidMeasurement(f"{failed}; kept in {schema.write(path, failed.failure)}") from failed
@@ -131,6 +146,7 @@ def with_tool(
     device: str,
     path: str | None,
     prepare: dict[str, str],
+    cool: Cool | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -142,7 +158,7 @@ def with_tool(
 
     artifact = Artifact.open(subject)
     with progress(f"{name} measures {subject}", unit=False):
-        measured = measure_by_tool(name, artifact, threads, device, path, prepare)
+        measured = measure_by_tool(name, artifact, threads, device, path, prepare, cool, say)
     found = measured.result
     figures = found.figures
     shares = "".join(f", p{share} {value:.3f}" for share, value in figures.percentiles_ms.items())
@@ -235,6 +251,7 @@ def compare(
     device: Annotated[str, typer.Option("-d", "--device", help="For artifacts: where, as for bench.")] = "local",
     threads: Annotated[int, typer.Option(min=1, help="For artifacts and runs.")] = 1,
     pairs: Annotated[int, typer.Option(min=3, help="For artifacts and runs: interleaved pairs of bursts.")] = 12,
+    cool: Cooling = "",
     as_json: Json = False,
 ) -> None:
     """Is the second faster, slower, equivalent (within 2 %), or is it inconclusive? And each further one against the first?
@@ -247,24 +264,35 @@ def compare(
     """
     from edgeseg import schema
     from edgeseg.runtimes.compare import compare_in_turns
+    from edgeseg.runtimes.devices.cool import parse as parse_cool
     from edgeseg.runtimes.releases import compare_stored
 
+    cooling = parse_cool(cool)
     if any(holds_records(folder) for folder in (first, *others)):
-        if len(others) > 1 or device != "local":
-            raise EdgesegError("two folders of records are two releases; name two, without -d")
+        if len(others) > 1 or device != "local" or cooling:
+            raise EdgesegError("two folders of records are two releases; name two, without -d and --cool")
         of_releases(first, others[0], as_json)
     if len({path.is_file() for path in (first, *others)}) > 1:
         raise EdgesegError("compare takes records or folders, not some of each")
     if first.is_file():
         if device != "local":
             raise EdgesegError(f"records are of where they were measured; leave -d {device} out, or name artifacts")
+        if cooling:
+            raise EdgesegError("records are of when they were measured; leave --cool out, or name artifacts")
         found = [compare_stored([record_in(first)], [record_in(other)]) for other in others]
     else:
         for folder in (first, *others):
             is_artifact(folder)
         with progress("measuring in turns", unit=False) as bar:
             found = compare_in_turns(
-                first, others, pairs=pairs, threads=threads, progress=lambda share: bar(share, 1.0), device=device
+                first,
+                others,
+                pairs=pairs,
+                threads=threads,
+                progress=lambda share: bar(share, 1.0),
+                device=device,
+                cool=cooling,
+                tell=say,
             )
     documents = [schema.dump(one) for one in found]
     sentences = [_sentence(first, other, one) for other, one in zip(others, found, strict=True)]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeseg.cli.app import Json, app, emit, is_artifact, progress, table
-from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.errors import EdgesegError
 
 
 @app.command()
@@ -28,12 +28,12 @@ def profile(
     Example: edgeseg profile out/cam/onnxruntime --threads 2
     """
     from edgeseg import schema
+    from edgeseg.runtimes.devices import open_device
     from edgeseg.runtimes.profile import profile as measure
 
     if device != "local":
-        raise MissingTool(
-            f"no device {device!r}: this version profiles on `local` only; run edgeseg on the device itself"
-        )
+        open_device(device).close()  # which says so of one that nobody knows
+        raise EdgesegError(f"profile runs on `local` only; run edgeseg on {device} itself, with -d local")
     if not is_artifact(artifact):
         raise EdgesegError(f"{artifact} is a run; export it, a profile is of an artifact")
     evidence = artifact / "evidence" / "01-image.jpg"

@@ -169,7 +169,7 @@ class Channel:
     def _checked(self, event: Message) -> Message:
         if event["event"] == "exit":
             noun = f"the process that measures {event['name']} on {self.address}"
-            raise ended(noun, event["code"], event["signal"], event["words"])
+            raise ended(noun, event["code"], event["signal"], event["words"], event["starved"])
         if event["event"] != "error":
             return event
         kind, line = event["kind"], event["line"]

@@ -40,6 +40,7 @@ class Setting:
     wanted: what was read and what is asked for, to what is written.
     proven: whether `read` prints what was written.
     caveat: why a figure that is measured so is no headline; null where it may be one.
+    absent: what it is that a device lacks on which `read` fails; null where it may fail for other reasons too.
     """
 
     read: str
@@ -48,6 +49,7 @@ class Setting:
     wanted: Callable[[str, str], str] = lambda before, asked: asked
     proven: bool = True
     caveat: str | None = None
+    absent: str | None = None
 
 
 SETTINGS: Registry[Setting] = Registry("setting")
@@ -61,6 +63,7 @@ SETTINGS.add(
         '"${each#*=}" "${each%%=*}/scaling_governor" || exit; done',
         usual="performance",
         wanted=lambda before, asked: re.sub(r"=\S+", lambda _: f"={asked}", before),
+        absent="its kernel has no cpufreq, as on most virtual machines; leave governor out",
     ),
 )
 SETTINGS.add(
@@ -190,7 +193,8 @@ def _restore(device: Device, before: Mapping[str, str], path: Path) -> None:
 def _read(device: Device, name: str) -> str:
     done = shell.run(device, ["sh", "-c", SETTINGS[name].read], what=f"reading {name}")
     if done.code or not done.text.strip():
-        raise EdgesegError(f"{device.address} has no {name} that can be read and so put back; reading it {done.ending}")
+        why = SETTINGS[name].absent or f"reading it {done.ending}"
+        raise EdgesegError(f"{device.address} has no {name} that can be read and so put back: {why}")
     return done.text.strip()
 
 

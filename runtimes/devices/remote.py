@@ -36,8 +36,8 @@ from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.record import DeviceState, Protocol, Samples
 from edgeseg.runtimes.worker import Marks, enough, in_turn, pack, seen
 
-WAIT_S = agent.SILENCE_S + 5.0
-"""How long to wait for a device that is in use: an agent that was left alone is gone by then."""
+WAIT_S = 2 * agent.SILENCE_S + 5.0
+"""How long to wait for a device that is in use: an agent that was left alone is gone by then, one that is frozen was ended."""
 
 
 class Remote(ABC):
@@ -105,20 +105,21 @@ class Remote(ABC):
     def lock(self, wait_s: float = WAIT_S) -> None:
         """Have the device for oneself until `unlock`. An agent that is alive is waited for, one that shows no life is ended.
 
+        Whether it does is for the agent here to see, by the steady clock of the device, as long as this waits.
+
         Raises:
             Died: somebody else is measuring there.
         """
         who, deadline = whoami(), time.monotonic() + wait_s
-        stale = False
+        asked = {"folder": self.folder, "lock": self.lock_path, "who": who, "silence_s": 2 * agent.SILENCE_S}
         while not self._locked:
-            answer = self.channel.ask("lock", folder=self.folder, lock=self.lock_path, who=who, end=stale)
+            answer = self.channel.ask("lock", **asked)
             if answer["event"] == "locked":
                 self._locked = True
                 return
             if time.monotonic() > deadline:
                 line = f"{self.address} is in use by {answer['who']}; wait until that measurement is over"
                 raise Died(line, "busy")
-            stale = answer["silent_s"] > 2 * agent.SILENCE_S
             time.sleep(0.3)
 
     def unlock(self) -> None:

@@ -35,7 +35,7 @@ WORDS: tuple[tuple[str, type[EdgesegError], str], ...] = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         REFUSED,
-        "the host key of {where} is not the one that is known; find out why, then ssh-keygen -R it",
+        "the host key of {where} is not the one that is known; find out why, then {forget}",
     ),
     (
         "Host key verification failed|host key is known",
@@ -45,7 +45,7 @@ WORDS: tuple[tuple[str, type[EdgesegError], str], ...] = (
     (
         "Permission denied",
         REFUSED,
-        "{where} lets nobody in without a password; ssh-copy-id {where}, and is the user right?",
+        "{where} lets nobody in without a password; {copy}, and is the user right?",
     ),
     (
         "Could not resolve hostname",
@@ -72,14 +72,17 @@ class Ssh(Remote):
         self._where = where
         self._sockets: str | None = None
 
+    @property
+    def _config(self) -> list[str]:
+        return ["-F", self.entry.ssh_config] if self.entry.ssh_config else []
+
     def _ssh(self, *more: str) -> list[str]:
         if self._sockets is None:
             # a socket's path has at most 104 characters: not below the user's own, possibly long, TMPDIR
             self._sockets = tempfile.mkdtemp(prefix="edgeseg-", dir="/tmp" if Path("/tmp").is_dir() else None)
         options = {**OPTIONS, "ControlPath": f"{self._sockets}/%C"}
         words = [f"-o{name}={value}" for name, value in options.items()]
-        config = ["-F", self.entry.ssh_config] if self.entry.ssh_config else []
-        return ["ssh", "-T", *config, *words, *more, *self._where]
+        return ["ssh", "-T", *self._config, *words, *more, *self._where]
 
     def command(self, words: Sequence[str]) -> list[str]:
         """ssh, and what its user's shell there takes for these words."""
@@ -92,9 +95,21 @@ class Ssh(Remote):
                 f"no {self.entry.python} on {self.address}; apt-get install python3 python3-pip there, or name one with --python"
             )
         kind, line = next((kind, line) for pattern, kind, line in WORDS if re.search(pattern, words))
-        ssh = shlex.join(["ssh", *self._where])
         last = words.splitlines()[-1].strip() if words else "it said nothing"
-        return kind(line.format(where=self._where[-1], ssh=ssh, code=code, words=last))
+        to_do = {
+            "ssh": shlex.join(["ssh", *self._config, *self._where]),
+            "copy": shlex.join(["ssh-copy-id", *self._config, *(word for word in self._where if word != "--")]),
+            "forget": shlex.join(["ssh-keygen", *self._known(words)]),
+        }
+        return kind(line.format(where=self._where[-1], code=code, words=last, **to_do))
+
+    def _known(self, words: str) -> list[str]:
+        """How ssh-keygen removes the host's key: by the name, and from the file, that ssh says it has it under."""
+        port, host = self._where[1:-2], self._where[-1].rpartition("@")[2]
+        name, file = re.search(r"Host key for (\S+) has changed", words), re.search(r"Offending .* in (.+):\d+", words)
+        own = f"[{host}]:{port[0]}" if port and port[0] != "22" else host
+        elsewhere = ["-f", file[1]] if file and self.entry.ssh_config else []
+        return [*elsewhere, "-R", name[1] if name else own]
 
     def close(self) -> None:
         """End the agent and the connection that all commands share."""

@@ -27,27 +27,55 @@ def doubt(artifact: Artifact, given: NDArray[Any], image: Path | None, drawn: ND
 
     image: the file that the input was made of, where there is one.
     """
-    precision = artifact.manifest.precision
-    known = [name for name in (precision.asked, precision.executed) if name and name in PRECISIONS]
-    limits = [PRECISIONS[name].same_label for name in known]
-    limit, where = min(limits, default=1.0), "here"
+    limit, where = _limit(artifact), "here"
     try:
         session = open_artifact(artifact, threads=1)
     except MissingTool as error:
-        evidence = artifact.folder / "evidence"
-        if image is None or image.resolve() != (evidence / EVIDENCE[0]).resolve():
-            return f"nothing to compare its masks with: {error}, or feed the artifact's own evidence image"
-        expected = picture(evidence / EVIDENCE[1])
+        expected = verified(artifact, image)
+        if expected is None:
+            hint = "" if artifact.manifest.decoder else ", or feed the artifact's own evidence image"
+            return f"nothing to compare its masks with: {error}{hint}"
         limit, where = min(limit, FROM_PICTURE), "when it was verified"
     else:
         expected = pixels.labels(session.run(given))
         session.close()
+    return _wrong(expected, drawn, limit, where)
+
+
+def doubt_here(artifact: Artifact, image: Path, drawn: NDArray[np.uint8]) -> str | None:
+    """The same of labels that this machine drew, which has nothing but the proof to hold them to: null for what has none.
+
+    A proof may be from another machine, where the file was right.
+    """
+    expected = verified(artifact, image) if artifact.manifest.ledger else None
+    if expected is None:
+        return None
+    return _wrong(expected, drawn, min(_limit(artifact), FROM_PICTURE), "when it was verified")
+
+
+def verified(artifact: Artifact, image: Path | None) -> NDArray[np.uint8] | None:
+    """What the artifact drew of its evidence image when it was verified; null for another image, and where a prompt was asked."""
+    evidence = artifact.folder / "evidence"
+    own = image is not None and image.resolve() == (evidence / EVIDENCE[0]).resolve()
+    if not own or artifact.manifest.decoder or not (evidence / EVIDENCE[1]).exists():
+        return None
+    return picture(evidence / EVIDENCE[1])
+
+
+def _wrong(expected: NDArray[np.uint8], drawn: NDArray[np.uint8], limit: float, where: str) -> str | None:
     if expected.shape != drawn.shape:
         return f"wrong masks: {list(drawn.shape)} labels where {where} there are {list(expected.shape)}"
     same = float(np.mean(expected == drawn))
     if not same >= limit:
         return f"wrong masks: {same:.2%} of the labels are those of the same artifact {where}, at least {limit:.2%} must be"
     return None
+
+
+def _limit(artifact: Artifact) -> float:
+    """The least share of labels of its precision, as asked for and as executed."""
+    precision = artifact.manifest.precision
+    known = [name for name in (precision.asked, precision.executed) if name and name in PRECISIONS]
+    return min((PRECISIONS[name].same_label for name in known), default=1.0)
 
 
 def picture(path: Path) -> NDArray[np.uint8]:

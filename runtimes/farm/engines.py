@@ -56,7 +56,7 @@ def local(sweep: Sweep, out: Path) -> Iterator[Crew]:
         async with alone:
             return await _exported(order, order.run, part)
 
-    yield Crew(lambda job, device: measured(job, device, out), make)
+    yield Crew(lambda job, device: measured(job, device, out, sweep.cool), make)
 
 
 async def _exported(order: Order, run: Path, part: Path) -> Outcome:
@@ -81,6 +81,7 @@ def ray(sweep: Sweep, out: Path, there: There | None = None, cpus: int = 0) -> I
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it reports itself to its makers
     library = need("ray")
+    cool = sweep.cool
     own = None if os.environ.get("RAY_ADDRESS") else dict.fromkeys(map(resource, sweep.addresses), 1)
     library.init(resources=own, log_to_driver=False)
     try:
@@ -89,7 +90,11 @@ def ray(sweep: Sweep, out: Path, there: There | None = None, cpus: int = 0) -> I
                 f"no machine of the Ray cluster offers {', '.join(lost)}; on the one that has it: "
                 f"""ray start --address=HOST:6379 --resources='{{"{resource(lost[0])}": 1}}'"""
             )
-        task = library.remote(max_retries=0, num_cpus=cpus)(there or _measured_there)
+
+        def cooled(job: Job, device: str, artifact: bytes) -> tuple[Outcome, str | None]:
+            return _measured_there(job, device, artifact, cool)
+
+        task = library.remote(max_retries=0, num_cpus=cpus)(there or cooled)
         packed: dict[str, Any] = {}
 
         async def measure(job: Job, device: str) -> Outcome:
@@ -160,12 +165,12 @@ def _untar(packed: bytes, folder: Path) -> None:
         tar.extractall(folder, filter="data")
 
 
-def _measured_there(job: Job, device: str, artifact: bytes) -> tuple[Outcome, str | None]:
+def _measured_there(job: Job, device: str, artifact: bytes, cool: float | str) -> tuple[Outcome, str | None]:
     """A job on the machine that has its device: what came of it, and the document that it wrote."""
     with TemporaryDirectory() as folder:
         place = Path(folder) / "artifact"
         _untar(artifact, place)
-        made = asyncio.run(measured(replace(job, artifact=str(place)), device, Path(folder)))
+        made = asyncio.run(measured(replace(job, artifact=str(place)), device, Path(folder), cool))
         return made, Path(made.record).read_text(encoding="utf-8") if made.record else None
 
 

@@ -19,8 +19,8 @@ from edgeseg.runtimes.farm.queue import Job, Outcome, Queue, State
 from edgeseg.runtimes.protocol import SMOKE
 from edgeseg.schema import STRICT
 
-LOST = ("lost", "busy", "hang", "garbled", "killed")
-"""Outcomes of a failure that say more of the device than of the artifact."""
+LOST = ("lost", "busy", "hang", "garbled", "killed", "hot")
+"""Outcomes of a failure that say more of the device than of the artifact; `out_of_memory` says how much that takes."""
 
 TOOL = "tool:"
 """How a protocol begins that is a runtime's own benchmark."""
@@ -38,6 +38,7 @@ class Sweep:
     devices:   names or addresses, each measured on; or pools, name -> devices that are alike, one of which measures.
     threads:   of the runtime, each once.
     protocol:  as `edgeseg bench` has it; or `tool:NAME`, `tool:NAME=PATH`, and a runtime's own benchmark measures.
+    cool:      before each measurement, as `edgeseg bench --cool` has it: `50`, or `50:5m`.
     tries:     how often a measurement is begun that must not be quoted, or whose device went away.
     patience:  how many jobs in a row may fail a device before it is left out.
     """
@@ -48,6 +49,7 @@ class Sweep:
     devices: list[str] | dict[str, list[str]] = field(default_factory=lambda: ["local"])
     threads: list[int] = field(default_factory=lambda: [1])
     protocol: str = "quick"
+    cool: float | str = ""
     tries: int = 3
     patience: int = 2
 
@@ -124,11 +126,12 @@ def record_name(job: Job) -> str:
     return f"{name}-{job.id}.json"
 
 
-async def measured(job: Job, device: str, folder: Path) -> Outcome:
-    """What `edgeseg bench` makes of a job, in a process of its own; its record goes to `folder`."""
+async def measured(job: Job, device: str, folder: Path, cool: float | str = "") -> Outcome:
+    """What `edgeseg bench` makes of a job, in a process of its own; its record goes to `folder`. `cool`: as the sweep has it."""
     path = folder / record_name(job)
     path.unlink(missing_ok=True)  # of an earlier try
     words = ["bench", job.artifact, "-d", device, "--threads", str(job.threads), *_how(job.protocol)]
+    words += ["--cool", str(cool)] if cool != "" else []
     code, said = await edgeseg(*words, "-o", str(path))
     if code == MissingTool.exit_code and (await edgeseg("devices", "probe", device))[0] != 0:
         return Outcome("waiting", None, said, device=True)
@@ -226,7 +229,8 @@ def swept(
 
 
 def _check(sweep: Sweep) -> None:
-    """Refuse a protocol or a tool that is none, before anything is made."""
+    """Refuse a protocol, a tool or a temperature that is none, before anything is made."""
+    from edgeseg.runtimes.devices.cool import parse as parse_cool
     from edgeseg.runtimes.protocol import parse
     from edgeseg.runtimes.tools import TOOLS
 
@@ -234,6 +238,7 @@ def _check(sweep: Sweep) -> None:
         parse(sweep.protocol)
     else:
         TOOLS[sweep.tool.partition("=")[0]]
+    parse_cool(str(sweep.cool))
 
 
 def _read(file: Path) -> Sweep:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +13,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.provenance import MadeBy, made_by, now
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import DEVICES, described, open_device
+from edgeseg.runtimes.devices.cool import Cool, Tell, cooled
 from edgeseg.runtimes.devices.jobs import Jobs
 from edgeseg.runtimes.devices.prepare import caveats, prepared
 from edgeseg.runtimes.devices.remote import Remote
@@ -57,25 +58,31 @@ def measure_by_tool(
     device: str = "local",
     path: str | None = None,
     prepare: Mapping[str, str] | None = None,
+    cool: Cool | None = None,
+    tell: Tell | None = None,
 ) -> ToolMeasurement:
     """An artifact under one of its runtime's own benchmarks, here or on a device, whose sensors are asked before and after.
 
     path:    where the tool is, on that device.
     prepare: settings of the device, as `devices.prepare.parse` gives them.
+    cool:    wait for that before the tool begins, which takes the device for itself; `tell` takes lines on what is waited for.
 
     Raises:
-        MissingTool: the device, or the tool there. Died: somebody else measures there, or it went away.
+        MissingTool: the device, or the tool there. Died: somebody else measures there, it went away, or never gets cool.
         EdgesegError: the tool is another runtime's, fails, or says what cannot be read.
     """
     subject = job(artifact).subject
     if name in DEVICES or isinstance(open_device(device), Jobs):
-        return _as_a_job(name, artifact, subject, device, path, prepare or {}, threads)
+        return _as_a_job(name, artifact, subject, device, path, prepare or {}, threads, cool)
     with closing(open_device(device)) as where:
         if where.provenance == "simulated":
             raise EdgesegError(f"{device} is emulated, and what {name} would time there is nothing; name a device")
-        if prepare and isinstance(where, Remote):
+        if (prepare or cool) and isinstance(where, Remote):
             see_free(where)
-        with prepared(where, prepare or {}) as notes:
+        # on a device the tool takes the lock for itself
+        alone = nullcontext() if isinstance(where, Remote) else where.held()
+        with alone, prepared(where, prepare or {}) as notes:
+            notes += cooled(where, cool, tell)
             place = There(where) if isinstance(where, Remote) else Here()
             before, first = where.state(), take(place)
             begin, spent = time.monotonic(), None if isinstance(where, Remote) else where.spent()
@@ -113,14 +120,15 @@ def _as_a_job(
     path: str | None,
     prepare: Mapping[str, str],
     threads: int,
+    cool: Cool | None,
 ) -> ToolMeasurement:
     """A job of a device that runs nothing else, whose masks are compared with those here."""
     with closing(open_device(device)) as where:
         if not isinstance(where, Jobs) or name != where.kind:
             kind = where.kind if isinstance(where, Jobs) else name
             raise EdgesegError(f"--tool {kind} and -d {kind}://NAME go together; got --tool {name} and -d {device}")
-        if path or prepare:
-            raise EdgesegError(f"nothing can be set on {device}; leave --tool-path and --prepare out")
+        if path or prepare or cool:
+            raise EdgesegError(f"nothing can be set on {device}; leave --tool-path, --prepare and --cool out")
         nothing = where.state()
         about, ran = described(where, nothing, nothing), where.run(artifact)
     silent = Reading(time.monotonic())

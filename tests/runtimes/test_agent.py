@@ -7,7 +7,9 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.measure import Failed, measure
 from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.record import Failure, Protocol, Record
-from tests.runtimes.here import Here, again, gone, here, opened
+from tests.runtimes.here import Here, again, gone, here, opened, until
 
 MS = 1_000_000
 TINY = Protocol("tiny", min_s=0.3, min_count=20, max_s=0.9, warmup_count=3, warmup_s=0.05)
@@ -93,7 +95,7 @@ def test_it_ends_at_the_longest_time(named: str, tmp_path: Path) -> None:
     ("fault", "outcome", "line"),
     [
         ("segv", "crashed", "ended by SIGSEGV"),
-        ("kill", "killed", "ended by SIGKILL; was the machine out of memory?"),
+        ("kill", "killed", "ended by SIGKILL (was the machine out of memory?)"),
         ("ill", "illegal_instruction", "ended by SIGILL"),
         ("exit", "crashed", "exit code 3: the null runtime gives up"),
         ("raise", "error", "RuntimeError: the null runtime was told to raise"),
@@ -108,6 +110,52 @@ def test_how_it_failed_is_a_result(named: str, tmp_path: Path, fault: str, outco
     path = schema.write(tmp_path / "failure.json", failure)
     assert schema.read(Failure, path) == failure
     assert collect(tmp_path).failures == [failure]  # which the report shows
+
+
+def test_a_kill_of_the_kernel_s_is_of_want_of_memory(named: str, tmp_path: Path, change: Any) -> None:
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text("nr_free_pages 7\noom_kill 3\n")
+    change("/proc/vmstat", str(vmstat))
+
+    def measured(progress: Any) -> Failure:
+        with pytest.raises(Failed) as caught:
+            measure(
+                null(tmp_path, fault="kill", fault_at=300), protocol=LONG, threads=1, device=named, progress=progress
+            )
+        return caught.value.failure
+
+    assert measured(None).outcome == "killed"
+    found = measured(lambda _: vmstat.write_text("nr_free_pages 7\noom_kill 4\n"))
+    assert found.outcome == "out_of_memory" and "for the machine was out of memory" in found.detail
+    assert found.samples is not None and found.samples.count > 10
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Path]:
+    """A group of processes that may have 400 MB."""
+    group = Path(f"/sys/fs/cgroup/memory/edgeseg-test-{os.getpid()}")
+    try:
+        group.mkdir()
+        for name in ("limit_in_bytes", "memsw.limit_in_bytes"):
+            if (group / f"memory.{name}").exists():
+                (group / f"memory.{name}").write_text(str(400 << 20))
+    except OSError:
+        pytest.skip("needs the right to limit the memory of processes (root, and cgroup v1)")
+    yield group
+    assert until(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+def test_the_kernel_ends_what_takes_too_much_memory(tmp_path: Path, little_memory: Path, change: Any) -> None:
+    """A real one: the measurer fills its memory, and the kernel picks it."""
+    change('raise RuntimeError("the null runtime was told to raise")', 'self._all = b"x" * (1 << 30)')
+    with closing(here(tmp_path)) as device:
+        device.before = ("sh", "-c", f'echo $$ >{little_memory}/cgroup.procs; exec "$@"', "sh")
+        with closing(opened(device, null(tmp_path, fault="raise", fault_at=20))) as bench:
+            with pytest.raises(Died, match="out of memory") as caught:
+                bench.ask("measure", protocol=schema.dump(LONG))
+            assert caught.value.outcome == "out_of_memory"
+        assert device.state().load_1min is not None  # the device itself is as it was
 
 
 def test_a_device_outlives_what_crashes_on_it(device: Here, tmp_path: Path) -> None:
@@ -232,6 +280,48 @@ def test_a_frozen_agent_is_lost_and_the_next_one_ends_it(tmp_path: Path, monkeyp
             bench.ask("measure", protocol=schema.dump(LONG))
         second.lock(wait_s=10)
         assert all(gone(pid) for pid in pids)
+
+
+def test_a_clock_that_jumps_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock of an agent that is alive seems to be a minute old; that of a frozen one to be of the next minute."""
+    monkeypatch.setattr(agent, "SILENCE_S", 1.0)  # of this end
+    monkeypatch.setattr(channel, "PING_S", 0.1)
+    lock = tmp_path / "device" / "lock"
+    with closing(here(tmp_path)) as first, closing(here(tmp_path)) as second:
+        bench = opened(first, null(tmp_path))
+        pids = first.channel.hello["pid"], measurer(first)
+        begun = time.monotonic()
+        while time.monotonic() < begun + 3:
+            os.utime(lock, (time.time() - 60,) * 2)
+            with pytest.raises(Died, match="is in use by"):
+                second.lock(wait_s=0.3)
+        assert bench.ask("measure", protocol=schema.dump(TINY))["unchanged"] == 1
+        os.kill(pids[0], signal.SIGSTOP)
+        os.utime(lock, (time.time() + 60,) * 2)
+        second.lock(wait_s=10)
+        assert all(gone(pid) for pid in pids)
+
+
+def test_an_agent_that_takes_a_large_file_shows_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ping comes through meanwhile."""
+    monkeypatch.setattr(agent, "SILENCE_S", 1.0)  # of this end
+    file, plain = tmp_path / "large", Channel._write_all
+    file.write_bytes(os.urandom(1 << 21))
+
+    def slow(channel: Channel, data: bytes) -> None:
+        if len(data) > 1 << 16:
+            time.sleep(0.5)
+        plain(channel, data)
+
+    with closing(here(tmp_path)) as first, closing(here(tmp_path)) as second:
+        first.lock()
+        monkeypatch.setattr(Channel, "_write_all", slow)
+        pushing = threading.Thread(target=lambda: first.push({sha256(file): file}))
+        pushing.start()
+        with pytest.raises(Died, match="is in use by"):
+            second.lock(wait_s=3.5)
+        pushing.join()
+        assert first.state().load_1min is not None
 
 
 def test_two_do_not_measure_at_once(tmp_path: Path) -> None:

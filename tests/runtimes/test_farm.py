@@ -132,7 +132,10 @@ def test_what_cannot_be_measured_is_not_tried_again_and_noise_is(tmp_path: Path)
         ]
 
 
-@pytest.mark.parametrize(("outcome", "state"), [("busy", "waiting"), ("lost", "waiting"), ("out_of_memory", "failed")])
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [("busy", "waiting"), ("lost", "waiting"), ("killed", "waiting"), ("hot", "waiting"), ("out_of_memory", "failed")],
+)
 def test_a_failure_is_the_device_s_or_the_artifact_s(
     outcome: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +177,7 @@ def test_one_sweep_at_a_time_and_no_file_of_others(tmp_path: Path) -> None:
         ("artifacts: [./null]\ndevice: pi", "device"),
         ("artifacts: [./null]\ndevices: [moon]", "no device 'moon'"),
         ("artifacts: [./null]\nprotocol: slow", "slow"),
+        ("artifacts: [./null]\ncool: warm", "'warm' is no temperature to wait for"),
         ("artifacts: [./null]\nprotocol: tool:benchmark_ap", "did you mean benchmark_app"),
         ("artifacts: [elsewhere]", "elsewhere"),
         ("exports: [{runs: [elsewhere], to: [onnxruntime]}]", "elsewhere"),

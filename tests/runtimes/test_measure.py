@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,16 +23,21 @@ import psutil
 import pytest
 
 import edgeseg
+from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError, InvalidMeasurement
+from edgeseg.ledger import Ledger
+from edgeseg.parity import Picture, keep_evidence
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes import statistics
+from edgeseg.runtimes.compare import compare_paired
 from edgeseg.runtimes.launch import Worker
-from edgeseg.runtimes.measure import measure, reasons
+from edgeseg.runtimes.measure import Failed, measure, reasons
 from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.protocol import parse
 from edgeseg.runtimes.record import Noise, Protocol, Record, Samples, Segment
 from edgeseg.runtimes.telemetry import Here
 from edgeseg.runtimes.worker import STAGES, open_loop
+from tests.report.stored import GOOD_HOP
 
 MS = 1_000_000
 TINY = Protocol("tiny", min_s=0.3, min_count=20, max_s=0.6, warmup_count=3, warmup_s=0.05)
@@ -262,15 +268,23 @@ def test_what_a_runtime_prints_is_no_answer(tmp_path: Path, capfd: pytest.Captur
     ("fault", "line"),
     [
         ("segv", "ended by SIGSEGV"),
-        ("kill", "ended by SIGKILL; was the machine out of memory?"),
+        ("kill", "ended by SIGKILL (was the machine out of memory?)"),
         ("exit", "exit code 3: the null runtime gives up"),
         ("raise", "RuntimeError: the null runtime was told to raise"),
     ],
 )
 def test_how_the_worker_died_is_one_line(tmp_path: Path, fault: str, line: str) -> None:
-    with pytest.raises(InvalidMeasurement, match=line.replace("?", r"\?")) as caught:
+    with pytest.raises(InvalidMeasurement, match=re.escape(line)) as caught:
         measure(null(tmp_path, fault=fault, fault_at=10), protocol=TINY, threads=1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_kill_of_the_kernel_s_is_of_want_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([3, 4])
+    monkeypatch.setattr("edgeseg.runtimes.launch.oom_kills", lambda: next(counts))
+    with pytest.raises(Failed, match="ended by the kernel, for the machine was out of memory") as caught:
+        measure(null(tmp_path, fault="kill", fault_at=10), protocol=TINY, threads=1)
+    assert caught.value.failure.outcome == "out_of_memory"
 
 
 def test_a_worker_that_hangs_is_given_up(tmp_path: Path) -> None:
@@ -290,6 +304,35 @@ def test_a_mistake_in_the_worker_keeps_its_kind(tmp_path: Path) -> None:
 def test_fast_but_wrong_is_invalid(tmp_path: Path, fault: str, line: str) -> None:
     found = measure(null(tmp_path, fault=fault, fault_at=10), protocol=TINY, threads=1)
     assert not found.valid and any(line in reason for reason in found.reasons)
+
+
+def proven(folder: Path, **options: Any) -> tuple[Path, Path]:
+    """An artifact whose proof is from elsewhere, where it drew nothing but road, and its evidence image."""
+    made = null(folder, **options)
+    image = np.full((32, 48, 3), 90, np.uint8)
+    keep_evidence(
+        made / "evidence", [(Picture("one", image, None), np.zeros((32, 48), np.uint8), np.zeros((32, 48), np.uint8))]
+    )
+    Artifact.open(made).update(ledger=Ledger("elsewhere", [GOOD_HOP]))
+    return made, made / "evidence" / "01-image.jpg"
+
+
+def test_what_is_wrong_on_this_processor_from_the_start_is_invalid(tmp_path: Path) -> None:
+    """As it is on a device: another file, or the same one on another processor, was right when it was verified."""
+
+    def wrong(artifact: Path, image: Path | None) -> list[str]:
+        found = measure(artifact, protocol=TINY, threads=1, image=image)
+        return [reason for reason in found.reasons if "wrong masks" in reason]
+
+    good, image = proven(tmp_path / "good")
+    assert not wrong(good, image)
+    bad, image = proven(tmp_path / "bad", fault="flip")
+    assert wrong(bad, image) == [
+        "wrong masks: 0.00% of the labels are those of the same artifact when it was verified, at least 90.00% must be"
+    ]
+    assert not wrong(bad, None)  # of another image nothing is known
+    with pytest.raises(InvalidMeasurement, match="bad/null: wrong masks"):
+        compare_paired(good, bad, threads=1, pairs=2, burst_s=0.02)
 
 
 def test_the_memory_of_the_parent_is_not_the_worker_s(tmp_path: Path) -> None:

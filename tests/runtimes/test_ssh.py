@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -176,6 +177,13 @@ def test_devices_are_listed_and_asked(board: str, capfd: pytest.CaptureFixture[s
     assert "processor" in capfd.readouterr().out
 
 
+def test_profile_is_of_this_machine_only(board: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", str(null(tmp_path)), "-d", board]) == 1
+    assert "profile runs on `local` only; run edgeseg on board itself" in capfd.readouterr().err
+    assert main(["profile", str(null(tmp_path)), "-d", "bord"]) == 5
+    assert "did you mean board?" in capfd.readouterr().err
+
+
 def test_a_failure_is_stored_where_the_record_would_be(board: str, tmp_path: Path) -> None:
     out = tmp_path / "record.json"
     artifact = null(tmp_path, fault="segv", fault_at=800)
@@ -197,8 +205,12 @@ def test_a_name_or_a_kind_that_is_not_there_is_missing(
 @pytest.mark.parametrize(
     ("change", "code", "line"),
     [
-        ({"user": "nobody-of-that-name"}, 1, "lets nobody in without a password"),
-        ({"host": "localhost"}, 1, "is not known here; compare its fingerprint once: ssh -p"),
+        (
+            {"user": "nobody-of-that-name"},
+            1,
+            "ssh-copy-id -F .*client -p PORT nobody-of-that-name@127.0.0.1, and is the user right?",
+        ),
+        ({"host": "localhost"}, 1, "is not known here; compare its fingerprint once: ssh -F .*client -p PORT -- "),
         ({"host": "no-such-host.invalid"}, 5, "leads to no machine from here"),
         ({"port": "1"}, 5, "cannot be reached"),
         ({"python": "/nowhere/python3"}, 5, "no /nowhere/python3 on board; apt-get install python3"),
@@ -222,7 +234,8 @@ def test_what_keeps_us_out_is_one_line(
         str(tmp_path),
         str(server.folder / "client"),
     )
-    with closing(make("board", entry)) as device, pytest.raises(EdgesegError, match=line.replace("?", r"\?")) as caught:
+    line = line.replace("?", r"\?").replace("PORT", given["port"])
+    with closing(make("board", entry)) as device, pytest.raises(EdgesegError, match=line) as caught:
         device.probe()
     assert caught.value.exit_code == code and "\n" not in str(caught.value)
 
@@ -231,10 +244,28 @@ def test_a_host_that_is_not_the_one_that_was_known_is_refused(server: Server, de
     other = (server.folder / "user.pub").read_text()
     know(server, other)
     try:
-        with pytest.raises(EdgesegError, match="is not the one that is known"):
+        with pytest.raises(EdgesegError, match="is not the one that is known; find out why") as caught:
+            device.probe()
+        words = shlex.split(str(caught.value).partition("then ")[2])
+        assert words == ["ssh-keygen", "-f", str(server.folder / "known"), "-R", f"[127.0.0.1]:{server.port}"]
+        subprocess.run(words, check=True, capture_output=True)  # what it says does what it says
+        with pytest.raises(EdgesegError, match="is not known here"):
             device.probe()
     finally:
         know(server, (server.folder / "host.pub").read_text())
+
+
+def test_a_key_is_forgotten_under_the_name_that_it_has() -> None:
+    changed = "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @"
+    said = f"{changed}\nOffending ED25519 key in /home/me/.ssh/known_hosts:3\nHost key for [10.0.0.7]:2222 has changed"
+    for url, words, line in (
+        ("ssh://pi@board:2222", changed, "ssh-keygen -R '[board]:2222'"),
+        ("ssh://pi@board:22", changed, "ssh-keygen -R board"),
+        ("ssh://board", changed, "ssh-keygen -R board"),
+        ("ssh://board", said, "ssh-keygen -R '[10.0.0.7]:2222'"),  # as ~/.ssh/config has it
+    ):
+        with closing(ssh("board", Entry(url))) as device:
+            assert str(device.explain(255, words)).endswith(line)
 
 
 def test_the_user_s_configuration_cannot_skip_the_check(server: Server, tmp_path: Path) -> None:
