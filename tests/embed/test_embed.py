@@ -417,6 +417,19 @@ def test_what_only_a_teacher_at_hand_can_say(
         taught(tiny_data, tmp_path, replace(teaching, **more))
 
 
+def test_a_class_map_that_leaves_every_pixel_out_is_an_error_of_shards_too(
+    teaching: Teaching, tiny_data: Data
+) -> None:
+    names, split = list(tiny_data.class_names), tiny_data.split("train")
+    corner = torch.tensor([[3, 64, 96, 1, 0, 1, 0]], dtype=torch.float64)
+    crop = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)  # small enough to be of one class for a bad teacher
+    only = PrecomputedLogits(teaching, names, split).logits(crop, (1, 1), corner).argmax(1).unique().tolist()
+    known = [name for index, name in enumerate(names) if index not in only]
+    left_out = PrecomputedLogits(teaching, known, split)
+    with pytest.raises(EdgesegError, match=f"every pixel of a batch is {names[only[0]]} to the teacher, which the"):
+        left_out.logits(crop, (1, 1), corner)
+
+
 def test_a_promptable_teacher_s_map(tmp_path: Path, tiny_data: Data) -> None:
     asked: Any = es.create("rwkv_sam_tiny")
     save(asked, tmp_path / "run", size=(64, 64))
