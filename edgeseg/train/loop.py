@@ -38,6 +38,7 @@ from edgeseg.runs import WEIGHTS, Training, read_card, read_weights, save
 from edgeseg.students import Student, create
 from edgeseg.students.student import parameters
 from edgeseg.train.checkpoint import load_state, rng_state, save_state, set_rng_state
+from edgeseg.train.processes import watch
 from edgeseg.train.recipe import AdamW, Optimizer, Recipe
 from edgeseg.train.task import TASKS, Task
 
@@ -125,6 +126,9 @@ class Trainer:
         if restarted_by_torchrun():
             join_again()
         self.fabric.launch()
+        if begun := getattr(self.fabric.strategy.launcher, "procs", None):
+            watch(list(begun))
+            begun.clear()  # Lightning's own watchman kills all of them without a word; now it has nobody to watch
         torch.manual_seed(self.recipe.seed)
         if self.recipe.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS chooses anew each time

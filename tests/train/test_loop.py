@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -338,6 +339,70 @@ def test_two_processes_from_the_command_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["name"] == "ddrnet23_slim"  # one document: one process talks
+
+
+LOST = """
+import os
+import signal
+import sys
+from edgeseg.cli import main
+from edgeseg.errors import EdgesegError
+from edgeseg.train.loop import Trainer
+
+plain = Trainer.step
+
+def step(self, *given):
+    if self.fabric.global_rank == int(os.environ["WHO"]) and self.state.step == 1:
+        if os.environ["HOW"] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise EdgesegError("x.png is broken")
+    return plain(self, *given)
+
+Trainer.step = step
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "who"), [("killed", 1), pytest.param("broken", 0, marks=pytest.mark.wide)])
+def test_the_death_of_a_process_is_one_line_of_the_others(how: str, who: int, tmp_path: Path) -> None:
+    script, said = tmp_path / "lost.py", tmp_path / "said"
+    script.write_text(LOST, encoding="utf-8")
+    top = Path(__file__).resolve().parents[2]
+    words = f"train lraspp_mobilenet_v3_small --data synthetic:size=64x64,train=12,val=2,test=2 --out {tmp_path / 'run'} --json"
+    more = "--epochs 1 --devices 2 --threads 1 --set batch=4 --set workers=0"
+    with said.open("w") as file:  # no pipe, which would be open as long as any of them lives
+        done = subprocess.run(
+            [sys.executable, str(script), *words.split(), *more.split()],
+            env={**environment(top), "HOW": how, "WHO": str(who)}, cwd=top, text=True, timeout=300, check=False,
+            stdout=subprocess.PIPE, stderr=file,
+        )  # fmt: skip
+    until, line = time.monotonic() + 60, "a process of this training died; go on with --resume (or start it with torchrun"
+    while line not in said.read_text() and time.monotonic() < until:
+        time.sleep(0.1)  # where the first process ends first, the other one has a moment to notice
+    errors = said.read_text()
+    assert line in errors
+    assert "Traceback" not in errors
+    assert errors.count("error: ") == (1 if how == "killed" else 2)
+    assert ("error: x.png is broken" in errors) == (how == "broken")
+    assert done.returncode == 1, errors
+    assert json.loads(done.stdout)["exit_code"] == 1  # one document
+
+
+def test_a_process_that_does_not_notice_a_death_is_ended_with_a_line() -> None:
+    """As with NCCL, which waits."""
+    code = (
+        "import subprocess, sys, time; from edgeseg.train import processes; processes.PATIENCE = 0.1; "
+        "begun = [subprocess.Popen([sys.executable, '-c', f'raise SystemExit({code})']) for code in (0, 3)]; "
+        "processes.watch(begun); time.sleep(60)"
+    )
+    top = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(top), cwd=top, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "error: a process of this training died" in done.stderr
 
 
 def environment(top: Path) -> dict[str, str]:
