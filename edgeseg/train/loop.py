@@ -148,6 +148,7 @@ class Trainer:
         self.batches = self._batches(
             train, self.recipe.batch, TASKS[self.data.task].mixing(self.recipe), self.recipe.seed
         )
+        self.bare: Batches | None = None
         self.others = self._without_labels()
         self._build()
 
@@ -186,7 +187,7 @@ class Trainer:
         if self.check:
             refuse(teaching.unlabelled, split.problems())
         # of a seed of their own: images that are among those with labels too would come as the same views in the same steps
-        batches = self._batches(split, self._without(), None, self.recipe.seed + UNLABELLED)
+        self.bare = batches = self._batches(split, self._without(), None, self.recipe.seed + UNLABELLED)
 
         def from_here() -> Iterator[tuple[Tensor, Tensor]]:
             yield from batches.forever(self.state.step)  # asked for the first batch, it knows where a resumed run is
@@ -430,6 +431,7 @@ class Trainer:
     def _lost(self, what: str, value: float) -> Diverged:
         """Why training cannot go on from here; the weights and the last checkpoint are those from before this step."""
         step, images = self.state.step, self.batches.names(self.state.step)
+        without = f" and, without labels, {', '.join(self.bare.names(step))}" if self.bare is not None else ""
         parts = [f"{name} {float(part):.3g}" for name, part in self.task.said.items()]
         made_of = f" ({', '.join(parts)})" if parts and what == "loss" else ""
         kept = (
@@ -437,7 +439,7 @@ class Trainer:
         )
         return Diverged(
             f"the {what} became {value}{made_of} at step {step}, epoch {step // len(self.batches) + 1}, on the images "
-            f"{', '.join(images)}; {kept}; start anew with a lower optimizer.lr"
+            f"{', '.join(images)}{without}; {kept}; start anew with a lower optimizer.lr"
         )
 
     def _evaluate(self, write: Callable[[dict[str, Any]], None]) -> None:

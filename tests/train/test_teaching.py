@@ -260,6 +260,26 @@ def test_images_without_labels_teach_and_a_stopped_run_goes_on_with_them(
     assert weights[0] == weights[1]
 
 
+def test_what_is_no_number_names_images_without_labels_too(few: Data, teaching: Teaching, tmp_path: Path) -> None:
+    """Either may be the ones: those of the step that went wrong, whose numbers run on apart."""
+    more = replace(teaching, losses=(Kd(),), unlabelled="synthetic:size=64x96,train=9,seed=5", unlabelled_batch=3)
+    trainer = taught(few, tmp_path / "run", more, epochs=2)
+    plain, seen = trainer.task.loss, 0
+
+    def loss(*given: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        return plain(*given) * (math.nan if seen == 4 else 1)
+
+    trainer.task.loss = loss  # type: ignore[method-assign]
+    with pytest.raises(EdgesegError, match="at step 3, epoch 2, on the images .* and, without labels, ") as caught:
+        trainer.run(resume=False)
+    named = str(caught.value).split("without labels, ")[1].split("; ")[0].split(", ")
+    assert trainer.bare is not None
+    assert named == trainer.bare.names(3)
+    assert len(set(named)) == 3
+
+
 def test_images_without_labels_alone_change_no_loss_of_labels(
     tiny_data: Data, teaching: Teaching, tmp_path: Path
 ) -> None:
