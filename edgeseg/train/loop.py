@@ -38,6 +38,7 @@ from edgeseg.runs import WEIGHTS, Training, read_card, read_weights, save
 from edgeseg.students import Student, create
 from edgeseg.students.student import parameters
 from edgeseg.train.checkpoint import load_state, rng_state, save_state, set_rng_state
+from edgeseg.train.norms import synced
 from edgeseg.train.processes import watch
 from edgeseg.train.recipe import AdamW, Optimizer, Recipe
 from edgeseg.train.task import TASKS, Task
@@ -206,12 +207,12 @@ class Trainer:
         self.average.load_state_dict(student.state_dict())
         self.average.look = tuple(look_of(self.data.split(self.fit_split)))
         self.average = self.average.to(self.fabric.device).eval().requires_grad_(requires_grad=False)
-        if self.fabric.world_size > 1:
-            convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm  # it has no types
-            student = convert(student) if self.fabric.device.type == "cuda" else student
         self.task.begin(student, self.average)
-        learned = nn.ModuleList([student, self.task.heads])
-        self.module, self.optimizer = self.fabric.setup(student, make_optimizer(learned, self.recipe.optimizer))
+        if self.fabric.world_size > 1:
+            for learned in (student, self.task.heads):
+                synced(learned, self.fabric.device.type)
+        both = nn.ModuleList([student, self.task.heads])
+        self.module, self.optimizer = self.fabric.setup(student, make_optimizer(both, self.recipe.optimizer))
         for method in self.task.methods:
             self.module.mark_forward_method(method)
 

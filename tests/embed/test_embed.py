@@ -207,7 +207,9 @@ def test_another_way_of_making_the_same_is_refused(tiny_run: Path, tmp_path: Pat
     """It would change last bits, and a stopped job would not end as one that was not."""
     this = job(tiny_run, tmp_path, threads=1)
     this.begin()
-    with pytest.raises(EdgesegError, match=r"begun with another batch \(1, now 4\); go on with --batch as it was, or choose"):
+    with pytest.raises(
+        EdgesegError, match=r"begun with another batch \(1, now 4\); go on with --batch as it was, or choose"
+    ):
         work(replace(this, batch=4))
     with pytest.raises(EdgesegError, match=r"another threads \(1, now None\); go on with --threads as it was"):
         work(replace(this, threads=None))
@@ -473,9 +475,7 @@ def test_what_only_a_teacher_at_hand_can_say(
         taught(tiny_data, tmp_path, replace(teaching, **more))
 
 
-def test_a_class_map_that_leaves_every_pixel_out_is_an_error_of_shards_too(
-    teaching: Teaching, tiny_data: Data
-) -> None:
+def test_a_class_map_that_leaves_every_pixel_out_is_an_error_of_shards_too(teaching: Teaching, tiny_data: Data) -> None:
     names, split = list(tiny_data.class_names), tiny_data.split("train")
     corner = torch.tensor([[3, 64, 96, 1, 0, 1, 0]], dtype=torch.float64)
     crop = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)  # small enough to be of one class for a bad teacher

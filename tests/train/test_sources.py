@@ -134,7 +134,9 @@ def test_oneformer_is_asked_for_classes(transformers: Any, oneformer: Path) -> N
     student = from_source(f"transformers:{oneformer}", NAMES)
     net = transformers.OneFormerForUniversalSegmentation.from_pretrained(oneformer).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(oneformer)
-    words = transformers.OneFormerProcessor._preprocess_text(SimpleNamespace(tokenizer=tokenizer), ["the task is semantic"])
+    words = transformers.OneFormerProcessor._preprocess_text(
+        SimpleNamespace(tokenizer=tokenizer), ["the task is semantic"]
+    )
     assert torch.equal(student.net.task, words)  # type: ignore[union-attr]
     assert 15 < int((words > 0).sum()) < 30
     normal = student.normalise(picture(96, 96)).repeat(2, 1, 1, 1)

@@ -272,7 +272,7 @@ def test_what_is_no_number_names_images_without_labels_too(few: Data, teaching: 
         return plain(*given) * (math.nan if seen == 4 else 1)
 
     trainer.task.loss = loss  # type: ignore[method-assign]
-    with pytest.raises(EdgesegError, match="at step 3, epoch 2, on the images .* and, without labels, ") as caught:
+    with pytest.raises(EdgesegError, match=r"at step 3, epoch 2, on the images .* and, without labels, ") as caught:
         trainer.run(resume=False)
     named = str(caught.value).split("without labels, ")[1].split("; ")[0].split(", ")
     assert trainer.bare is not None
