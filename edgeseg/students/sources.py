@@ -28,7 +28,9 @@ class Queries(nn.Module):
     task: `[1, T]`, the tokens of what is asked, where one network does several tasks (OneFormer, Jain et al., arXiv 2211.06220).
     """
 
-    def __init__(self, net: nn.Module, task: Tensor | None = None) -> None:
+    task: Tensor | None
+
+    def __init__(self, net: Any, task: Tensor | None = None) -> None:
         super().__init__()
         self.net = net
         self.register_buffer("task", task, persistent=False)
@@ -36,7 +38,8 @@ class Queries(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """`[B, 3, H, W]` to `[B, classes, H / 4, W / 4]`."""
         asked = {} if self.task is None else {"task_inputs": self.task.expand(len(image), -1)}
-        made = self.net(pixel_values=image, **asked)
+        net: Any = self.net
+        made = net(pixel_values=image, **asked)
         classes = made.class_queries_logits.softmax(-1)[..., :-1]
         sums = torch.einsum("bqc,bqhw->bchw", classes, made.masks_queries_logits.sigmoid())
         return sums.clamp_min(1e-6).log()

@@ -131,17 +131,17 @@ def oneformer(transformers: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_oneformer_is_asked_for_classes(transformers: Any, oneformer: Path) -> None:
     """With the tokens that its library's processor makes, and not those of another task."""
-    student = from_source(f"transformers:{oneformer}", NAMES)
+    student: Any = from_source(f"transformers:{oneformer}", NAMES)
     net = transformers.OneFormerForUniversalSegmentation.from_pretrained(oneformer).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(oneformer)
     words = transformers.OneFormerProcessor._preprocess_text(
         SimpleNamespace(tokenizer=tokenizer), ["the task is semantic"]
     )
-    assert torch.equal(student.net.task, words)  # type: ignore[union-attr]
+    assert torch.equal(student.net.task, words)
     assert 15 < int((words > 0).sum()) < 30
     normal = student.normalise(picture(96, 96)).repeat(2, 1, 1, 1)
     with torch.inference_mode():
-        made = student.low_logits(normal)  # type: ignore[operator]
+        made = student.low_logits(normal)
         outputs = net(pixel_values=normal, task_inputs=words.repeat(2, 1))
         classes, masks = outputs.class_queries_logits.softmax(-1)[..., :-1], outputs.masks_queries_logits.sigmoid()
     assert torch.allclose(made.exp(), torch.einsum("bqc,bqhw->bchw", classes, masks), rtol=1e-4)
