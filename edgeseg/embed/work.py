@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby, islice
 from typing import Any
 
@@ -29,6 +30,11 @@ from edgeseg.tars import Add, writing
 Half = NDArray[np.float16]
 
 
+def brief(device: torch.device) -> AbstractContextManager[Any]:
+    """How a frozen teacher computes, whatever its student does: on a GPU in bfloat16."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
 class Frozen:
     """A run in evaluation mode, and what it makes of images: arrays `[B, C, h, w]`."""
 
@@ -43,13 +49,14 @@ class Frozen:
         Raises:
             EdgesegError: a number that float16 has no room for.
         """
-        if isinstance(self.student, Promptable):
-            assert self.size is not None
-            fitted = _Fitted(self.student, self.size)
-            made = torch.cat([fitted.begin(image)[0] for image in images])
-        else:
-            assert isinstance(self.student, Semantic)
-            made = self.student.low_logits(self.batch(images))
+        with brief(next(self.student.parameters()).device):
+            if isinstance(self.student, Promptable):
+                assert self.size is not None
+                fitted = _Fitted(self.student, self.size)
+                made = torch.cat([fitted.begin(image)[0] for image in images])
+            else:
+                assert isinstance(self.student, Semantic)
+                made = self.student.low_logits(self.batch(images))
         half: Half = made.half().cpu().numpy()
         if not np.isfinite(half).all():
             raise EdgesegError(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeseg.embed import teacher_of
+from edgeseg.embed.work import brief
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID
 from edgeseg.runs import load_run, read_card
@@ -69,7 +70,7 @@ class Teacher:
         if labels is not None and is_assisted(self.network):
             normal = with_labels(self.network, normal, self._own(labels), seed)
         seen = F.pad(normal, fill)
-        with kept(self.network, keys, seen) as maps:
+        with brief(images.device), kept(self.network, keys, seen) as maps:
             if staged(self.network, keys):
                 heads, every = self.network.training_outputs(seen)
                 logits, maps = heads[0].float(), maps | stages(self.network, keys, every)
@@ -135,10 +136,11 @@ class PromptTeacher:
         height, width = images.shape[-2:]
         multiple = self.network.multiple
         seen = F.pad(self.network.normalise(images), (0, -width % multiple, 0, -height % multiple))
-        with kept(self.network, keys, seen) as maps:
-            features = self.network.encode(seen)
-        if staged(self.network, keys):
-            maps |= stages(self.network, keys, self.network.forward_features(seen))
+        with brief(images.device):
+            with kept(self.network, keys, seen) as maps:
+                features = self.network.encode(seen)
+            if staged(self.network, keys):
+                maps |= stages(self.network, keys, self.network.forward_features(seen))
         shares = (height / seen.shape[-2], width / seen.shape[-1])
         return features, {key: cut(each, shares) if shares != (1, 1) else each for key, each in maps.items()}
 
@@ -147,9 +149,10 @@ class PromptTeacher:
         self, features: Features, points: Tensor, labels: Tensor, before: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Its best mask for each prompt, logits `[P, 1, H, W]` at the size of what it saw, and as it came, for the next round."""
-        low = best_mask(
-            *self.network.low_masks(spread(features.maps, len(points)), features.size, points, labels, before)
-        )
+        with brief(points.device):
+            low = best_mask(
+                *self.network.low_masks(spread(features.maps, len(points)), features.size, points, labels, before)
+            )
         return self.network.enlarge(low, features.size).float(), low
 
 
