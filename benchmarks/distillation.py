@@ -53,15 +53,25 @@ class Bench:
     work: Path
     size: str
     epochs: int
+    changes: tuple[str, ...] = ()  # of the recipe, on top of `RECIPE`
 
     def teacher(self, name: str, epochs: int, threads: int) -> Trained:
         """Train the teacher, and keep what it makes of every image."""
         run, shards = self.work / f"teacher-{name}", self.work / f"shards-{name}"
         self._run(run, self.words("train", name, run, epochs, 0, threads))
         if not (shards / "done").exists():
-            _edgeseg(
-                "embed", "--teacher", str(run), "--data", self.data, "--out", str(shards), "--threads", str(threads)
-            )
+            words = [
+                "embed",
+                "--teacher",
+                str(run),
+                "--data",
+                self.data,
+                "--out",
+                str(shards),
+                "--threads",
+                str(threads),
+            ]
+            _edgeseg(*words, *_of_split(self.changes))
             write_text(shards / "done", "")
         return self._scored(run, name, "teacher", 0)
 
@@ -82,7 +92,7 @@ class Bench:
 
     def words(self, verb: str, name: str, run: Path, epochs: int, seed: int, threads: int) -> list[str]:
         """The command line of a run."""
-        changes = [word for change in (*RECIPE, f"seed={seed}") for word in ("--set", change)]
+        changes = [word for change in (*RECIPE, *self.changes, f"seed={seed}") for word in ("--set", change)]
         where = ["--data", self.data, "--out", str(run), "--size", self.size]
         return [verb, name, *where, "--epochs", str(epochs), "--threads", str(threads), *changes]
 
@@ -105,6 +115,16 @@ class Bench:
             f"{student} {method} seed {seed}: held {made.held:.2f}, test {made.test:.2f}", file=sys.stderr, flush=True
         )
         return made
+
+
+def _of_split(changes: Sequence[str]) -> list[str]:
+    """What `embed` is told of them: which images are learned from."""
+    return [
+        word
+        for name, _, split in (change.partition("=") for change in changes)
+        if name == "split"
+        for word in ("--split", split)
+    ]
 
 
 def _edgeseg(*words: str) -> str:
@@ -157,14 +177,14 @@ def document(asked: Bench, teacher: Trained, made: Sequence[Trained], teacher_ep
 
 def _commands(asked: Bench, teacher: str, made: Sequence[Trained], teacher_epochs: int) -> Iterator[str]:
     shown = Bench(f"{asked.data.partition(':')[0]}:PATH", Path("runs"), asked.size, asked.epochs)
-    recipe = " ".join(f"--set {change}" for change in RECIPE)
+    recipe = " ".join(f"--set {change}" for change in (*RECIPE, *asked.changes))
 
     def line(verb: str, name: str, out: str, epochs: int, more: str = "") -> str:
         return f"edgeseg {verb} {name} --data {shown.data} --out {out} --size {shown.size} --epochs {epochs} --threads 1 $R{more}"
 
     yield f'R="{recipe}"'
     yield line("train", teacher, "runs/teacher", teacher_epochs)
-    yield f"edgeseg embed --teacher runs/teacher --data {shown.data} --out shards"
+    yield f"edgeseg embed --teacher runs/teacher --data {shown.data} --out shards{''.join(f' {word}' for word in _of_split(asked.changes))}"
     for method in dict.fromkeys(one.method for one in made):
         seed = " --set seed=SEED"
         if method == ALONE:
@@ -187,9 +207,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ready", action="store_true", help="a table of the runs that are there; none is trained")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe of all runs, e.g. split=trainval"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given: Any = parser.parse_args()
-    asked = Bench(given.data, given.work, given.size, given.epochs)
+    asked = Bench(given.data, given.work, given.size, given.epochs, tuple(given.set))
     teacher = asked.teacher(given.teacher, given.teacher_epochs, given.jobs)
     wanted = [
         (student, loss, seed)

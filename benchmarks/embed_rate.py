@@ -47,7 +47,7 @@ def contest(teacher: str, size: tuple[int, int], images: int, pairs: int) -> Log
         def embed() -> None:
             for shard in job.shards:
                 (job.out / shard.name).unlink(missing_ok=True)
-            make(job, frozen, job.shards, batch=1, workers=2, advance=lambda count: None)
+            make(job, frozen, job.shards, workers=2, advance=lambda count: None)
 
         def bare() -> None:
             with torch.inference_mode():

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,44 @@ def aside(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(part: Path) -> Iterator[None]:
+    """While this is entered, `clear_parts` of any process leaves `part` alone; that ends with this process, however it does."""
+    try:
+        import fcntl  # not on Windows, where what is open cannot be removed
+    except ImportError:
+        yield
+        return
+    with ExitStack() as stack:
+        while True:
+            file = stack.enter_context(part.open("ab"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)  # who clears holds it for a moment
+                if os.fstat(file.fileno()).st_nlink:
+                    break
+            except OSError:  # a file system without locks, where nothing is cleared
+                break
+        yield
+
+
+def clear_parts(path: Path) -> None:
+    """Remove what processes that are gone had written with `aside` and `held` of the file at `path`."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        with suppress(OSError):  # somebody else's: held, or gone by now
+            _remove_unless_held(part)
+
+
+def _remove_unless_held(part: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        part.unlink()
+        return
+    with part.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part.unlink()
 
 
 @contextmanager

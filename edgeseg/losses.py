@@ -24,7 +24,15 @@ class CrossEntropy:
 
     def __call__(self, logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
         """The loss; `weight [K]` scales each class."""
-        return _mean(_pixel_loss(logits, labels, weight), labels, weight)
+        least = 1 if weight is None else 1e-12
+        return _pixel_loss(logits, labels, weight).sum() / self.counted(labels, weight).clamp_min(least)
+
+    def counted(self, labels: Tensor, weight: Tensor | None) -> Tensor:
+        """What the loss is a mean over: pixels that are not void, or the sum of their classes' weights."""
+        valid = labels != VOID
+        if weight is None:
+            return valid.sum()
+        return torch.bincount(labels[valid].long(), minlength=len(weight)).to(weight.dtype) @ weight
 
 
 @dataclass(frozen=True)
@@ -164,12 +172,3 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 def _pixel_loss(logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
     return F.cross_entropy(logits, labels.long(), weight=weight, ignore_index=VOID, reduction="none")
-
-
-def _mean(loss: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean over valid pixels, or weighted mean; 0 with a gradient when every pixel is void."""
-    valid = labels != VOID
-    if weight is None:
-        return loss.sum() / valid.sum().clamp_min(1)
-    counts = torch.bincount(labels[valid].long(), minlength=len(weight)).to(weight.dtype)
-    return loss.sum() / (counts @ weight).clamp_min(1e-12)

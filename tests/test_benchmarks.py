@@ -6,8 +6,10 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -320,3 +322,28 @@ def test_the_table_of_taught_students_says_how_it_was_made() -> None:
     assert "| ddrnet23 | kd:weight=2 | 44.00 | 1.00 | +3.00 (" in text
     assert "--teacher shards --loss kd:weight=2" in text
     assert "private" not in text
+
+
+def test_what_is_set_reaches_every_run_and_the_teacher_s_eyes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(distillation, "_edgeseg", lambda *words: ran.append(words))
+    monkeypatch.setattr(distillation.Bench, "_scored", lambda *given: None)
+    monkeypatch.setattr(distillation, "document", lambda asked, *given: str(asked.changes))
+    words = (
+        f"--data camvid:x --work {tmp_path} --out {tmp_path} --students a --losses kd --seeds 1 --epochs 500".split()
+    )
+    monkeypatch.setattr("sys.argv", ["distillation", *words, "--set", "split=trainval", "--set", "batch=16"])
+    monkeypatch.setattr(
+        distillation, "ThreadPoolExecutor", lambda jobs: nullcontext(SimpleNamespace(map=lambda *given: []))
+    )
+    assert distillation.main() == 0
+    asked = distillation.Bench("camvid:x", tmp_path, "240x320", 500, ("split=trainval", "batch=16"))
+    for loss in (distillation.ALONE, "kd"):
+        asked.student("a", "b", loss, 0)
+    assert {each[0] for each in ran} == {"train", "embed", "distill"}
+    for each in ran:
+        if each[0] == "embed":
+            assert each[-2:] == ("--split", "trainval")
+        else:
+            assert "--set split=trainval --set batch=16 --set seed=0" in " ".join(each)
+    assert (tmp_path / "distillation.md").read_text() == "('split=trainval', 'batch=16')"

@@ -79,11 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return fail("interrupted", 130, words)
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):  # torch reports a killed worker from a signal handler, anywhere
+        if (what := _lost_process(error)) is None:
             raise
-        return fail(
-            "a data-loading process was killed, most likely for memory; use fewer workers or a smaller batch", 1, words
-        )
+        return fail(what, 1, words)
     except BrokenPipeError:  # `edgeseg models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -93,10 +91,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _lost_process(error: RuntimeError) -> str | None:
+    """What to say when PyTorch tells, in the middle of anything, that another process is gone; nothing of other errors."""
+    if "torch" not in sys.modules:
+        return None
+    from edgeseg.train.processes import died, tells_of_a_death
+
+    if "DataLoader worker" in str(error):  # from a signal handler
+        return "a data-loading process was killed, most likely for memory; use fewer workers or a smaller batch"
+    return died() if tells_of_a_death(error) else None
+
+
 def fail(message: str, code: int, words: Sequence[str]) -> int:
     """Say what went wrong and return the exit code."""
     say(message, "error:", "bold red")
-    if "--json" in words and not _printed:  # a result that is printed stays the one document
+    # a result that is printed stays the one document, and of processes that learn together one prints
+    if "--json" in words and not _printed and os.environ.get("LOCAL_RANK", "0") == "0":
         sys.stdout.write(json.dumps({"error": message, "exit_code": code}) + "\n")
     return code
 

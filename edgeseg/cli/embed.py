@@ -54,8 +54,8 @@ def embed(
     work = ENGINES[engine]
     weights = str(teacher_weights) if teacher_weights else None
     names = tuple(words(teacher_classes))
-    job = Job(teacher, data, split, out, per_shard, bool(TRUSTED), parse_size(size), weights, names)
-    how = How(batch, workers, threads, processes, tuple(TRUSTED))
+    job = Job(teacher, data, split, out, per_shard, bool(TRUSTED), parse_size(size), weights, names, batch, threads)
+    how = How(workers, processes, tuple(TRUSTED))
     total, done, made = len(job.split), 0, 0
     with progress(f"{'checking' if check else 'embedding'} {total} images", total) as bar:
 

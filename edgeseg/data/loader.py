@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -122,6 +123,7 @@ class _Maker:
     ) -> None:
         self.split, self.view, self.mixing = split, augment.build(), mixing
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
+        self._order: tuple[int, NDArray[np.int64]] | None = None  # of the epoch last asked about
 
     def __getitem__(self, key: tuple[int, int]) -> Placed | str:
         try:
@@ -131,9 +133,10 @@ class _Maker:
 
     def chosen(self, epoch: int, step: int) -> list[int]:
         """The images of a batch."""
-        order = np.random.default_rng((self.seed, epoch, _ORDER)).permutation(len(self.split))
+        if self._order is None or self._order[0] != epoch:  # of eleven million images it takes 0.3 s
+            self._order = epoch, np.random.default_rng((self.seed, epoch, _ORDER)).permutation(len(self.split))
         turn = step * self.world + self.rank
-        return [int(index) for index in order[turn * self.batch :][: self.batch]]
+        return self._order[1][turn * self.batch :][: self.batch].tolist()
 
     def _make(self, epoch: int, step: int) -> Placed:
         turn = step * self.world + self.rank

@@ -17,25 +17,20 @@ from edgeseg.students.sources import is_source
 
 @dataclass(frozen=True)
 class How:
-    """How the work is done; none of it changes what is made, but `batch` and `threads` in the last bit.
+    """How the work is done; none of it changes what is made.
 
-    batch:     images that the teacher looks at together, where they are of one size.
     workers:   threads that read images ahead.
-    threads:   of PyTorch; null: as many as it takes.
     processes: Ray's; the others take theirs from torchrun.
     trusted:   modules to import first, so that a run of a network in them may be loaded.
     """
 
-    batch: int = 1
     workers: int = 2
-    threads: int | None = None
     processes: int = 2
     trusted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("batch", "processes"):
-            if getattr(self, name) < 1:
-                raise EdgesegError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.processes < 1:
+            raise EdgesegError(f"processes must be at least 1, got {self.processes}")
 
 
 Advance: TypeAlias = Callable[[int], None]
@@ -44,7 +39,7 @@ Advance: TypeAlias = Callable[[int], None]
 
 def local(job: Job, how: How, advance: Advance) -> int:
     """This process, or under torchrun its share; how many shards it made."""
-    return work(job, *place(), device(), how.batch, how.workers, advance)
+    return work(job, *place(), device(), how.workers, advance)
 
 
 def place() -> tuple[int, int]:
@@ -74,7 +69,7 @@ def ray(job: Job, how: How, advance: Advance) -> int:
     import torch
 
     library.init(ignore_reinit_error=True, log_to_driver=False)
-    resources = {"num_gpus": 1} if torch.cuda.is_available() else {"num_cpus": how.threads or 1}
+    resources = {"num_gpus": 1} if torch.cuda.is_available() else {"num_cpus": job.threads or 1}
     share = library.remote(max_retries=3, **resources)(_share)
     job.begin()
     teacher = job.teacher if is_source(job.teacher) else str(Path(job.teacher).resolve())
@@ -103,11 +98,11 @@ def _share(job: Job, how: How, rank: int) -> tuple[int, int]:
 
     from edgeseg.errors import import_trusted
 
-    torch.set_num_threads(how.threads or 1)
+    torch.set_num_threads(job.threads or 1)
     for module in how.trusted:
         import_trusted(module)
     images: list[int] = []
-    made = work(job, rank, how.processes, device(), how.batch, how.workers, images.append)
+    made = work(job, rank, how.processes, device(), how.workers, images.append)
     return made, sum(images)
 
 

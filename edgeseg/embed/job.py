@@ -30,6 +30,7 @@ class Embeddings:
     sha256: of the teacher's weights.
     size:   (height, width) that images are fitted into, for a promptable teacher; null: images are taken as they are.
     shards: name of each tar file, and how many images it holds.
+    batch, threads: as asked for; null `threads`: as many as PyTorch takes, null `batch`: neither was written down.
     """
 
     __pydantic_config__ = STRICT
@@ -46,6 +47,8 @@ class Embeddings:
     split: str
     images: int
     shards: list[tuple[str, int]]
+    batch: int | None = None
+    threads: int | None = None
 
 
 def teacher_of(folder: Path) -> Embeddings | None:
@@ -82,6 +85,8 @@ class Job:
     trust:     import the module that the teacher's run names.
     size:      (height, width) that a promptable teacher's images are fitted into; null: as its run or its network says.
     weights, class_names: of a teacher from elsewhere, as for `distill`.
+    batch:     images that the teacher looks at together, where they are of one size.
+    threads:   of PyTorch; null: as many as it takes. Both change the last bits of what is made.
     """
 
     teacher: str
@@ -93,6 +98,12 @@ class Job:
     size: tuple[int, int] | None = None
     weights: str | None = None
     class_names: tuple[str, ...] = ()
+    batch: int = 1
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise EdgesegError(f"batch must be at least 1, got {self.batch}")
 
     @cached_property
     def network(self) -> Student:
@@ -149,19 +160,25 @@ class Job:
         """Write `embeddings.json` if it is not there, and compare."""
         if not (self.out / MANIFEST).exists():
             schema.write(self.out / MANIFEST, self.manifest())
-        self.compare()
+        self.compare(making=True)
 
-    def compare(self) -> None:
+    def compare(self, making: bool = False) -> None:
         """Nothing when the `embeddings.json` that is there is of this job.
 
+        making: more is to be made, by the same sums in the same order, so that a stopped job ends as one that was not.
+
         Raises:
-            EdgesegError: the folder holds what another teacher made, or of other images.
+            EdgesegError: the folder holds what another teacher made, or of other images, or in another way.
         """
         before, now = (asdict(one) for one in (schema.read(Embeddings, self.out / MANIFEST), self.manifest()))
+        way = ("batch", "threads")
+        apart = ("edgeseg", "tools", *(() if making and before["batch"] is not None else way))
         for key, value in now.items():
-            if key not in ("edgeseg", "tools") and before[key] != value:
+            if key not in apart and before[key] != value:
                 raise EdgesegError(
-                    f"{self.out} was begun with another {key} ({before[key]!r:.60}, now {value!r:.60}); choose another --out"
+                    f"{self.out} was begun with another {key} ({before[key]!r:.60}, now {value!r:.60}); "
+                    + (f"go on with --{key} as it was, or choose" if key in way and before[key] else "choose")
+                    + " another --out"
                 )
 
     def manifest(self) -> Embeddings:
@@ -185,4 +202,6 @@ class Job:
             split=self.split_name or self.source.fit,
             images=len(self.split),
             shards=[(shard.name, shard.stop - shard.start) for shard in self.shards],
+            batch=self.batch,
+            threads=self.threads,
         )

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby, islice
 from typing import Any
 
@@ -19,7 +20,7 @@ from edgeseg.data.base import Image
 from edgeseg.data.loader import ahead
 from edgeseg.embed.job import ARRAY, NOTE, Job, Shard
 from edgeseg.errors import EdgesegError
-from edgeseg.files import aside
+from edgeseg.files import aside, clear_parts, held
 from edgeseg.segment import StudentSegmenter
 from edgeseg.students import Promptable, Semantic, Student
 from edgeseg.students.assisted import is_assisted
@@ -27,6 +28,11 @@ from edgeseg.students.maps import EMBEDDING, kept, staged, stages
 from edgeseg.tars import Add, writing
 
 Half = NDArray[np.float16]
+
+
+def brief(device: torch.device) -> AbstractContextManager[Any]:
+    """How a frozen teacher computes, whatever its student does: on a GPU in bfloat16."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
 class Frozen:
@@ -43,13 +49,14 @@ class Frozen:
         Raises:
             EdgesegError: a number that float16 has no room for.
         """
-        if isinstance(self.student, Promptable):
-            assert self.size is not None
-            fitted = _Fitted(self.student, self.size)
-            made = torch.cat([fitted.begin(image)[0] for image in images])
-        else:
-            assert isinstance(self.student, Semantic)
-            made = self.student.low_logits(self.batch(images))
+        with brief(next(self.student.parameters()).device):
+            if isinstance(self.student, Promptable):
+                assert self.size is not None
+                fitted = _Fitted(self.student, self.size)
+                made = torch.cat([fitted.begin(image)[0] for image in images])
+            else:
+                assert isinstance(self.student, Semantic)
+                made = self.student.low_logits(self.batch(images))
         half: Half = made.half().cpu().numpy()
         if not np.isfinite(half).all():
             raise EdgesegError(
@@ -93,7 +100,6 @@ def work(
     rank: int = 0,
     world: int = 1,
     device: str = "cpu",
-    batch: int = 1,
     workers: int = 2,
     advance: Callable[[int], None] = lambda count: None,
 ) -> int:
@@ -113,23 +119,20 @@ def work(
             f"{job.teacher} has to be shown the labels along with the picture; distill from the run itself"
         )
     teacher = Frozen(student.to(device), job.manifest().size)
-    make(job, teacher, todo, batch, workers, advance)
+    make(job, teacher, todo, workers, advance)
     return len(todo)
 
 
-def make(
-    job: Job, teacher: Frozen, todo: list[Shard], batch: int, workers: int, advance: Callable[[int], None]
-) -> None:
+def make(job: Job, teacher: Frozen, todo: list[Shard], workers: int, advance: Callable[[int], None]) -> None:
     """Make shards, one after the other; what is read ahead and written behind never waits for the end of one."""
     images = ahead(job.split.image, [index for shard in todo for index in range(shard.start, shard.stop)], workers)
     with ThreadPoolExecutor(1) as behind:
         for shard in todo:
             keys = iter(job.keys[shard.start : shard.stop])
-            for left in job.out.glob(f".{shard.name}.*.part"):
-                left.unlink(missing_ok=True)
-            with aside(job.out / shard.name) as part, writing(part) as add:
+            clear_parts(job.out / shard.name)
+            with aside(job.out / shard.name) as part, held(part), writing(part) as add:
                 written: Future[None] = behind.submit(lambda: None)
-                for some in batches(islice(images, shard.stop - shard.start), batch):
+                for some in batches(islice(images, shard.stop - shard.start), job.batch):
                     made = teacher(some)
                     written.result()  # one batch is written behind the next, so that a slow disk holds the teacher back
                     notes = [

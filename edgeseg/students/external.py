@@ -45,7 +45,12 @@ class External(Semantic):
 
     def low_logits(self, image: Tensor) -> Tensor:
         """The network's logits, wherever it put them."""
-        made: Any = self.net(image)
+        try:
+            made: Any = self.net(image)
+        except TypeError as error:  # it wants more than the image, or another
+            raise EdgesegError(
+                f"{self.name} cannot be asked with an image [B, 3, H, W] alone ({error!s:.200}); wrap it in a module that can"
+            ) from error
         if isinstance(made, Mapping) and "out" in made:
             made = made["out"]
         logits = getattr(made, "logits", made)

@@ -24,15 +24,22 @@ class Queries(nn.Module):
 
     Their own way to a label of each pixel: sum over queries of the probability of a class, nothing left out, times that of the pixel;
     the logarithm of that sum, so that a softmax gives the shares back.
+
+    task: `[1, T]`, the tokens of what is asked, where one network does several tasks (OneFormer, Jain et al., arXiv 2211.06220).
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    task: Tensor | None
+
+    def __init__(self, net: Any, task: Tensor | None = None) -> None:
         super().__init__()
         self.net = net
+        self.register_buffer("task", task, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """`[B, 3, H, W]` to `[B, classes, H / 4, W / 4]`."""
-        made = self.net(pixel_values=image)
+        asked = {} if self.task is None else {"task_inputs": self.task.expand(len(image), -1)}
+        net: Any = self.net
+        made = net(pixel_values=image, **asked)
         classes = made.class_queries_logits.softmax(-1)[..., :-1]
         sums = torch.einsum("bqc,bqhw->bchw", classes, made.masks_queries_logits.sigmoid())
         return sums.clamp_min(1e-6).log()
@@ -95,7 +102,7 @@ class Sam(Promptable):
 
 
 def from_transformers(source: str, classes: int, weights: Path | None) -> Student:
-    """The trained network in a folder, or under a name on the Hub: one for semantic segmentation, Mask2Former's kind, or SAM."""
+    """The trained network in a folder, or under a name on the Hub: one for semantic segmentation, Mask2Former's kind, OneFormer, or SAM."""
     mend_torchvision()
     transformers = need("transformers")
     if weights is not None:
@@ -108,7 +115,8 @@ def from_transformers(source: str, classes: int, weights: Path | None) -> Studen
         if config.model_type == "sam":
             student: Student = Sam(transformers.SamModel.from_pretrained(source).eval())
         elif "ForUniversalSegmentation" in (config.architectures or [""])[0]:
-            net = Queries(transformers.AutoModelForUniversalSegmentation.from_pretrained(source).eval())
+            task = _semantic(transformers, source, config.task_seq_len) if config.model_type == "oneformer" else None
+            net = Queries(transformers.AutoModelForUniversalSegmentation.from_pretrained(source).eval(), task)
             student = External(len(config.id2label), net)
         else:
             net = transformers.AutoModelForSemanticSegmentation.from_pretrained(source).eval()
@@ -121,6 +129,13 @@ def from_transformers(source: str, classes: int, weights: Path | None) -> Studen
     if names and not all(name.startswith("LABEL_") for name in names):
         student.describe(names, distinct_colours(len(names)))
     return student
+
+
+def _semantic(transformers: Any, source: str, length: int) -> Tensor:
+    """The words that OneFormer is asked for classes with, `[1, length]`, as its own processor makes tokens of them: 0 behind the end."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    made = tokenizer(["the task is semantic"], padding="max_length", max_length=length, truncation=True)
+    return torch.tensor(made["input_ids"]) * torch.tensor(made["attention_mask"])
 
 
 def _prepared(transformers: Any, source: str) -> tuple[Any, Any] | None:

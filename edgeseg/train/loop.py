@@ -38,6 +38,8 @@ from edgeseg.runs import WEIGHTS, Training, read_card, read_weights, save
 from edgeseg.students import Student, create
 from edgeseg.students.student import parameters
 from edgeseg.train.checkpoint import load_state, rng_state, save_state, set_rng_state
+from edgeseg.train.norms import synced
+from edgeseg.train.processes import watch
 from edgeseg.train.recipe import AdamW, Optimizer, Recipe
 from edgeseg.train.task import TASKS, Task
 
@@ -125,6 +127,9 @@ class Trainer:
         if restarted_by_torchrun():
             join_again()
         self.fabric.launch()
+        if begun := getattr(self.fabric.strategy.launcher, "procs", None):
+            watch(list(begun))
+            begun.clear()  # Lightning's own watchman kills all of them without a word; now it has nobody to watch
         torch.manual_seed(self.recipe.seed)
         if self.recipe.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS chooses anew each time
@@ -144,6 +149,7 @@ class Trainer:
         self.batches = self._batches(
             train, self.recipe.batch, TASKS[self.data.task].mixing(self.recipe), self.recipe.seed
         )
+        self.bare: Batches | None = None
         self.others = self._without_labels()
         self._build()
 
@@ -182,7 +188,7 @@ class Trainer:
         if self.check:
             refuse(teaching.unlabelled, split.problems())
         # of a seed of their own: images that are among those with labels too would come as the same views in the same steps
-        batches = self._batches(split, self._without(), None, self.recipe.seed + UNLABELLED)
+        self.bare = batches = self._batches(split, self._without(), None, self.recipe.seed + UNLABELLED)
 
         def from_here() -> Iterator[tuple[Tensor, Tensor]]:
             yield from batches.forever(self.state.step)  # asked for the first batch, it knows where a resumed run is
@@ -201,12 +207,12 @@ class Trainer:
         self.average.load_state_dict(student.state_dict())
         self.average.look = tuple(look_of(self.data.split(self.fit_split)))
         self.average = self.average.to(self.fabric.device).eval().requires_grad_(requires_grad=False)
-        if self.fabric.world_size > 1:
-            convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm  # it has no types
-            student = convert(student) if self.fabric.device.type == "cuda" else student
         self.task.begin(student, self.average)
-        learned = nn.ModuleList([student, self.task.heads])
-        self.module, self.optimizer = self.fabric.setup(student, make_optimizer(learned, self.recipe.optimizer))
+        if self.fabric.world_size > 1:
+            for learned in (student, self.task.heads):
+                synced(learned, self.fabric.device.type)
+        both = nn.ModuleList([student, self.task.heads])
+        self.module, self.optimizer = self.fabric.setup(student, make_optimizer(both, self.recipe.optimizer))
         for method in self.task.methods:
             self.module.mark_forward_method(method)
 
@@ -426,6 +432,7 @@ class Trainer:
     def _lost(self, what: str, value: float) -> Diverged:
         """Why training cannot go on from here; the weights and the last checkpoint are those from before this step."""
         step, images = self.state.step, self.batches.names(self.state.step)
+        without = f" and, without labels, {', '.join(self.bare.names(step))}" if self.bare is not None else ""
         parts = [f"{name} {float(part):.3g}" for name, part in self.task.said.items()]
         made_of = f" ({', '.join(parts)})" if parts and what == "loss" else ""
         kept = (
@@ -433,7 +440,7 @@ class Trainer:
         )
         return Diverged(
             f"the {what} became {value}{made_of} at step {step}, epoch {step // len(self.batches) + 1}, on the images "
-            f"{', '.join(images)}; {kept}; start anew with a lower optimizer.lr"
+            f"{', '.join(images)}{without}; {kept}; start anew with a lower optimizer.lr"
         )
 
     def _evaluate(self, write: Callable[[dict[str, Any]], None]) -> None:

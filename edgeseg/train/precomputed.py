@@ -14,7 +14,7 @@ from edgeseg.data.base import Split
 from edgeseg.embed import Embedded
 from edgeseg.embed.work import pixels_of
 from edgeseg.errors import EdgesegError
-from edgeseg.train.teacher import groups, regroup
+from edgeseg.train.teacher import Joined
 from edgeseg.train.teaching import Teaching
 
 COMPARED = 4
@@ -83,15 +83,15 @@ class PrecomputedLogits(Precomputed):
     """The logits of a semantic teacher, in the data's classes.
 
     Raises:
-        EdgesegError: as above, or it does not know a class of the data.
+        EdgesegError: as above, or it does not know a class of the data, or saw nothing else than classes that it leaves out.
     """
 
     def __init__(
         self, teaching: Teaching, class_names: Sequence[str], split: Split, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(teaching, "semantic", split, device)
-        self.groups = groups(self.embedded.manifest.class_names, class_names, teaching.classes)
+        self.joined = Joined(self.embedded.manifest.class_names, class_names, teaching.classes)
 
     def logits(self, images: Tensor, size: Sequence[int], views: Tensor | None) -> Tensor:
         """The logits `[B, K, h, w]` of the data's classes at `size`, for uint8 `images [B, 3, H, W]` that are `views [B, 7]`."""
-        return regroup(self.maps(images.shape[-2:], size, views), self.groups)
+        return self.joined(self.maps(images.shape[-2:], size, views))

@@ -38,7 +38,10 @@ MARK = 3
 
 
 class PromptTask(Task):
-    """Instance ids as labels; judged by the mean IoU of the objects after one click."""
+    """Instance ids as labels; judged by the mean IoU of the objects after one click.
+
+    Several processes draw prompts of their own, so they do not learn to the bit what one would.
+    """
 
     methods = ("training_masks", "forward_features")
 

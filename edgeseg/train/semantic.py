@@ -15,6 +15,7 @@ from edgeseg.data.base import Data, Image, Labels, Split
 from edgeseg.embed import teacher_of
 from edgeseg.errors import EdgesegError
 from edgeseg.evaluate import measure_split
+from edgeseg.losses import CrossEntropy
 from edgeseg.metrics import VOID, Score
 from edgeseg.pictures import overlay
 from edgeseg.students import Semantic, Student, upsample
@@ -29,7 +30,11 @@ from edgeseg.train.teaching import ALONE, EMA, Key, Lesson, Teaching, View
 
 
 class SemanticTask(Task):
-    """Class ids as labels; judged by mIoU."""
+    """Class ids as labels; judged by mIoU.
+
+    With cross-entropy several processes learn what one would from all of their images. OHEM, Lovasz and some pieces of distillation
+    look at the pixels of one process together, by nature: there it is the mean over processes.
+    """
 
     methods = ("training_logits", "training_outputs")
 
@@ -74,7 +79,7 @@ class SemanticTask(Task):
             self.recipe.loss(upsample(logits.float().contiguous(), labels.shape[-2:]), labels, self.weight)
             for logits in heads
         ]
-        total: Tensor = parts[0] + self.recipe.auxiliary * sum(parts[1:])
+        total: Tensor = self._share(labels) * (parts[0] + self.recipe.auxiliary * sum(parts[1:]))
         if self.recipe.teaching is None:
             return total
         self.said["loss_labels"] = total.detach()
@@ -93,6 +98,15 @@ class SemanticTask(Task):
                 else:
                     theirs = self.teacher.view(images, size, self.theirs, labels, self.seed(step))
         return total + self.taught(Lesson(ours, theirs, labels, images, again, student.multiple, self.seed(step)))
+
+    def _share(self, labels: Tensor) -> Tensor | float:
+        """How much the mean over this process's pixels counts for in the mean over the processes, which have more or less void."""
+        if self.fabric.world_size == 1 or not isinstance(self.recipe.loss, CrossEntropy):
+            return 1.0
+        mine = self.recipe.loss.counted(labels, self.weight).float()
+        mean = self.fabric.all_reduce(mine.clone(), reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mine / mean.clamp_min(1e-12)
 
     def _ask(self, module: Any, student: Student, images: Tensor) -> tuple[Sequence[Tensor], dict[Key, Tensor]]:
         """The student's heads for uint8 images, and the maps that the pieces of loss compare."""

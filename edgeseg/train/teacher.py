@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeseg.embed import teacher_of
+from edgeseg.embed.work import brief
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID
 from edgeseg.runs import load_run, read_card
@@ -41,9 +42,7 @@ class Teacher:
             raise EdgesegError(
                 f"the teacher {teaching.teacher} is promptable; a student that names classes learns from one that does"
             )
-        self.groups = groups(network.class_names, class_names, teaching.classes)
-        self.dropped = sorted(set(range(network.classes)) - {index for group in self.groups for index in group})
-        self._names = network.class_names
+        self.joined = Joined(network.class_names, class_names, teaching.classes)
         self.network = network.to(device).eval().requires_grad_(requires_grad=False)
         if torch.device(device).type == "cuda":
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -71,7 +70,7 @@ class Teacher:
         if labels is not None and is_assisted(self.network):
             normal = with_labels(self.network, normal, self._own(labels), seed)
         seen = F.pad(normal, fill)
-        with kept(self.network, keys, seen) as maps:
+        with brief(images.device), kept(self.network, keys, seen) as maps:
             if staged(self.network, keys):
                 heads, every = self.network.training_outputs(seen)
                 logits, maps = heads[0].float(), maps | stages(self.network, keys, every)
@@ -83,38 +82,41 @@ class Teacher:
             maps = {key: cut(each, (height / whole[0], width / whole[1])) for key, each in maps.items()}
         if logits.shape[-2:] != tuple(size):
             logits = upsample(logits, size)
-        return View(self._joined(logits), maps)
+        return View(self.joined(logits), maps)
 
     def _own(self, labels: Tensor) -> Tensor:
         """Labels of the data in the teacher's classes, the first of them where several are one of the data's."""
         table = torch.full((VOID + 1,), VOID, dtype=torch.uint8, device=labels.device)
-        for index, group in enumerate(self.groups):
+        for index, group in enumerate(self.joined.groups):
             table[index] = group[0]
         return table[labels.long()]
 
-    def _joined(self, logits: Tensor) -> Tensor:
-        """The logits of the data's classes.
 
-        Raises:
-            EdgesegError: in the first images asked about, every pixel is of a class that the data does not have.
-        """
-        if self.dropped:
+class Joined:
+    """A teacher's logits `[B, K, h, w]`, to those of the data's classes.
+
+    Raises:
+        EdgesegError: in the first images asked about, every pixel is of a class that the data does not have.
+    """
+
+    def __init__(self, teachers: Sequence[str], wanted: Sequence[str], named: dict[str, str]) -> None:
+        self.groups = groups(teachers, wanted, named)
+        self._names = teachers
+        self._dropped = set(range(len(teachers))) - {index for group in self.groups for index in group}
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        if self._dropped:
             seen = logits.argmax(1).unique().tolist()
-            if set(seen) <= set(self.dropped):
+            if set(seen) <= self._dropped:
                 raise EdgesegError(
                     f"every pixel of a batch is {', '.join(self._names[index] for index in seen)} to the teacher, which "
                     "the class map leaves out; name what of the data that is, or another teacher"
                 )
-            self.dropped = []  # one look is enough, at every step it would cost time
-        return regroup(logits, self.groups)
-
-
-def regroup(logits: Tensor, found: Sequence[Sequence[int]]) -> Tensor:
-    """A teacher's logits `[B, K, h, w]` in the classes of the data, by what `groups` found."""
-    if all(len(group) == 1 for group in found):
-        return logits[:, [group[0] for group in found]]
-    # several classes of the teacher are one of the data: their probabilities add up
-    return torch.stack([logits[:, group].logsumexp(1) for group in found], 1)
+            self._dropped = set()  # one look is enough, at every step it would cost time
+        if all(len(group) == 1 for group in self.groups):
+            return logits[:, [group[0] for group in self.groups]]
+        # several classes of the teacher are one of the data: their probabilities add up
+        return torch.stack([logits[:, group].logsumexp(1) for group in self.groups], 1)
 
 
 class PromptTeacher:
@@ -134,10 +136,11 @@ class PromptTeacher:
         height, width = images.shape[-2:]
         multiple = self.network.multiple
         seen = F.pad(self.network.normalise(images), (0, -width % multiple, 0, -height % multiple))
-        with kept(self.network, keys, seen) as maps:
-            features = self.network.encode(seen)
-        if staged(self.network, keys):
-            maps |= stages(self.network, keys, self.network.forward_features(seen))
+        with brief(images.device):
+            with kept(self.network, keys, seen) as maps:
+                features = self.network.encode(seen)
+            if staged(self.network, keys):
+                maps |= stages(self.network, keys, self.network.forward_features(seen))
         shares = (height / seen.shape[-2], width / seen.shape[-1])
         return features, {key: cut(each, shares) if shares != (1, 1) else each for key, each in maps.items()}
 
@@ -146,9 +149,10 @@ class PromptTeacher:
         self, features: Features, points: Tensor, labels: Tensor, before: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Its best mask for each prompt, logits `[P, 1, H, W]` at the size of what it saw, and as it came, for the next round."""
-        low = best_mask(
-            *self.network.low_masks(spread(features.maps, len(points)), features.size, points, labels, before)
-        )
+        with brief(points.device):
+            low = best_mask(
+                *self.network.low_masks(spread(features.maps, len(points)), features.size, points, labels, before)
+            )
         return self.network.enlarge(low, features.size).float(), low
 
 

@@ -112,6 +112,24 @@ def test_an_epoch_goes_on_from_any_step(camvid: Path, workers: int) -> None:
     assert list(batches.epoch(2, start=12)) == []
 
 
+def test_an_epoch_is_put_in_order_once(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[tuple[int, ...]] = []
+    plain = np.random.default_rng
+
+    def counted(words: Any = None) -> Any:
+        if isinstance(words, tuple) and len(words) == 3:
+            orders.append(words)
+        return plain(words)
+
+    monkeypatch.setattr(np.random, "default_rng", counted)
+    batches = Batches(made(12), PLAIN, batch=2, seed=5, workers=0)
+    for epoch in (0, 1):
+        assert len(list(batches.placed(epoch))) == 6
+    assert orders == [(5, 0, 0), (5, 1, 0)]
+    assert batches.names(3) != batches.names(9)  # of another epoch
+    assert {*batches.names(6), *batches.names(11)} <= set(made(12).names)
+
+
 def test_an_epoch_left_early_does_not_leak_into_the_next(made: Made) -> None:
     batches = Batches(made(12), PLAIN, batch=2, seed=0, workers=1)
     first = list(batches.epoch(0))

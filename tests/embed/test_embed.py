@@ -25,6 +25,7 @@ from edgeseg.embed import Embedded, Job, problems, work
 from edgeseg.embed.engines import How, place, ray
 from edgeseg.embed.work import batches
 from edgeseg.errors import EdgesegError
+from edgeseg.files import aside, clear_parts, held
 from edgeseg.pictures import save_picture
 from edgeseg.runs import load_run, read_card, save
 from edgeseg.tars import members, split_key, writing
@@ -73,8 +74,8 @@ def test_images_of_any_size_are_padded_and_batched(tiny_run: Path, tmp_path: Pat
         for split in ("train", "val"):
             for kind, pixels in (("images", image), ("masks", labels)):
                 save_picture(tmp_path / split / kind / f"a.{number}.png", pixels[: size[0], : size[1]])
-    one = Job(str(tiny_run), f"folder:{tmp_path}", "train", tmp_path / "out")
-    work(one, batch=3)
+    one = Job(str(tiny_run), f"folder:{tmp_path}", "train", tmp_path / "out", batch=3)
+    work(one)
     look = Embedded(one.out).look(Embedded(one.out).places(["a.2"])[0])  # a dot in the name is no end of the key
     assert (look.image, look.seen, look.array.shape) == ((50, 90), (56, 96), (10, 7, 12))
     assert [len(some) for some in batches(map(one.split.image, range(4)), 3)] == [2, 1, 1]
@@ -124,7 +125,7 @@ def test_a_place_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore")  # of ray itself
 def test_ray_makes_the_same(shards: Path, tiny_run: Path, tmp_path: Path) -> None:
     seen: list[int] = []
-    assert ray(job(tiny_run, tmp_path / "ray"), How(processes=2, threads=1), seen.append) == 3
+    assert ray(job(tiny_run, tmp_path / "ray"), How(processes=2), seen.append) == 3
     assert sum(seen) == 24
     assert bytes_in(tmp_path / "ray") == bytes_in(shards)
     with pytest.raises(EdgesegError, match="was begun with another split"):
@@ -200,6 +201,63 @@ def test_another_job_in_the_same_folder_is_refused(shards: Path, tiny_run: Path,
     save(other, tmp_path / "other")
     with pytest.raises(EdgesegError, match="begun with another sha256"):
         work(replace(job(tmp_path / "other", shards)))
+
+
+def test_another_way_of_making_the_same_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    """It would change last bits, and a stopped job would not end as one that was not."""
+    this = job(tiny_run, tmp_path, threads=1)
+    this.begin()
+    with pytest.raises(
+        EdgesegError, match=r"begun with another batch \(1, now 4\); go on with --batch as it was, or choose"
+    ):
+        work(replace(this, batch=4))
+    with pytest.raises(EdgesegError, match=r"another threads \(1, now None\); go on with --threads as it was"):
+        work(replace(this, threads=None))
+    with pytest.raises(EdgesegError, match="batch must be at least 1, got 0"):
+        replace(this, batch=0)
+    replace(this, batch=4, threads=3).compare()  # reading makes nothing
+    manifest = tmp_path / "embeddings.json"
+    document = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({key: document[key] for key in document if key not in ("batch", "threads")}))
+    replace(this, batch=4).begin()  # written when neither was
+
+
+def test_what_a_process_is_writing_is_left_alone(tiny_run: Path, tmp_path: Path) -> None:
+    """Another one at the same shard, alive and dead."""
+    code = (
+        "import sys, time; from pathlib import Path; from edgeseg.files import aside, held\n"
+        "with aside(Path(sys.argv[1])) as part, held(part):\n"
+        "    part.write_bytes(b'x'); print(part, flush=True); time.sleep(100)"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "00000.tar")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        part = Path(process.stdout.readline().strip())
+        assert work(job(tiny_run, tmp_path)) == 3
+        assert part.read_bytes() == b"x"
+        process.kill()
+    (tmp_path / "00000.tar").unlink()
+    assert work(job(tiny_run, tmp_path)) == 1
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_what_is_cleared_before_it_is_held_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part is cleared in the moment between its making and its holding."""
+    import fcntl
+
+    plain, file = fcntl.flock, tmp_path / "a.tar"
+
+    def late(handle: Any, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", plain)
+        clear_parts(file)
+        plain(handle, how)
+
+    with aside(file) as part:
+        monkeypatch.setattr(fcntl, "flock", late)
+        with held(part):
+            clear_parts(file)
+            part.write_bytes(b"x")
+    assert file.read_bytes() == b"x"
 
 
 def test_numbers_too_large_for_float16_are_refused(tiny_run: Path, tmp_path: Path) -> None:
@@ -415,6 +473,17 @@ def test_what_only_a_teacher_at_hand_can_say(
 ) -> None:
     with pytest.raises(EdgesegError, match=what):
         taught(tiny_data, tmp_path, replace(teaching, **more))
+
+
+def test_a_class_map_that_leaves_every_pixel_out_is_an_error_of_shards_too(teaching: Teaching, tiny_data: Data) -> None:
+    names, split = list(tiny_data.class_names), tiny_data.split("train")
+    corner = torch.tensor([[3, 64, 96, 1, 0, 1, 0]], dtype=torch.float64)
+    crop = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)  # small enough to be of one class for a bad teacher
+    only = PrecomputedLogits(teaching, names, split).logits(crop, (1, 1), corner).argmax(1).unique().tolist()
+    known = [name for index, name in enumerate(names) if index not in only]
+    left_out = PrecomputedLogits(teaching, known, split)
+    with pytest.raises(EdgesegError, match=f"every pixel of a batch is {names[only[0]]} to the teacher, which the"):
+        left_out.logits(crop, (1, 1), corner)
 
 
 def test_a_promptable_teacher_s_map(tmp_path: Path, tiny_data: Data) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from edgeseg.train.checkpoint import load_state
 from edgeseg.train.loop import (
     CHECKPOINT,
     LOG,
+    PRECISIONS,
     Event,
     Trainer,
     follow,
@@ -338,6 +340,161 @@ def test_two_processes_from_the_command_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["name"] == "ddrnet23_slim"  # one document: one process talks
+
+
+LOST = """
+import os
+import signal
+import sys
+from edgeseg.cli import main
+from edgeseg.errors import EdgesegError
+from edgeseg.train.loop import Trainer
+
+plain = Trainer.step
+
+def step(self, *given):
+    if self.fabric.global_rank == int(os.environ["WHO"]) and self.state.step == 1:
+        if os.environ["HOW"] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise EdgesegError("x.png is broken")
+    return plain(self, *given)
+
+Trainer.step = step
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "who"), [("killed", 1), pytest.param("broken", 0, marks=pytest.mark.wide)])
+def test_the_death_of_a_process_is_one_line_of_the_others(how: str, who: int, tmp_path: Path) -> None:
+    script, said = tmp_path / "lost.py", tmp_path / "said"
+    script.write_text(LOST, encoding="utf-8")
+    top = Path(__file__).resolve().parents[2]
+    words = f"train lraspp_mobilenet_v3_small --data synthetic:size=64x64,train=12,val=2,test=2 --out {tmp_path / 'run'} --json"
+    more = "--epochs 1 --devices 2 --threads 1 --set batch=4 --set workers=0"
+    with said.open("w") as file:  # no pipe, which would be open as long as any of them lives
+        done = subprocess.run(
+            [sys.executable, str(script), *words.split(), *more.split()],
+            env={**environment(top), "HOW": how, "WHO": str(who)}, cwd=top, text=True, timeout=300, check=False,
+            stdout=subprocess.PIPE, stderr=file,
+        )  # fmt: skip
+    until, line = (
+        time.monotonic() + 60,
+        "a process of this training died; go on with --resume (or start it with torchrun",
+    )
+    while line not in said.read_text() and time.monotonic() < until:
+        time.sleep(0.1)  # where the first process ends first, the other one has a moment to notice
+    errors = said.read_text()
+    assert line in errors
+    assert "Traceback" not in errors
+    assert errors.count("error: ") == (1 if how == "killed" else 2)
+    assert ("error: x.png is broken" in errors) == (how == "broken")
+    assert done.returncode == 1, errors
+    assert json.loads(done.stdout)["exit_code"] == 1  # one document
+
+
+def test_a_process_that_does_not_notice_a_death_is_ended_with_a_line() -> None:
+    """As with NCCL, which waits."""
+    code = (
+        "import subprocess, sys, time; from edgeseg.train import processes; processes.PATIENCE = 0.1; "
+        "begun = [subprocess.Popen([sys.executable, '-c', f'raise SystemExit({code})']) for code in (0, 3)]; "
+        "processes.watch(begun); time.sleep(60)"
+    )
+    top = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(top), cwd=top, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "error: a process of this training died" in done.stderr
+
+
+ALIKE = """
+import sys
+import torch
+from pathlib import Path
+from torch import distributed, nn
+from edgeseg.data import load_data
+from edgeseg.train.loop import PRECISIONS, Trainer
+from edgeseg.train.norms import synced
+from edgeseg.train.recipe import read_recipe
+
+def learn(out, devices, *changes):
+    settings = ["batch=4", "workers=0", "size=[80, 80]", "loss.type=ce", "ema=null", "optimizer.lr=0.001", *changes]
+    data = load_data("synthetic:size=64x64,train=12,val=2,test=2")
+    trainer = Trainer("ddrnet23_slim", data, Path(out), read_recipe(None, settings), devices=devices)
+    trainer.average.double()
+    first = {key: value.clone() for key, value in trainer.average.state_dict().items()}
+    losses, shares = [], []
+    for images, labels, _ in trainer.batches.placed(0):
+        losses.append(trainer.step(images, labels)[0])
+        shares.append(float(trainer.task._share(labels)))
+    return {"first": first, "last": trainer.student.state_dict(), "losses": losses, "shares": shares}, trainer
+
+def check_norm(rank):
+    whole = torch.randn(5, 3, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 100
+    mine = [slice(0, 2), slice(2, 5)][rank]  # of unequal size
+    norms = [nn.BatchNorm2d(3).double() for _ in range(2)]
+    for norm in norms:
+        norm.weight.data.copy_(torch.tensor([0.5, 2.0, -1.0]))
+    norms[1] = synced(norms[1], "cpu")
+    assert norms[1].state_dict().keys() == norms[0].state_dict().keys()
+    made, grads = [], []
+    for norm, x in zip(norms, (whole, whole[mine])):
+        x = x.clone().requires_grad_()
+        y = norm(x)
+        y.sin().sum().backward()
+        made.append(y.detach())
+        grads.append(x.grad)
+    assert torch.allclose(made[0][mine], made[1], rtol=1e-10)
+    assert torch.allclose(grads[0][mine], grads[1], rtol=1e-8, atol=1e-12)
+    for ours, theirs in zip(norms[1].parameters(), norms[0].parameters()):
+        distributed.all_reduce(ours.grad)
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-10)
+    for ours, theirs in zip(norms[1].buffers(), norms[0].buffers()):
+        assert torch.allclose(ours, theirs, rtol=1e-10)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    PRECISIONS["fp32"], torch.Tensor.float = "64-true", torch.Tensor.double
+    made, trainer = learn(sys.argv[1], 2, *sys.argv[2:])
+    check_norm(trainer.fabric.global_rank)
+    if trainer.fabric.is_global_zero:
+        torch.save(made, sys.argv[1])
+    trainer.fabric.barrier()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [(), pytest.param(("class_weights=median_frequency",), marks=pytest.mark.wide)])
+def test_two_processes_learn_what_one_does(
+    changes: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same images in three steps of plain cross-entropy, with unequal void and norms over all of them; in float64.
+
+    In float32 the norms of a few values make sums in another order so much larger that after three steps 0.2 % of what was learned
+    differs, and a mistake would hide behind that.
+    """
+    script, top = tmp_path / "alike.py", Path(__file__).resolve().parents[2]
+    script.write_text(ALIKE, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "two"), *changes],
+        env=environment(top), cwd=top, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    two = torch.load(tmp_path / "two", weights_only=True)
+    monkeypatch.setitem(PRECISIONS, "fp32", "64-true")
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    names: dict[str, Any] = {"__name__": "alike"}
+    exec(ALIKE, names)
+    one, _ = names["learn"](tmp_path / "one", 1, *changes)
+    assert max(abs(share - 1) for share in two["shares"]) > 0.01  # there is something to weigh
+    # sums in another order, 1e-16 each, which fifty norms and three steps make 1e-13 of what was learned
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-10)
+    for key, value in one["last"].items():
+        assert torch.equal(one["first"][key], two["first"][key])
+        moved = (value - one["first"][key]).double().norm()
+        assert float((two["last"][key] - value).double().norm()) <= 1e-9 * float(moved) + 1e-12, key
 
 
 def environment(top: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from edgeseg.embed import Embedded
 from edgeseg.errors import EdgesegError
 from edgeseg.runs import read_card
 from edgeseg.students import Promptable
-from edgeseg.students.external import mend_torchvision
+from edgeseg.students.external import External, mend_torchvision
 from edgeseg.students.sources import Sam, digest, from_source
 from edgeseg.train.teacher import PromptTeacher, Teacher
 from edgeseg.train.teaching import Teaching
@@ -105,6 +106,61 @@ def test_mask2former_s_masks_become_logits(transformers: Any, tmp_path: Path) ->
     for k, y, x in ((0, 0, 0), (1, 11, 7), (2, 23, 20)):
         wanted = sum(float(classes[q, k]) * float(masks[q, y, x]) for q in range(5))
         assert float(made[0, k, y, x].exp()) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def oneformer(transformers: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a tokenizer that knows letters alone."""
+    torch.manual_seed(0)
+    backbone = transformers.SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    config = transformers.OneFormerConfig(
+        backbone_config=backbone, conv_dim=32, mask_dim=32, hidden_dim=32, encoder_feedforward_dim=16,
+        dim_feedforward=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2, num_queries=5, query_dec_layers=1,
+        id2label=dict(enumerate(NAMES)), label2id={name: index for index, name in enumerate(NAMES)},
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("oneformer")
+    transformers.OneFormerForUniversalSegmentation(config).save_pretrained(folder)
+    letters = [letter + end for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters]
+    transformers.CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    return folder
+
+
+def test_oneformer_is_asked_for_classes(transformers: Any, oneformer: Path) -> None:
+    """With the tokens that its library's processor makes, and not those of another task."""
+    student: Any = from_source(f"transformers:{oneformer}", NAMES)
+    net = transformers.OneFormerForUniversalSegmentation.from_pretrained(oneformer).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(oneformer)
+    words = transformers.OneFormerProcessor._preprocess_text(
+        SimpleNamespace(tokenizer=tokenizer), ["the task is semantic"]
+    )
+    assert torch.equal(student.net.task, words)
+    assert 15 < int((words > 0).sum()) < 30
+    normal = student.normalise(picture(96, 96)).repeat(2, 1, 1, 1)
+    with torch.inference_mode():
+        made = student.low_logits(normal)
+        outputs = net(pixel_values=normal, task_inputs=words.repeat(2, 1))
+        classes, masks = outputs.class_queries_logits.softmax(-1)[..., :-1], outputs.masks_queries_logits.sigmoid()
+    assert torch.allclose(made.exp(), torch.einsum("bqc,bqhw->bchw", classes, masks), rtol=1e-4)
+    assert made.shape == (2, 3, 24, 24)
+    assert digest(student) == digest(from_source(f"transformers:{oneformer}", NAMES))
+
+
+def test_a_network_that_wants_more_than_the_image_is_one_line() -> None:
+    class Two(nn.Module):
+        multiple = 8
+
+        def forward(self, image: Tensor, task: Tensor) -> Tensor:
+            return image
+
+    with pytest.raises(EdgesegError, match=r"cannot be asked with an image .* alone \(.*missing 1 .*'task'\)"):
+        External(3, Two()).low_logits(torch.zeros(1, 3, 8, 8))
+    Two.multiple = 0  # so that it is tried out
+    with pytest.raises(EdgesegError, match="cannot be asked with an image"):
+        External(3, Two())
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from edgeseg.cli import main
 from edgeseg.data import Data, load_data
+from edgeseg.embed.work import Frozen, brief
 from edgeseg.errors import EdgesegError
 from edgeseg.metrics import VOID
 from edgeseg.runs import load_run, read_card, read_weights
@@ -22,7 +24,7 @@ from edgeseg.students import Semantic, create
 from edgeseg.train.checkpoint import load_state
 from edgeseg.train.loop import CHECKPOINT, LOG, Trainer
 from edgeseg.train.recipe import read_recipe
-from edgeseg.train.teacher import Teacher, groups
+from edgeseg.train.teacher import PromptTeacher, Teacher, groups
 from edgeseg.train.teaching import ALONE, EMA, Lesson, Teaching, View
 from edgeseg.train.teaching.align import Align
 from edgeseg.train.teaching.granularity import Mgd
@@ -260,6 +262,27 @@ def test_images_without_labels_teach_and_a_stopped_run_goes_on_with_them(
     assert weights[0] == weights[1]
 
 
+def test_what_is_no_number_names_images_without_labels_too(few: Data, teaching: Teaching, tmp_path: Path) -> None:
+    """Either may be the ones: those of the step that went wrong, whose numbers run on apart."""
+    more = replace(teaching, losses=(Kd(),), unlabelled="synthetic:size=64x96,train=9,seed=5", unlabelled_batch=3)
+    trainer = taught(few, tmp_path / "run", more, epochs=2)
+    task: Any = trainer.task
+    plain, seen = task.loss, 0
+
+    def loss(*given: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        return plain(*given) * (math.nan if seen == 4 else 1)
+
+    task.loss = loss
+    with pytest.raises(EdgesegError, match=r"at step 3, epoch 2, on the images .* and, without labels, ") as caught:
+        trainer.run(resume=False)
+    named = str(caught.value).split("without labels, ")[1].split("; ")[0].split(", ")
+    assert trainer.bare is not None
+    assert named == trainer.bare.names(3)
+    assert len(set(named)) == 3
+
+
 def test_images_without_labels_alone_change_no_loss_of_labels(
     tiny_data: Data, teaching: Teaching, tmp_path: Path
 ) -> None:
@@ -282,6 +305,50 @@ def test_a_class_map_that_leaves_every_pixel_out_is_an_error(teaching: Teaching,
     left_out = Teacher(teaching, [name for index, name in enumerate(names) if index not in only])
     with pytest.raises(EdgesegError, match=f"every pixel of a batch is {names[only[0]]} to the teacher"):
         left_out.logits(crop, (1, 1))
+
+
+def test_a_teacher_computes_in_bfloat16_on_a_gpu(
+    teaching: Teaching, tiny_data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the student does; bfloat16 on a CPU stands in for that on a GPU."""
+    asked: list[torch.device] = []
+
+    def stand_in(device: torch.device) -> Any:
+        asked.append(device)
+        return torch.autocast("cpu", torch.bfloat16)
+
+    monkeypatch.setattr("edgeseg.train.teacher.brief", stand_in)
+    monkeypatch.setattr(sys.modules["edgeseg.embed.work"], "brief", stand_in)  # a function has the name too
+    seen: list[bool] = []
+
+    def look(*_: Any) -> None:
+        seen.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16)
+
+    image = tiny_data.split("val")[0][0]
+    batch = torch.from_numpy(image).permute(2, 0, 1)[None]
+    teacher = Teacher(teaching, tiny_data.class_names)
+    next(part for part in teacher.network.modules() if isinstance(part, torch.nn.Conv2d)).register_forward_hook(look)
+    view = teacher.view(batch, (8, 12), (0,))
+    assert view.logits.dtype == view.maps[0].dtype == torch.float32
+    assert Frozen(teacher.network, None)([image]).dtype == np.float16
+    prompted = create("rwkv_sam_tiny")
+    next(part for part in prompted.modules() if isinstance(part, torch.nn.Conv2d)).register_forward_hook(look)
+    promptable = PromptTeacher(teaching, network=prompted)
+    features, maps = promptable.look(batch[..., :64], ("embedding",))
+    assert maps["embedding"].dtype == torch.float32
+    mask, _ = promptable.answer(features, torch.tensor([[[50.0, 30.0]]]), torch.ones(1, 1), None)
+    assert mask.dtype == torch.float32
+    assert Frozen(prompted, (64, 64))([image]).dtype == np.float16
+    assert len(seen) >= 4 and all(seen)
+    assert asked == [torch.device("cpu")] * 5
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_bfloat16_is_a_gpu_s() -> None:
+    context: Any = brief(torch.device("cuda"))
+    assert (context.device, context.fast_dtype) == ("cuda", torch.bfloat16)
+    with brief(torch.device("cpu")):
+        assert not torch.is_autocast_enabled("cpu")
 
 
 def test_a_piece_that_needs_nobody_works_alone(few: Data, tmp_path: Path) -> None:
