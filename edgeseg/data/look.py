@@ -18,16 +18,16 @@ IMAGES = 64
 FEWEST = 8
 """Fewer images are too few to judge."""
 
-SMALLEST = 32
+SMALLEST = 16
 """Pixels of the shorter side of an image below which it is not halved any further."""
 
 NOISE = 0.25
 """The correlation of neighbouring pixels that a picture exceeds in full or at some half of its size.
 
 The least of any image, at its best size: CamVid 0.89 (701 photos), `objects` 0.68 (139), a video 0.98, generated scenes 0.80 and
-objects 0.64, photos at 1/64 of their brightness 0.89, at night with 3 photons in the brightest pixel 0.58, as thin lines 0.54,
-dithered at random 0.57, with grain as strong as they are 0.77, with noise in half of their pixels 0.38, without anything coarse 0.53,
-stars 0.50. The most of any noise: 0.05 as it is, 0.04 from a JPEG, the pixels of a photo in random order 0.17.
+objects 0.71, photos at 1/64 of their brightness 0.89, at night with 3 photons in the brightest pixel 0.78 and with one 0.37, as thin
+lines 0.54, dithered at random 0.76, with noise in half of their pixels 0.63, without anything coarse 0.53, stars 0.50. The most of any
+noise: 0.13, also from a JPEG, and the pixels of a photo in random order 0.15.
 """
 
 
@@ -58,8 +58,8 @@ def swapped(look: Sequence[float], images: Sequence[NDArray[np.uint8]]) -> bool:
 def noise(images: Sequence[NDArray[np.uint8]]) -> bool:
     """Whether most images are noise: neighbouring pixels have nothing to do with each other, neither in full size nor in any half of it.
 
-    Fine texture shows in full size, and what hides under grain when that is averaged away. Most, because there are photos of nothing: 2
-    of 556 cut-outs of 64x64, of sky but for a pixel, are noise to this. An image of one colour is none.
+    Fine texture shows in full size, and what hides under grain when that is averaged away. Most, because there are photos of nothing: 1
+    of 556 cut-outs of 64x64, of sky but for a pixel, is noise to this. An image of one colour is none.
     """
     return 2 * sum(map(_is_noise, images)) > len(images)
 

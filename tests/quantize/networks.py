@@ -75,3 +75,23 @@ class Every(nn.Module):
 def every(classes: int) -> nn.Module:
     """The factory."""
     return Every(classes)
+
+
+class Plain(nn.Module):
+    """Convolutions alone, in a second trained to its end."""
+
+    multiple = 4
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.one, self.two = block(3, 16, 3, nn.ReLU, stride=2), block(16, 16, 3, nn.ReLU)
+        self.three, self.four = block(16, 16, 3, nn.ReLU), block(16, 16, 3, nn.ReLU)
+        self.head = nn.Conv2d(16, classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.four(self.three(self.two(self.one(image)))))
+
+
+def plain(classes: int) -> nn.Module:
+    """The factory."""
+    return Plain(classes)
