@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,10 @@ def artifact(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = export_apart(job(OnnxRuntime(), tiny_run, out), OnnxRuntime())
     assert outcome.error is None
     assert outcome.artifact is not None
-    assert outcome.artifact.manifest.conversion["seconds"] is not None
+    manifest = outcome.artifact.manifest
+    assert manifest.conversion["seconds"] is not None
+    # as if the converter had been all right once: one of another target would not be replaced anyway
+    outcome.artifact.rewrite(replace(manifest, target={**manifest.target, "name": Crashing.name}))
     return out
 
 
@@ -86,7 +90,8 @@ def test_a_student_by_name_is_exported_with_fresh_weights(tmp_path: Path, capsys
     assert "say at which --size" in capsys.readouterr().err
     assert main(["export", "lraspp_mobilenet_v3_small", *words, "--size", "64x96"]) == 0
     manifest = Artifact.open(tmp_path / "onnxruntime").manifest
-    assert (manifest.source.run, len(manifest.student.class_names)) == (None, 3)
+    assert manifest.source.run == str(tmp_path / "lraspp_mobilenet_v3_small")
+    assert len(manifest.student.class_names) == 3
 
 
 @pytest.mark.parametrize(
