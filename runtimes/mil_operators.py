@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -263,7 +264,9 @@ def reduce_argmax(x: Tensor, axis: int = -1, keep_dims: bool = False, output_dty
 
 @operator
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
-    return x.reshape([x.shape[axis] if n == 0 else n for axis, n in enumerate(shape)])
+    before = len(shape) - x.ndim  # a zero counts from the last axis since iOS 17, and before only where this is 0
+    kept = [1 if axis < before else x.shape[axis - before] for axis in range(len(shape))]
+    return x.reshape([length if n == 0 else n for n, length in zip(shape, kept, strict=True)])
 
 
 @operator
@@ -279,15 +282,20 @@ def expand_dims(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 @operator
-def concat(values: Sequence[Tensor], axis: int, interleave: bool = False) -> Tensor:
+def concat(values: Made, axis: int, interleave: bool = False) -> Tensor:
     if interleave:
         raise ValueError("interleave=True")
-    return torch.cat(list(values), axis)
+    return torch.cat(_all(values), axis)
 
 
 @operator
-def stack(values: Sequence[Tensor], axis: int) -> Tensor:
-    return torch.stack(list(values), axis)
+def stack(values: Made, axis: int) -> Tensor:
+    return torch.stack(_all(values), axis)
+
+
+def _all(values: Made) -> list[Tensor]:
+    """A list of values; one alone comes from a file without its list."""
+    return [values] if isinstance(values, Tensor) else list(values)
 
 
 @operator
@@ -317,8 +325,15 @@ def slice_by_index(
     for axis in range(x.ndim):
         first = None if (begin_mask or no)[axis] else begin[axis]
         last = None if (end_mask or no)[axis] else end[axis]
-        alone = (squeeze_mask or no)[axis]
-        cuts.append(begin[axis] if alone else slice(first, last, None if stride is None else stride[axis]))
+        step = 1 if stride is None else stride[axis]
+        if (squeeze_mask or no)[axis]:
+            cuts.append(begin[axis])
+        elif step > 0:
+            cuts.append(slice(first, last, step))
+        else:  # PyTorch cuts forwards only
+            places = range(x.shape[axis])[slice(first, last, step)]
+            x = x.index_select(axis, torch.tensor(places, dtype=torch.long))
+            cuts.append(slice(None))
     return x[tuple(cuts)]
 
 
@@ -328,7 +343,8 @@ def gather(x: Tensor, indices: Any, axis: int = 0, batch_dims: int = 0, validate
         raise ValueError(f"batch_dims={batch_dims}")
     places = torch.as_tensor(indices).long()
     places = torch.where(places < 0, places + x.shape[axis], places)
-    return x.index_select(axis, places.flatten()).unflatten(axis, places.shape or (1,))
+    made = x.index_select(axis, places.flatten())
+    return made.unflatten(axis, places.shape) if places.ndim else made.squeeze(axis)
 
 
 @operator
@@ -360,8 +376,10 @@ def upsample_bilinear(
 ) -> Tensor:
     if half_pixel_centers is align_corners:
         raise ValueError(f"half_pixel_centers={half_pixel_centers} with align_corners={align_corners}")
-    size = int(x.shape[-2] * scale_factor_height), int(x.shape[-1] * scale_factor_width)
-    return resize_bilinear(x, *size, "STRICT_ALIGN_CORNERS" if align_corners else "UNALIGN_CORNERS")
+    # a product in float32, as coremltools makes it: 2.3 is a little less there, and times 10 is 23
+    scales = zip((scale_factor_height, scale_factor_width), x.shape[-2:], strict=True)
+    height, width = (int(np.float32(scale) * np.float32(length)) for scale, length in scales)
+    return resize_bilinear(x, height, width, "STRICT_ALIGN_CORNERS" if align_corners else "UNALIGN_CORNERS")
 
 
 @operator
