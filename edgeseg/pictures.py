@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,4 +60,16 @@ def save_picture(path: Path, image: NDArray[np.uint8]) -> None:
 
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}[path.suffix.lower()]
     with aside(path) as part:
-        Image.fromarray(image).save(part, format=kind, **({"quality": 92} if kind == "JPEG" else {}))
+        if kind == "JPEG":
+            part.write_bytes(as_jpeg(image))
+        else:
+            Image.fromarray(image).save(part, format=kind)
+
+
+def as_jpeg(image: NDArray[np.uint8]) -> bytes:
+    """RGB `[H, W, 3]` or grey `[H, W]` as the bytes of a JPEG: the same for the same image."""
+    from PIL import Image
+
+    made = io.BytesIO()
+    Image.fromarray(image).save(made, format="JPEG", quality=92)
+    return made.getvalue()

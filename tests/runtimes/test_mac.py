@@ -20,10 +20,11 @@ from edgeseg.export import CoreMl
 from edgeseg.runtimes import agent
 from edgeseg.runtimes.devices.base import Facts
 from edgeseg.runtimes.measure import measure
+from edgeseg.runtimes.record import Protocol
 from tests.runtimes.here import Here, opened
-from tests.runtimes.test_agent import TINY
 
 SIZE = (32, 32)
+FEW = Protocol("few", min_s=0.1, min_count=12, max_s=60, warmup_count=1, warmup_s=0)  # an interpreter takes its time
 SYSTEM = '"system": f"{platform.system()} {platform.release()} {platform.machine()}"'
 ANSWERS = {
     ("sysctl", "-n", "kern.bootsessionuuid"): "8A5D3C2E-0000-4000-8000-000000000001",
@@ -55,7 +56,7 @@ def mac(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_core_ml_is_measured_on_a_mac_that_is_reached_from_elsewhere(mac: None, artifact: Artifact, named: str) -> None:
-    record = measure(artifact, protocol=TINY, threads=1, device=named)
+    record = measure(artifact, protocol=FEW, threads=1, device=named)
     assert record.provenance == "measured"  # here the interpreter would be what is measured
     assert record.execution.runtime == "coreml" and record.execution.precision == "fp16"
     assert record.execution.settings["compute_units"] == "cpu_and_ne"
@@ -67,7 +68,7 @@ def test_core_ml_is_measured_on_a_mac_that_is_reached_from_elsewhere(mac: None, 
 @pytest.mark.slow
 def test_what_a_mac_draws_wrong_is_seen(mac: None, change: Any, artifact: Artifact, named: str) -> None:
     change("np.int32 if whole else np.float32).reshape(shape)", "np.int32).reshape(shape)[:, ::-1, ::-1]")
-    record = measure(artifact, protocol=TINY, threads=1, device=named)
+    record = measure(artifact, protocol=FEW, threads=1, device=named)
     assert not record.valid
     assert any("wrong masks" in reason for reason in record.reasons)
 
