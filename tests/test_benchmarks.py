@@ -100,7 +100,7 @@ def test_measuring_overhead() -> None:
     sane(measuring_overhead.findings(model_ns=1_000_000, protocol=protocol, pairs=2), names=4)
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_export_all() -> None:
     found = export_all.findings(["lraspp_mobilenet_v3_small"], (64, 96))
     assert [one.unit for one in found] == ["s", "GB"]

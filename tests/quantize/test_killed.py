@@ -66,7 +66,7 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {name: (at.st_ino, at.st_mtime_ns) for name, at in found.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_a_killed_search_goes_on(taught_run: Path, tmp_path: Path) -> None:
     aside = tmp_path / ".search-tensorrt-w8a32"
     journal = aside / "trials.jsonl"
