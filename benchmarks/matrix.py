@@ -162,9 +162,9 @@ def document(cells: Sequence[Cell], bake: Sequence[str] = ()) -> str:
     lines = [
         "# Every student, every target",
         "",
-        f"Made by `python -m benchmarks.matrix`; {passed} of {len(cells)} exports passed their proof. {CLASSES} classes,",
-        f"{' and '.join(bake) or 'nothing'} baked in, eight images; fresh weights, but the last layer is fitted to generated scenes",
-        f"(with a *: a trained run). A figure is {FIGURE[bool(bake)]} between the student in PyTorch and the",
+        f"Made by `python -m benchmarks.matrix`; {passed} of {len(cells)} exports passed their proof, with",
+        f"{' and '.join(bake) or 'nothing'} baked in, on eight images. With a * a trained run, else fresh weights of {CLASSES} classes,",
+        f"whose last layer is fitted to generated scenes. A figure is {FIGURE[bool(bake)]} between the student in PyTorch and the",
         "file in its runtime; where a runtime cannot be had on Linux, somebody stands in for it, as the last table says.",
     ]
     for precision in PRECISIONS:
