@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgeseg.export import *
     from edgeseg.export import export_model
     from edgeseg.hub import from_pretrained, push_to_hub
+    from edgeseg.manifest import Sizes
     from edgeseg.quantize.model import quantize_model
     from edgeseg.runs import load_official, save
     from edgeseg.students import create, fuse
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Artifact": "edgeseg.artifact",
     "EdgesegError": "edgeseg.errors",
+    "Sizes": "edgeseg.manifest",
     "bench": "edgeseg.api",
     "create": "edgeseg.students",
     "export_model": "edgeseg.export",
@@ -49,6 +51,7 @@ _HOME = {
 __all__ = [
     "Artifact",
     "EdgesegError",
+    "Sizes",
     "bench",
     "create",
     "export_model",

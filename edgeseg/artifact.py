@@ -84,7 +84,7 @@ class Artifact:
     def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 RGB `image [H, W, 3]` of any size to its label map `[H, W]`.
 
-        Another size than the artifact's own is resized on the way in (bilinear) and on the way out (nearest).
+        Another size than the artifact takes is resized on the way in (bilinear) and on the way out (nearest).
         """
         from edgeseg.runtimes import pixels
         from edgeseg.students.student import check_rgb
@@ -92,7 +92,8 @@ class Artifact:
         check_rgb(image)
         if self.manifest.decoder is not None:
             raise EdgesegError(f"{self.folder} is promptable: ask it with segment(image, points, labels, box)")
-        labels = pixels.labels(self.session.run(pixels.prepare(image, self.manifest.input)))
+        taken = pixels.nearest(self.manifest.input, *image.shape[:2])
+        labels = pixels.labels(self.session.run(pixels.prepare(image, taken)))
         return labels if labels.shape == image.shape[:2] else pixels.enlarge(labels, *image.shape[:2])
 
     def segment(

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgeseg.errors import EdgesegError
 from edgeseg.ledger import Ledger
 from edgeseg.provenance import MadeBy
 from edgeseg.schema import STRICT
@@ -46,8 +47,36 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """What a file takes beside its usual size: (height, width) from `least` to `most`, and up to `batch` images at once."""
+
+    __pydantic_config__ = STRICT
+    least: tuple[int, int]
+    most: tuple[int, int]
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if not all(0 < low <= high for low, high in zip(self.least, self.most, strict=True)) or self.batch < 1:
+            raise EdgesegError(f"sizes go from a small (height, width) to a large one, and batches from 1; got {self}")
+
+    def nearest(self, size: tuple[int, int], step: int) -> tuple[int, int]:
+        """Of the sizes in steps of `step` the nearest to (height, width)."""
+        sides = zip(size, self.least, self.most, strict=True)
+        height, width = (min(max(round(side / step) * step, low), high) for side, low, high in sides)
+        return height, width
+
+    def __str__(self) -> str:
+        span = "-".join(f"{height}x{width}" for height, width in dict.fromkeys((self.least, self.most)))
+        return span if self.batch == 1 else f"{span}-batch{self.batch}"
+
+
+@dataclass(frozen=True)
 class InputSpec:
-    """The one input: uint8 RGB `[1, H, W, 3]` where `pre` is baked in, else RGB scaled to 0..1, minus mean, over std, as `layout` says."""
+    """The one input: uint8 RGB `[1, H, W, 3]` where `pre` is baked in, else RGB scaled to 0..1, minus mean, over std, as `layout` says.
+
+    shape: the usual one, which is measured and proven first.
+    sizes: what else the file takes, in steps of `step` pixels each way; null: nothing.
+    """
 
     __pydantic_config__ = STRICT
     name: str
@@ -58,6 +87,8 @@ class InputSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     baked: list[str]
+    sizes: Sizes | None = None
+    step: int = 1
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,9 @@ OBJECTS = 4
 DIAGNOSED = 2
 """Images that usual mistakes are tried on when an artifact fails."""
 
+ELSEWHERE = 2
+"""Images that an artifact is verified on at each other size."""
+
 EVIDENCE = 3
 """Images whose masks are kept for people to look at."""
 
@@ -212,6 +215,11 @@ def verify_on(
             what, alone = (what, alone) if rounded.passed else (f"{what} of the weights", rounded)
         hops[2].reasons.append(_blame(alone, what, execution.settings.get("sums")))
     keep_evidence(artifact.folder / "evidence", evidence)
+    if manifest.input.sizes is not None:
+        assert isinstance(against, Semantic)
+        hops += (
+            row.hop(f"student -> {runtime}{at}", precision, names) for at, row in elsewhere(artifact, against, pictures)
+        )
     return artifact.update(
         ledger=Ledger(where, hops), precision=replace(manifest.precision, executed=executed), op_tiers=tiers
     )
@@ -337,6 +345,31 @@ def asked(artifact: Artifact, student: Student) -> Callable[[Picture], Answers]:
         return list(zip(first, second, third, strict=True))
 
     return answer
+
+
+def elsewhere(artifact: Artifact, student: Semantic, pictures: Sequence[Picture]) -> Iterator[tuple[str, Comparison]]:
+    """The student against the runtime at what else the artifact takes: its least and largest sizes, one of both, and a full batch.
+
+    Gives words for a hop's name, and the comparison.
+    """
+    spec = artifact.manifest.input
+    assert spec.sizes is not None
+    (low, narrow), (high, wide) = spec.sizes.least, spec.sizes.most
+    places = [(size, 1) for size in dict.fromkeys([(low, narrow), (high, wide), (low, wide)]) if size != artifact.size]
+    if spec.sizes.batch > 1:
+        places.append((artifact.size, spec.sizes.batch))
+    for (height, width), count in places:
+        there = pixels.at(spec, height, width)
+        chosen = pictures[: max(count, ELSEWHERE)]
+        chosen = [chosen[index % len(chosen)] for index in range(max(count, len(chosen)))]
+        row = Comparison(student.classes, images=len(chosen))
+        for start in range(0, len(chosen), count):
+            pairs = [both(one, there) for one in chosen[start : start + count]]
+            made = artifact.session.run(np.concatenate([given for _, given in pairs]))
+            with torch.inference_mode():
+                for index, (normal, _) in enumerate(pairs):
+                    row.add(student.eval()(torch.from_numpy(normal)).numpy(), made[index : index + 1])
+        yield f" at {height}x{width}" if count == 1 else f" in batches of {count}", row
 
 
 def both(one: Picture, spec: InputSpec) -> tuple[Array, Array]:

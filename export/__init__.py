@@ -33,6 +33,7 @@ from edgeseg.manifest import (
     Manifest,
     OutputSpec,
     Precision,
+    Sizes,
     Source,
     StudentCard,
 )
@@ -83,7 +84,7 @@ def export_model(
             f"the quantization is for {quantization.target} {quantization.precision}, the export to {target.name} {target.precision}; "
             "quantize for that"
         )
-    parts = networks(student, size, bake, target.interface)
+    parts = networks(student, size, bake, target.interface, target.sizes)
     if quantization is not None:
         parts[0].whole = apply(parts[0], quantization)
     place = out
@@ -178,7 +179,11 @@ def source_of(student: Student) -> Source:
 
 
 def networks(
-    student: Student, size: tuple[int, int], bake: Iterable[str], interface: Interface = NATURAL
+    student: Student,
+    size: tuple[int, int],
+    bake: Iterable[str],
+    interface: Interface = NATURAL,
+    sizes: Sizes | None = None,
 ) -> tuple[Network, ...]:
     """The graphs a student is exported as: one, or an encoder and a decoder.
 
@@ -186,11 +191,14 @@ def networks(
         EdgesegError: a size that does not line up, or something that cannot be baked in.
     """
     if isinstance(student, Promptable):
+        if sizes is not None:
+            raise EdgesegError(f"{student.name} has one size, into which photos of all shapes are fitted; got {sizes}")
         encoder = DeployedEncoder(student, size, bake, interface)
         return encoder, DeployedDecoder(encoder)
     if not isinstance(student, Semantic):
         raise EdgesegError(f"{student.name} is neither semantic nor promptable; derive it from one of the two")
-    return (Deployed(student, size, bake, interface),)
+    usual = size if sizes is None else sizes.nearest(size, student.step)
+    return (Deployed(student, usual, bake, interface, sizes),)
 
 
 def write(parts: Sequence[Network], target: Target, folder: Path, source: Source) -> Manifest:

@@ -51,6 +51,7 @@ class CoreMl(Target):
     tools: ClassVar[tuple[str, ...]] = ("torch", "coremltools")
     modules: ClassVar[tuple[str, ...]] = ("coremltools",)
     interface: ClassVar[Interface] = Interface(image="planes", labels="int32", places=PLACES)
+    one_size: ClassVar[str] = "its proof off a Mac interprets programs of fixed shapes"
     deployment: Deployment = "iOS17"
     compute_units: ComputeUnits = "all"
 

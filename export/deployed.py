@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from edgeseg.errors import EdgesegError
 from edgeseg.kernels.label_map import label_map
-from edgeseg.manifest import Decoder, InputSpec, OutputSpec
+from edgeseg.manifest import Decoder, InputSpec, OutputSpec, Sizes
 from edgeseg.students import Promptable, Semantic, Student, fuse, upsample
 from edgeseg.students.promptable import ABSENT, best_mask
 
@@ -49,16 +49,30 @@ NATURAL = Interface()
 """As PyTorch has it."""
 
 
+@dataclass(frozen=True)
+class Length:
+    """An axis of any length: `step` times what is called `name`, which is from `least` to `most` (null: without end)."""
+
+    name: str
+    step: int = 1
+    least: int = 1
+    most: int | None = None
+
+    def __str__(self) -> str:  # as an ONNX file has it
+        return self.name if self.step == 1 else f"{self.step}*{self.name}"
+
+
 class Network(nn.Module):
     """One graph to export, at one size (height, width).
 
     outputs: their names, in order.
-    dynamic: input -> axis -> name, for the axes whose length is free.
+    sizes:   what it takes beside its own size, which is one of them; null: nothing.
+    dynamic: input -> axis -> what its length is, for the axes where it is free.
     whole:   the network as a graph with marks where it computes in whole numbers, once a quantizer has made it.
     """
 
     outputs: list[str]
-    dynamic: dict[str, dict[int, str]]
+    dynamic: dict[str, dict[int, Length]]
     whole: GraphModule | None
 
     def __init__(
@@ -67,9 +81,10 @@ class Network(nn.Module):
         size: tuple[int, int],
         bake: Iterable[str] = (),
         interface: Interface = NATURAL,
+        sizes: Sizes | None = None,
     ) -> None:
         super().__init__()
-        self.interface = interface
+        self.interface, self.sizes = interface, sizes
         self.bake = [name for name in BAKES if name in set(bake)]
         if unknown := set(bake) - set(BAKES):
             raise EdgesegError(f"cannot bake {', '.join(sorted(unknown))}; there is {' and '.join(BAKES)}")
@@ -142,6 +157,8 @@ class ImageNetwork(Network):
             mean=self.student.mean,
             std=self.student.std,
             baked=self.bake,
+            sizes=self.sizes,
+            step=self.student.step if self.sizes else 1,
         )
 
 
@@ -154,13 +171,21 @@ class Deployed(ImageNetwork):
         """The name of the output."""
         super().complete()
         self.outputs = [self.output_spec().name]
+        if self.sizes is not None:
+            self.dynamic = {self.input_spec().name: free_axes(self, self.sizes)}
 
     def forward(self, image: Tensor) -> Tensor:
         """The input and output that `input_spec` and `output_spec` describe."""
-        low = self.student.low_logits(self.normalised(image))
+        planes = self.normalised(image)
+        low, size = self.student.low_logits(planes), self.size
+        if self.sizes is not None:
+            size = planes.shape[2], planes.shape[3]
         if "labels" in self.bake:
-            return low if self.interface.labels == "host" else label_map(low, self.size)
-        logits = upsample(low, self.size)
+            if self.interface.labels == "host":
+                return low
+            # our operator has its size as a number
+            return label_map(low, size) if self.sizes is None else upsample(low, size).argmax(1).to(torch.uint8)
+        logits = upsample(low, size)
         return logits.permute(0, 2, 3, 1) if self.interface.layout == "NHWC" else logits
 
     def output_spec(self) -> OutputSpec:
@@ -171,6 +196,24 @@ class Deployed(ImageNetwork):
         layout, classes = self.interface.layout, self.student.classes
         shape = [1, *self.size, classes] if layout == "NHWC" else [1, classes, *self.size]
         return OutputSpec(name="logits", kind="logits", shape=shape, dtype="float32", layout=layout)
+
+
+def free_axes(network: Deployed, sizes: Sizes) -> dict[int, Length]:
+    """The axes of the image that are free: all but the channels where there are several images and several sizes.
+
+    Raises:
+        EdgesegError: a first or last size that is not in the student's steps.
+    """
+    step, spec = network.student.step, network.input_spec()
+    if any(side % step for side in (*sizes.least, *sizes.most)):
+        raise EdgesegError(f"{network.student.name} takes free sizes in steps of {step}, got {sizes}")
+    first = 1 if spec.layout == "NHWC" else 2
+    sides = {
+        first + index: Length(name, step, low // step, high // step)
+        for index, (name, low, high) in enumerate(zip(("height", "width"), sizes.least, sizes.most, strict=True))
+        if low < high
+    }
+    return sides if sizes.batch == 1 else {0: Length("batch", 1, 1, sizes.batch), **sides}
 
 
 class DeployedEncoder(ImageNetwork):
@@ -200,7 +243,8 @@ class DeployedDecoder(Network):
         self.maps = dict(zip(encoder.outputs, encoder.maps, strict=True))
         self.outputs = ["masks", "quality"]
         if self.interface.places is None:
-            self.dynamic = {"points": {0: "prompts", 1: "places"}, "labels": {0: "prompts", 1: "places"}}
+            prompts = {0: Length("prompts"), 1: Length("places")}
+            self.dynamic = {"points": prompts, "labels": prompts}
         else:
             self.student.absences = True
         self.eval()

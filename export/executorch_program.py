@@ -32,6 +32,7 @@ class ExecuTorch(Target):
     tools: ClassVar[tuple[str, ...]] = ("torch", "executorch", "torchao")
     modules: ClassVar[tuple[str, ...]] = ("executorch",)
     interface: ClassVar[Interface] = Interface(places=PLACES)
+    one_size: ClassVar[str] = "XNNPACK refuses the sizes of some networks when they run (error 0x10)"
     delegate: Delegate = "xnnpack"
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ class LiteRt(Target):
     tools: ClassVar[tuple[str, ...]] = ("torch", "litert-torch", "ai-edge-litert")
     modules: ClassVar[tuple[str, ...]] = ("litert_torch", "ai_edge_litert")
     interface: ClassVar[Interface] = Interface(layout="NHWC", places=PLACES)
+    one_size: ClassVar[str] = "a file of free sizes converts, and its runtime cannot reshape what XNNPACK took"
 
     def write(self, network: Network, folder: Path) -> Written:
         """`model.tflite`, with operators of ours as composites: a name and a body, which runs wherever LiteRT does."""

@@ -42,6 +42,7 @@ class Ncnn(Target):
     tools: ClassVar[tuple[str, ...]] = ("torch", "pnnx", "ncnn")
     modules: ClassVar[tuple[str, ...]] = ("pnnx", "ncnn")
     interface: ClassVar[Interface] = Interface(image="planes", labels="host", places=PLACES)
+    one_size: ClassVar[str] = "pnnx writes the size of every enlargement into the file"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -76,8 +76,14 @@ def _quiet_export(network: Network, opset: int) -> Any:
     """Run PyTorch's exporter without its remarks about packages and deprecations that are not the user's to mend."""
     need("onnxscript")
     feeds = network.feeds()
-    dims = {name: torch.export.Dim(name, min=1) for axes in network.dynamic.values() for name in axes.values()}
-    free = tuple({axis: dims[dim] for axis, dim in network.dynamic.get(name, {}).items()} for name in feeds)
+    if (
+        network.sizes is not None and network.sizes.batch > 1
+    ):  # PyTorch takes an axis of length 1 for one that is always 1
+        feeds = {name: value.expand(2, *value.shape[1:]).contiguous() for name, value in feeds.items()}
+    lengths = {length for axes in network.dynamic.values() for length in axes.values()}
+    dims = {one: one.step * torch.export.Dim(one.name, min=one.least, max=one.most) for one in lengths}
+    free = tuple({axis: dims[length] for axis, length in network.dynamic.get(name, {}).items()} for name in feeds)
+    taken = next(iter(signature(network.forward).parameters.values()))
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -92,7 +98,9 @@ def _quiet_export(network: Network, opset: int) -> Any:
                 input_names=list(feeds),
                 output_names=network.outputs,
                 custom_translation_table=translations(),
-                dynamic_shapes={next(iter(signature(network.forward).parameters)): free} if network.dynamic else None,
+                dynamic_shapes={taken.name: free if taken.kind is taken.VAR_POSITIONAL else free[0]}
+                if network.dynamic
+                else None,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:

@@ -88,7 +88,10 @@ class _Node:
         shape = self.shapes.get(self.node.input[index])
         if shape is None or min(shape) < 1:
             name = SIGNATURES[self.node.op_type][0][index]
-            raise EdgesegError(f"the {name} of {self.node.op_type} has the free shape {shape}; export one size")
+            operator = NAMES[self.node.op_type]
+            raise EdgesegError(
+                f"the {name} of {operator} has the free shape {shape}, and {operator} is written for one; export each size by itself"
+            )
         return shape
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 from edgeseg import schema
 from edgeseg.errors import EdgesegError
 from edgeseg.export.deployed import NATURAL, Interface, Network
-from edgeseg.manifest import Fact
+from edgeseg.manifest import Fact, Sizes
 from edgeseg.quantize.scheme import ALSO, QUANTIZED, scheme_for
 from edgeseg.registry import Registry
 from edgeseg.runtimes.base import Ops
@@ -29,6 +29,10 @@ class Written:
     facts: dict[str, Fact] = field(default_factory=dict)
 
 
+RANGES = "the ranges of its whole numbers are measured in a graph of one"
+"""Why what is quantized has no free sizes."""
+
+
 @dataclass(frozen=True)
 class Target:
     """What every deployment format has. `name` is also the runtime that executes the result.
@@ -37,6 +41,7 @@ class Target:
     interface: how its files take images, labels and prompts.
     precision: fp32 or fp16 by export; int8 (weights and activations; w8a8 is taken for it) and w8a32 (weights alone) by quantizing.
     ops: how our operators run: `plugin`, `graph` (standard operators), or `auto`: the plugin where it can be had.
+    sizes: what the file takes beside the size it is exported at; `one_size` says why a format has none.
     """
 
     __pydantic_config__ = STRICT
@@ -44,8 +49,10 @@ class Target:
     tools: ClassVar[tuple[str, ...]]
     modules: ClassVar[tuple[str, ...]] = ()
     interface: ClassVar[Interface] = NATURAL
+    one_size: ClassVar[str] = ""
     precision: Literal["fp32", "fp16", "int8", "w8a16", "w8a32"] = "fp32"
     ops: Ops = "auto"
+    sizes: Sizes | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", ALSO.get(self.precision, self.precision))
@@ -57,6 +64,10 @@ class Target:
             scheme_for(self.name, self.precision)
         if self.ops not in get_args(Ops):
             raise EdgesegError(f"ops is {', '.join(get_args(Ops))}, got {self.ops!r}")
+        if self.sizes is not None and (why := self.one_size or (self.precision in QUANTIZED and RANGES)):
+            raise EdgesegError(
+                f"{self.name} {self.precision} has one size: {why}; export each size by itself, got {self.sizes}"
+            )
 
     @property
     def at_once(self) -> int | None:

@@ -273,6 +273,15 @@ NEAREST = ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
 INTERPOLATED = 3  # IResizeLayer: kLINEAR resizes at most the last three axes
 
 
+def _kept(graph: Graph, node: Any) -> int:
+    """How many axes from the first on a Resize leaves as they are, since its sizes begin with the shape of what it resizes."""
+    sizes = graph.maker(graph.given(node, 3), "Concat")
+    shape = graph.maker(sizes.input[0], "Shape") if sizes is not None else None
+    if shape is None or shape.input[0] != node.input[0] or attribute(shape, "start", 0):
+        return 0
+    return int(attribute(shape, "end", 0))
+
+
 def _resize(graph: Graph, node: Any) -> Words:
     for name, default, allowed in (
         ("mode", "nearest", ("nearest", "linear")),
@@ -285,8 +294,10 @@ def _resize(graph: Graph, node: Any) -> Words:
             yield "error", f"Resize with {name} {value}; TensorRT has {', '.join(map(str, allowed))}"
     before, after = (graph.shapes.get(name) for name in (node.input[0], node.output[0]))
     if attribute(node, "mode", "nearest") == "linear" and before and after:
+        kept = _kept(graph, node)
         first = next(
-            (axis for axis, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]), len(before)
+            (axis for axis, pair in enumerate(zip(before, after, strict=True)) if axis >= kept and pair[0] != pair[1]),
+            len(before),
         )
         if len(before) - first > INTERPOLATED:
             yield (

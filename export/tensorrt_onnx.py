@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.export.deployed import Network
+from edgeseg.export.deployed import Length, Network
 from edgeseg.export.onnx_file import in_half, to_onnx
 from edgeseg.export.operators import Forms, give_bodies, inlined, used
 from edgeseg.export.rewrites import cubic_weights
@@ -85,7 +85,7 @@ class TensorRt(Target):
         model = {"auto": lambda: model, "plugin": lambda: for_plugin(model), "graph": lambda: inlined(model)}[
             self.ops
         ]()
-        free = {name for axes in network.dynamic.values() for name in axes.values()}
+        free = {str(length) for axes in network.dynamic.values() for length in axes.values()}
         findings = lint(model, self.line, free)
         refuse(findings, self.line)
         onnx.save(model, folder / "model.onnx")
@@ -104,12 +104,19 @@ class TensorRt(Target):
 
     def profile(self, network: Network) -> dict[str, Fact]:
         """The least, likely and largest shapes of the inputs with free axes, as trtexec takes them; null without any."""
-        lengths = {"prompts": (1, 1, self.prompts), "places": (1, min(2, self.places), self.places)}
+        bounds = {"prompts": (1, self.prompts), "places": (min(2, self.places), self.places)}
         feeds = network.feeds()
         facts: dict[str, Fact] = {}
         for index, name in enumerate(("min_shapes", "opt_shapes", "max_shapes")):
+
+            def side(length: Length | None, usual: int, index: int = index) -> int:
+                if length is None:
+                    return usual
+                likely, most = bounds.get(length.name, (usual, length.step * (length.most or 1)))
+                return (length.step * length.least, likely, most)[index]
+
             shapes = {
-                each: [lengths[axes[i]][index] if i in axes else side for i, side in enumerate(feeds[each].shape)]
+                each: [side(axes.get(i), usual) for i, usual in enumerate(feeds[each].shape)]
                 for each, axes in network.dynamic.items()
             }
             facts[name] = ",".join(f"{each}:{'x'.join(map(str, shape))}" for each, shape in shapes.items()) or None

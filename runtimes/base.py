@@ -204,7 +204,7 @@ class ImageSession:
 
     def run(self, image: NDArray[Any]) -> NDArray[Any]:
         """The output for one input."""
-        if image.shape != self._shape or image.dtype != self._dtype:
+        if image.dtype != self._dtype or not (image.shape == self._shape or pixels.taken(image.shape, self.input)):
             raise wrong_input(image, self.input)
         made = self._graph.run({self.input.name: image})[0]
         if made.ndim == 4 and self.output.kind == "labels":  # the file leaves that to us
@@ -343,7 +343,10 @@ def profiled(opened: object) -> Profiled:
 
 def wrong_input(image: NDArray[Any], spec: InputSpec) -> EdgesegError:
     """The error for an input that is not what the artifact takes."""
-    return EdgesegError(f"the input is {spec.dtype} {spec.shape} {spec.layout}, got {image.dtype} {list(image.shape)}")
+    more = "" if spec.sizes is None else f", or {spec.sizes} in steps of {spec.step}"
+    return EdgesegError(
+        f"the input is {spec.dtype} {spec.shape} {spec.layout}{more}, got {image.dtype} {list(image.shape)}"
+    )
 
 
 def main_precision(precisions: dict[str, int]) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,24 @@ def size(spec: InputSpec) -> tuple[int, int]:
     """Height and width of an input."""
     height, width = spec.shape[1:3] if spec.layout == "NHWC" else spec.shape[2:4]
     return height, width
+
+
+def at(spec: InputSpec, height: int, width: int) -> InputSpec:
+    """The input at another size."""
+    return replace(spec, shape=[1, height, width, 3] if spec.layout == "NHWC" else [1, 3, height, width])
+
+
+def nearest(spec: InputSpec, height: int, width: int) -> InputSpec:
+    """The input at the size nearest to an image's that it takes; the usual one where it takes no other."""
+    return spec if spec.sizes is None else at(spec, *spec.sizes.nearest((height, width), spec.step))
+
+
+def taken(shape: Sequence[int], spec: InputSpec) -> bool:
+    """Whether an array of this shape is one of the sizes and batches that an input is free in."""
+    if spec.sizes is None or len(shape) != 4 or not 1 <= shape[0] <= spec.sizes.batch:
+        return False
+    one = replace(spec, shape=list(shape))
+    return [1, *shape[1:]] == nearest(spec, *size(one)).shape
 
 
 def prepare(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.text import Text
 
 from edgeseg.cli.app import TRUSTED, Json, app, emit, is_artifact, parse_size, progress, say, table
 from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.manifest import Sizes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,8 +44,15 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32, fp16, or both: fp32,fp16")] = "fp32",
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW[,HxW]", help="Height x width; the size the run was trained at by default."),
+        typer.Option(
+            metavar="HxW[,HxW]",
+            help="Height x width; the size the run was trained at by default. 192x256-720x960 is one file for all between, where the "
+            "target has that.",
+        ),
     ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="One file for up to so many images at once, where the target has that.")
+    ] = 1,
     bake: Annotated[str, typer.Option(help="pre: uint8 RGB in; labels: uint8 label map out; or pre,labels")] = "",
     ops: Annotated[
         str, typer.Option(help="How wkv, selective_scan and label_map run: auto, plugin or graph (standard operators).")
@@ -62,20 +72,54 @@ def export(
     Each target works in a process of its own: one that fails is a line in the table, and the others go on.
 
     Example: edgeseg export runs/cam --to onnxruntime,openvino --out out/cam --bake pre,labels
+    Example: edgeseg export runs/cam --to tensorrt --out out/cam --size 192x256-720x960 --batch 4
     """
     from edgeseg.export.apart import Job, export_apart
 
     targets = chosen_targets(to, precision, ops, options or [])
-    sizes = [parsed for part in words(size or "") if (parsed := parse_size(part))]
+    spans = [parse_span(part) for part in words(size or "")]
+    for span in spans or [((1, 1), (1, 1))]:
+        freed(targets, span, batch, to == ALL)  # refuses before anything is written
     outcomes = []
-    folder, source, usual, images = subject(run, sizes, classes, data, out)
-    for each in sizes or usual:
-        for target in targets:
-            place = str(out / folder_name(target, each if len(sizes) > 1 else None))
-            job = Job(str(folder), target.options(), place, each, words(bake), images, source, list(TRUSTED))
+    folder, source, usual, images = subject(run, [most for _, most in spans], classes, data, out)
+    for span in spans or [(each, each) for each in usual]:
+        at = span[0] if span[0] == span[1] else usual[0]  # of the span, or the nearest to it
+        for target in freed(targets, span, batch, to == ALL):
+            place = str(out / folder_name(target, at if len(spans) > 1 else None))
+            job = Job(str(folder), target.options(), place, at, words(bake), images, source, list(TRUSTED))
             with progress(f"exporting and verifying {place}") as bar:
                 outcomes.append(export_apart(job, target, bar))
     report(outcomes, to == ALL, as_json)
+
+
+Span: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
+"""The least and the largest (height, width)."""
+
+
+def parse_span(text: str) -> Span:
+    """`192x256-720x960`, or `360x480` for a span of one size."""
+    least, _, most = text.partition("-")
+    first = parse_size(least)
+    second = parse_size(most) if most else first
+    assert first is not None and second is not None
+    return first, second
+
+
+def freed(targets: Sequence[Target], span: Span, batch: int, everything: bool) -> list[Target]:
+    """The targets with what their files take beside one size and one image; of `everything` those that can."""
+    if span[0] == span[1] and batch == 1:
+        return list(targets)
+    sizes, made = Sizes(*span, batch), []
+    for target in targets:
+        try:
+            made.append(replace(target, sizes=sizes))
+        except EdgesegError as error:
+            if not everything:
+                raise
+            say(str(error))
+    if not made:
+        raise EdgesegError(f"no target takes {sizes}")
+    return made
 
 
 def subject(
@@ -142,7 +186,9 @@ def words(text: str) -> list[str]:
 def folder_name(target: Target, size: tuple[int, int] | None) -> str:
     """What an artifact's folder is called: the target, its precision unless fp32, and the size where there are several."""
     name = target.name if target.precision == "fp32" else f"{target.name}-{target.precision}"
-    return name if size is None else f"{name}-{size[0]}x{size[1]}"
+    if size is None:
+        return name
+    return f"{name}-{size[0]}x{size[1]}" if target.sizes is None else f"{name}-{target.sizes}"
 
 
 def report(outcomes: list[Outcome], everything: bool, as_json: bool) -> None:

@@ -361,6 +361,11 @@ class PPMobileSeg(Semantic):
         widths = [rows[-1].outer for rows in variant.stages]
         self.feature_info = tuple(Stage(width, 4 << index) for index, width in enumerate(widths))
 
+    @property
+    def step(self) -> int:
+        """Attention is over maps of 1/64, whose rounded sides PyTorch's exporter cannot compare in smaller steps."""
+        return 64
+
     def forward_features(self, image: Tensor) -> list[Tensor]:
         """1/4, 1/8, 1/16 (after attention), 1/32 (after attention)."""
         maps: list[Tensor] = self.backbone(image)

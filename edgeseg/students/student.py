@@ -105,6 +105,11 @@ class Student(nn.Module):
         """What the student makes of normalised `image [B, 3, H, W]`, with the simplest prompt if it needs one."""
         raise TypeError(f"{type(self).__name__} does not say how it is probed")
 
+    @property
+    def step(self) -> int:
+        """What the sides of a file of free sizes are multiples of: as `multiple`, unless a family can say less of itself so."""
+        return self.multiple
+
     def check_size(self, image: Tensor) -> None:
         """Refuse a size the network would not line up with, and name the size to pad to."""
         batch, height, width = image.shape[0], *image.shape[-2:]

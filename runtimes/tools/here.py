@@ -92,6 +92,8 @@ def fitting(name: str, artifact: Artifact) -> Tool:
         )
     if manifest.decoder is not None:
         raise EdgesegError(f"{name} measures one network; {artifact.folder} has an encoder and a decoder")
+    if manifest.input.sizes is not None:
+        raise EdgesegError(f"{name} measures files of one size; {artifact.folder} takes {manifest.input.sizes}")
     return tool
 
 
