@@ -17,6 +17,7 @@ PARTS = ("export", "quantize", "runtimes", "kernels")
 PUBLIC = [
     "Artifact",
     "EdgesegError",
+    "Sizes",
     "bench",
     "create",
     "export_model",
