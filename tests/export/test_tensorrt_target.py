@@ -27,6 +27,7 @@ from edgeseg.artifact import Artifact
 from edgeseg.cli import main
 from edgeseg.data import Data
 from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.export.deployed import Length
 from edgeseg.export.target import TARGETS, from_options
 from edgeseg.export.tensorrt_build import Options, build_engines, trtexec_lines
 from edgeseg.export.tensorrt_lint import Finding, lint, support
@@ -403,7 +404,7 @@ def test_options_are_checked_when_given() -> None:
 
 def test_a_profile_is_what_trtexec_takes() -> None:
     network = SimpleNamespace(
-        dynamic={"points": {0: "prompts", 1: "places"}, "labels": {0: "prompts", 1: "places"}},
+        dynamic={key: {0: Length("prompts"), 1: Length("places")} for key in ("points", "labels")},
         feeds=lambda: {"map_0": torch.zeros(1, 8, 4, 4), "points": torch.zeros(2, 3, 2), "labels": torch.zeros(2, 3)},
     )
     facts = TensorRt(prompts=32, places=8).profile(network)  # type: ignore[arg-type]
@@ -417,6 +418,31 @@ def test_a_profile_is_what_trtexec_takes() -> None:
         (1, 1), (1, 2), (32, 8),
     )  # fmt: skip
     assert profile_of({}) == {}
+
+
+def test_a_profile_of_free_sizes_is_likely_to_see_the_usual_one() -> None:
+    free = {0: Length("batch", 1, 1, 4), 2: Length("height", 8, 24, 90), 3: Length("width", 8, 32, 120)}
+    network = SimpleNamespace(dynamic={"image": free}, feeds=lambda: {"image": torch.zeros(1, 3, 360, 480)})
+    assert TensorRt().profile(network) == {  # type: ignore[arg-type]
+        "min_shapes": "image:1x3x192x256",
+        "opt_shapes": "image:1x3x360x480",
+        "max_shapes": "image:4x3x720x960",
+    }
+
+
+@pytest.mark.parametrize(("shape_of", "errors"), [("x", 0), ("other", 1)])
+def test_a_resize_whose_sizes_begin_with_its_own_shape_keeps_those_axes(shape_of: str, errors: int) -> None:
+    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    nodes = [
+        make("Shape", [shape_of], ["kept"], end=2),
+        make("Concat", ["kept", "wanted"], ["sizes"], axis=0),
+        make("Resize", ["x", "", "", "sizes"], ["y"], mode="linear", name="up"),
+    ]
+    given = [value(name, 1, ["batch", 8, "height", "width"]) for name in ("x", "other")]
+    graph = onnx.helper.make_graph(nodes, "g", [*given, value("wanted", 7, [2])], [value("y", 1, [None] * 4)])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    findings = lint(model, "10", {"batch", "height", "width"})
+    assert sum("interpolates from axis 0" in str(finding) for finding in findings) == errors
 
 
 def test_a_file_with_bodies_is_fitted_to_what_builds_it(make: Make) -> None:
