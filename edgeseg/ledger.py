@@ -24,6 +24,7 @@ class Hop:
     worst_class:  the class with the lowest IoU between the two label maps, and that IoU, 0..1.
     nonfinite:    NaN and infinities on either side of the hop; any is a failure.
     precision:    the row of thresholds the hop was held to (`edgeseg.quantize.precision`).
+    placed:       how many operators the runtime put on each unit, of a hop that ends in one; null where it does not say.
     """
 
     __pydantic_config__ = STRICT
@@ -39,6 +40,7 @@ class Hop:
     nonfinite: int
     passed: bool
     reasons: list[str] = field(default_factory=list)
+    placed: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from edgeseg.quantize.document import read
 from edgeseg.quantize.post_training import apply
 from edgeseg.quantize.precision import MIN_PIXELS, PRECISIONS
 from edgeseg.runtimes import PromptSession, pixels
-from edgeseg.runtimes.base import GRAPH, HOST
+from edgeseg.runtimes.base import GRAPH, HOST, runtime_of
 from edgeseg.students import Promptable, Semantic, Student
 from edgeseg.students.promptable import BOTTOM_RIGHT, PADDING, POSITIVE, TOP_LEFT
 
@@ -214,12 +214,14 @@ def verify_on(
             rounded = _alone(artifact, against, pictures, precision, weights=True)
             what, alone = (what, alone) if rounded.passed else (f"{what} of the weights", rounded)
         hops[2].reasons.append(_blame(alone, what, execution.settings.get("sums")))
+    hops[1:] = (replace(hop, placed=execution.placed) for hop in hops[1:])
     keep_evidence(artifact.folder / "evidence", evidence)
     if manifest.input.sizes is not None:
         assert isinstance(against, Semantic)
         hops += (
             row.hop(f"student -> {runtime}{at}", precision, names) for at, row in elsewhere(artifact, against, pictures)
         )
+    hops += in_other_ways(artifact, against, pictures, runtime)
     return artifact.update(
         ledger=Ledger(where, hops), precision=replace(manifest.precision, executed=executed), op_tiers=tiers
     )
@@ -345,6 +347,21 @@ def asked(artifact: Artifact, student: Student) -> Callable[[Picture], Answers]:
         return list(zip(first, second, third, strict=True))
 
     return answer
+
+
+def in_other_ways(artifact: Artifact, student: Student, pictures: Sequence[Picture], runtime: str) -> Iterator[Hop]:
+    """The student against the runtime in each other way that it may run the artifact."""
+    for name, other in runtime_of(artifact).others(artifact).items():
+        row = Comparison(student.classes, images=len(pictures))
+        answer = (asked if isinstance(student, Promptable) else labelled)(other, student)
+        for one in pictures:
+            for trained, _, device in answer(one):
+                row.add(trained, device)
+        execution = other.session.execution
+        precision = coarser(artifact.manifest.precision.asked, execution.precision)
+        hop = row.hop(f"student -> {runtime} on {name}", precision, student.class_names)
+        yield replace(hop, placed=execution.placed)
+        other.session.close()
 
 
 def elsewhere(artifact: Artifact, student: Semantic, pictures: Sequence[Picture]) -> Iterator[tuple[str, Comparison]]:

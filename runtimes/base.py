@@ -83,6 +83,7 @@ class Runtime:
     open_run:   likewise a run and an input size (height, width), for a runtime that needs no export.
     remotely:   how it is used on a device, where the agent knows it.
     provenance: what a measurement in it is worth on this machine.
+    others:     an artifact as it may run besides, by name; each is proven too.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Runtime:
     open_run: Callable[[Path, int, tuple[int, int]], Session] | None = None
     remotely: Remotely | None = None
     provenance: Literal["measured", "simulated"] = "measured"
+    others: Callable[[Artifact], dict[str, Artifact]] = lambda artifact: {}
 
     @property
     def fresh(self) -> tuple[OpenGraph, str | None] | None:

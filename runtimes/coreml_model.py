@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from numpy.typing import NDArray
 
@@ -119,6 +119,18 @@ class OnUnits(Sessions):
         return Sessions(partial(CoreMlGraph, units=units))(artifact, threads)
 
 
+def on_other_units(artifact: Artifact) -> dict[str, Artifact]:
+    """The artifact on every choice of compute units but its own: an app makes that choice, and masks are not the same on all."""
+    from edgeseg.artifact import Artifact
+
+    target = artifact.manifest.target
+    return {
+        units: Artifact(artifact.folder, replace(artifact.manifest, target=target | {"compute_units": units}))
+        for units in get_args(ComputeUnits)
+        if units != target.get("compute_units", "all")
+    }
+
+
 def version() -> str:
     """The installed Core ML Tools."""
     from edgeseg.runtimes.mil_interpreter import quiet
@@ -131,7 +143,7 @@ def runtime(on_a_mac: bool) -> Runtime:
     """Core ML where it is, else what stands in for it."""
     there = Remotely(_asked, _heard)
     if on_a_mac:
-        return Runtime("coreml", version, OnUnits(CoreMlGraph), remotely=there)
+        return Runtime("coreml", version, OnUnits(CoreMlGraph), remotely=there, others=on_other_units)
     return Runtime("coreml", version, Sessions(InterpretedGraph), remotely=there, provenance="simulated")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import types
 from collections import Counter
@@ -24,10 +25,10 @@ from edgeseg.export import CoreMl, networks
 from edgeseg.export.coreml_package import Deployment
 from edgeseg.export.deployed import BAKES
 from edgeseg.files import sha256
-from edgeseg.parity import bad_hops
+from edgeseg.parity import bad_hops, verify_with
 from edgeseg.quantize.precision import PRECISIONS
 from edgeseg.runtimes import coreml_model, pixels
-from edgeseg.runtimes.base import Opening, Sessions
+from edgeseg.runtimes.base import RUNTIMES, Opening, Sessions
 from edgeseg.runtimes.coreml_model import CoreMlGraph, InterpretedGraph, OnUnits, runtime
 from edgeseg.runtimes.mil_interpreter import model_file, parse
 from edgeseg.students import Semantic, Stage, Student
@@ -375,6 +376,36 @@ def test_on_a_mac_normalised_images_are_arrays(tiny: Student, tmp_path: Path, mo
     graph.run({"image": np.ones((1, 3, *SIZE), np.float64)})
     given = FakeModel.last.given["image"]
     assert given.dtype == np.float32 and given.shape == (1, 3, *SIZE)
+
+
+def test_on_a_mac_every_choice_of_units_is_proven_and_its_plan_kept(
+    artifact: Artifact, tiny: Student, tiny_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the Neural Engine alone gives other labels: that one hop fails, by name."""
+
+    class Drawing(FakeModel):
+        def predict(self, given: dict[str, Any]) -> dict[str, NDArray[Any]]:
+            graph = InterpretedGraph(Opening(Path(self.path) / "Manifest.json", ["labels"], "fp16", 1))
+            labels = graph.run({"image": np.asarray(given["image"])[None]})[0].astype(np.float32)
+            return {"labels": labels * (self.units.name != "CPU_AND_NE")}
+
+        def __init__(self, path: str, compute_units: Any) -> None:
+            super().__init__(path, compute_units)
+            self.path = path
+
+    put_a_mac_in_place(monkeypatch)
+    monkeypatch.setattr("coremltools.models.MLModel", Drawing)
+    monkeypatch.setitem(vars(RUNTIMES)["_entries"], "coreml", runtime(on_a_mac=True))
+    made = Artifact(shutil.copytree(artifact.folder, tmp_path / "copy"), artifact.manifest)
+    ledger = verify_with(made, tiny, tiny_data, count=2).manifest.ledger
+    assert ledger is not None
+    assert {hop.name: hop.passed for hop in ledger.hops[2:]} == {
+        "student -> coreml": True,
+        "student -> coreml on cpu_and_ne": False,
+        "student -> coreml on cpu_and_gpu": True,
+        "student -> coreml on cpu_only": True,
+    }
+    assert [hop.placed for hop in ledger.hops] == [None, *[{"cpu": 1, "ne": 2}] * 5]
 
 
 def test_no_plan_is_not_invented(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
