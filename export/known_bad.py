@@ -65,6 +65,12 @@ TABLE = (
         {"litert": "has no lowering", "executorch": "has no kernel"},
         instead="use max_pool2d with a fixed window",
     ),
+    KnownBad(
+        "one_hot",
+        ("aten.one_hot",),
+        {"litert": "has no lowering for the check of its classes", "ncnn": "cannot load the file"},
+        instead="compare with torch.arange",
+    ),
     KnownBad("topk", ("aten.topk",), {"litert": "has no kernel to sort with", "ncnn": "cannot load the file"}),
     KnownBad(
         "logcumsumexp",

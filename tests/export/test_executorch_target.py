@@ -206,20 +206,6 @@ def test_a_file_that_is_no_program_is_one_line(tmp_path: Path) -> None:
         ExecuTorchGraph(Opening(tmp_path / "other.pte", ["logits"], "fp32", 1))
 
 
-class TanhGelu(nn.Module):
-    def forward(self, image: Tensor) -> Tensor:
-        return nn.functional.gelu(image, approximate="tanh")
-
-
-@needs_executorch
-def test_what_xnnpack_gets_wrong_is_refused_by_name() -> None:
-    from edgeseg.export.known_bad import refuse_known_bad
-
-    program = torch.export.export(TanhGelu(), (torch.zeros(1, 3, 8, 8),))
-    with pytest.raises(EdgesegError, match="executorch is off by 4e-4 in XNNPACK: GELU in its tanh form"):
-        refuse_known_bad(program, ExecuTorch.name)
-
-
 def test_options_that_do_not_exist_are_refused() -> None:
     with pytest.raises(EdgesegError, match="delegate is xnnpack, coreml, vulkan, portable, got 'cuda'"):
         ExecuTorch(delegate="cuda")  # type: ignore[arg-type]
