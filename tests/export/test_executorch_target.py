@@ -19,6 +19,7 @@ from edgeseg.artifact import Artifact
 from edgeseg.errors import EdgesegError, MissingTool
 from edgeseg.export import ExecuTorch, networks
 from edgeseg.export.deployed import Interface
+from edgeseg.kernels import executorch_bodies
 from edgeseg.kernels.executorch_bodies import (
     GroupNorm,
     LayerNorm,
@@ -28,6 +29,7 @@ from edgeseg.kernels.executorch_bodies import (
     mean,
     without_checks,
 )
+from edgeseg.kernels.label_map import label_map, onnx_body
 from edgeseg.kernels.operators import relative_rms
 from edgeseg.kernels.wkv.reference import wkv_sequential
 from tests.students.test_registry import families, settled, sizes
@@ -330,3 +332,27 @@ def test_prompts_stay_exact_in_half_precision() -> None:
 
 def test_a_number_of_places_is_part_of_the_file() -> None:
     assert ExecuTorch.interface == Interface(places=8)
+
+
+@pytest.mark.parametrize("align", [False, True])
+def test_labels_of_large_logits_come_in_bands_and_are_the_same(align: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bands of 7 rows, the last of 4; both ways round rounding may differ where two classes are equal, which random ones are not."""
+    logits = torch.randn(2, 12, 9, 11, generator=torch.Generator().manual_seed(0))
+    wanted = label_map(logits, (60, 80), align)
+    for large, band in ((onnx_body.LARGE, onnx_body.BAND), (0, 7 * 4 * 2 * 12 * 80)):
+        monkeypatch.setattr(onnx_body, "LARGE", large)
+        monkeypatch.setattr(onnx_body, "BAND", band)
+        program = torch.export.export(Labels(align), (logits,), strict=False)
+        assert sum("argmax" in str(node.target) for node in program.graph.nodes) == (1 if large else 9)
+        made = program.module()(logits)
+        assert made.dtype == torch.uint8 and torch.equal(made, wanted)
+
+
+class Labels(nn.Module):
+    def __init__(self, align: bool) -> None:
+        super().__init__()
+        self.align = align
+
+    def forward(self, logits: Tensor) -> Tensor:
+        labels: Tensor = executorch_bodies._label_map(logits, 60, 80, self.align)
+        return labels
