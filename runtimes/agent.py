@@ -291,10 +291,7 @@ def sysctl(name: str) -> str | None:
 
 def words_of(*command: str) -> str | None:
     """What a command prints; null where it fails or is not there."""
-    with suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
-        return done.stdout.decode("utf-8", "replace").strip() or None
-    return None
+    return (told(command) or "").strip() or None
 
 
 def memory_bytes() -> int:
@@ -396,6 +393,108 @@ def mach_busy_s() -> float | None:
     kernel.mach_port_deallocate(own_task(kernel), host)  # each question makes one more
     user, system, _, nice = ticks
     return None if failed else (user + system + nice) / os.sysconf("SC_CLK_TCK")
+
+
+# -- sensors: this machine's are read with these too -------------------------------------------------------------------
+
+
+class Watcher:
+    """Sensors beside what is measured: their texts as they are, and when. What they mean is for the other end to say.
+
+    rounds:  `every_s`, the `files` that are read then, the `commands` that are run.
+    streams: commands that print lines until they are ended; the first that is there is listened to, as `stream`.
+    idle:    there is nothing to read.
+    """
+
+    def __init__(self, rounds: Sequence[Message], streams: Sequence[Sequence[str]]) -> None:
+        self._rounds = rounds
+        self.stream = next((index for index, words in enumerate(streams) if shutil.which(words[0])), None)
+        self._process = None if self.stream is None else printing(streams[self.stream])
+        self.idle = self._process is None and not any(each["files"] or each["commands"] for each in rounds)
+
+    def run(self, over: int) -> Message:
+        """What was read until something arrived at a descriptor: for each round when and what, null where nothing; the lines.
+
+        Times are in s of the clock that times samples. `begun`: from when on.
+        """
+        begun = time.perf_counter()
+        due = [begun if each["files"] or each["commands"] else float("inf") for each in self._rounds]
+        read: list[list[Any]] = [[] for _ in due]
+        lines: list[Any] = []
+        stream = None if self._process is None or self._process.stdout is None else Lines(self._process.stdout.fileno())
+        while True:
+            wait_s = max(0.0, min(due) - time.perf_counter())
+            ends = [over] if stream is None else [over, stream.descriptor]
+            ready = select.select(ends, [], [], None if wait_s == float("inf") else wait_s)[0]
+            if over in ready:
+                break
+            if stream and ready:
+                stream = stream if stream.fill() else None
+                lines += [[time.perf_counter(), line] for line in text_lines(stream)]
+            for index, each in enumerate(self._rounds):
+                now = time.perf_counter()
+                if now >= due[index]:
+                    read[index].append([now, [*map(quick_text, each["files"]), *map(told, each["commands"])]])
+                    due[index] = max(due[index] + each["every_s"], time.perf_counter())
+        self.close()
+        return {"begun": begun, "rounds": read, "lines": lines}
+
+    def close(self) -> None:
+        """End what prints."""
+        if self._process is not None and self._process.stdout is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process.stdout.close()
+
+
+def printing(words: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A command whose lines are read; one that asks for a password is to fail."""
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(words, bufsize=0, stdin=nothing, stdout=subprocess.PIPE, stderr=nothing)
+
+
+def text_lines(lines: Lines | None) -> list[str]:
+    """The whole lines that have arrived."""
+    return [line.decode("utf-8", "replace") for line in iter(lines.next, None)] if lines else []
+
+
+def texts(pattern: str, root: Path = Path("/")) -> dict[str, str]:
+    """Path -> text of the sensors' files that fit a pattern below a root; one that is asleep, or for root alone, is not there."""
+    found = {f"/{path.relative_to(root)}": quick_text(str(path)) for path in sorted(root.glob(pattern.lstrip("/")))}
+    return {path: said for path, said in found.items() if said is not None}
+
+
+def told(words: Sequence[str]) -> str | None:
+    """What a command prints, in the language of the formats; null where it fails or is not there."""
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,  # one that asks for a password is to fail
+            capture_output=True,
+            timeout=5,
+            check=True,
+            env=dict(os.environ, LC_ALL="C"),
+        )
+        return done.stdout.decode("utf-8", "replace")
+    return None
+
+
+def quick_text(path: str) -> str | None:
+    """What a sensor's file says, in a third of the time that `text` takes; null for one that cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return os.read(descriptor, 4096).decode("utf-8", "replace").strip("\0 \n")
+    except OSError:  # a sensor that is asleep
+        return None
+    finally:
+        os.close(descriptor)
 
 
 # -- runtimes ----------------------------------------------------------------------------------------------------------
@@ -1031,6 +1130,14 @@ class Measurer:
         gc.enable()
         return {"event": "burst", **packed(marks[:done])}
 
+    def watch(self, rounds: Sequence[Message], streams: Sequence[Sequence[str]]) -> Message:
+        """Read sensors until the other end has enough: it measures in another process. Sent at the end, for that costs nothing then."""
+        watcher = Watcher(rounds, streams)
+        say(self._answers, {"event": "watching", "stream": watcher.stream})
+        said = watcher.run(self._requests.descriptor)
+        self._told()
+        return {"event": "watched", "data": base64.b64encode(zlib.compress(json.dumps(said).encode())).decode()}
+
     def _run(self, feeds: Message) -> Any:
         """An output, `[1, K, H, W]` or `[1, H, W]`."""
         made = self._net.run(feeds)[0]
@@ -1127,7 +1234,7 @@ class Keeper:
         do = request.get("do")
         if do == "ping":
             return self._alive()
-        if do in ("open", "draw", "measure", "enough", "burst", "execution"):
+        if do in ("open", "draw", "measure", "watch", "enough", "burst", "execution"):
             if request["child"] in self._children:
                 self._children[request["child"]].tell(line)
             return None
@@ -1141,6 +1248,14 @@ class Keeper:
     def do_state(self) -> Message:
         """Load, clocks, temperature, and the processor time that was spent, by all and by this."""
         return {"event": "state", "state": state(), "spent": [busy_s(), sum(os.times()[:4])]}
+
+    def do_look(self, pattern: str) -> Message:
+        """Sensors' files."""
+        return {"event": "looked", "files": texts(pattern)}
+
+    def do_run(self, words: Sequence[str]) -> Message:
+        """What a command of the device prints."""
+        return {"event": "ran", "said": told(words)}
 
     def do_lock(self, folder: str, lock: str, who: str, silence_s: float) -> Message:
         """Have the device for oneself, or hear who has it; an agent whose lock stands still for `silence_s` is ended."""

@@ -38,8 +38,7 @@ from edgeseg.runtimes.record import (
     Stage,
     Subject,
 )
-from edgeseg.runtimes.telemetry import Here, Place, take, validity
-from edgeseg.runtimes.telemetry.there import There
+from edgeseg.runtimes.telemetry import Place, Rooted, take, validity
 from edgeseg.runtimes.telemetry.watch import Watch
 from edgeseg.runtimes.worker import PRECISE, STAGES, Marks, pack, unpack
 
@@ -168,7 +167,7 @@ def measure(
     size: tuple[int, int] | None = None,
     progress: Progress | None = None,
     device: str = "local",
-    place: Place | None = None,
+    place: Rooted | None = None,
     prepare: Mapping[str, str] | None = None,
     cool: Cool | None = None,
     tell: Tell | None = None,
@@ -178,7 +177,7 @@ def measure(
     device: where, by name or address; nothing of it stays open.
     image:  a JPEG or PNG to feed; a fixed pattern otherwise.
     e2e:    afterwards time the whole way as well, from the bytes of the image to a label map of its size.
-    place:  where this machine's sensors are; tests have others.
+    place:  where the device's sensors are; tests have others.
     prepare: settings of the device, as `devices.prepare.parse` gives them; they are put back.
     cool:   wait for that, as it is prepared, before anything is timed; `tell` takes lines on what is waited for.
 
@@ -194,7 +193,7 @@ def measure(
     asked = prepare or {}
     with closing(open_device(device)) as where:
         task = replace(task, provenance=task.on(where))
-        sensors = (place or Here()) if where.kind == "local" else There(where)
+        sensors = place or where.sensed()
         before = where.state()
         about = described(where, before, before)  # while it can be asked: a failure is about it too
         try:
@@ -204,7 +203,7 @@ def measure(
                 if protocol.kind == "cold-start":
                     found = cold_start(task, where, about, protocol, threads, image, sensors, progress)
                 else:
-                    watch = Watch(sensors, meanwhile=where.kind == "local")
+                    watch = Watch(sensors, where)
                     found = _measured(task, where, about, protocol, threads, e2e, image, watch, progress)
         except Died as died:
             raise Failed(_failure(task, about, protocol, threads, died)) from died
@@ -262,7 +261,8 @@ def _after(where: Device) -> DeviceState:
 
 def _judged(record: Record, why: list[str]) -> Record:
     """The record with all that speaks against it."""
-    why = why + (validity.reasons(record.sensors.before, record.sensors.after) if record.sensors else [])
+    said = record.sensors
+    why = why + (validity.reasons(said.before, said.after, said.during) if said else [])
     return replace(record, reasons=why, valid=not why)
 
 

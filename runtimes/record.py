@@ -252,12 +252,17 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class Sensors:
-    """What the device's sensors said before and after; `notes`: what they leave open."""
+    """What the device's sensors said before and after; `notes`: what they leave open.
+
+    during: every few seconds while it was measured, without power; `time_s` from the first sample on, of `flags` those that differ
+            from `before`.
+    """
 
     __pydantic_config__ = STRICT
     before: Reading
     after: Reading
     notes: list[str]
+    during: list[Reading] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

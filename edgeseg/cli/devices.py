@@ -150,10 +150,9 @@ def restore(
 def _asked(name: str) -> tuple[Facts, DeviceState, Reading]:
     from edgeseg.runtimes.devices import open_device
     from edgeseg.runtimes.telemetry import take
-    from edgeseg.runtimes.telemetry.there import There
 
     with closing(open_device(name)) as device:
-        return device.probe(), device.state(), take(There(device))
+        return device.probe(), device.state(), take(device.sensed())
 
 
 def _rows(facts: Facts, state: DeviceState, sensors: Reading) -> list[tuple[str, object]]:

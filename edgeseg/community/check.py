@@ -104,7 +104,7 @@ def _measured(made: Submission) -> Iterator[str]:
     elif again := [
         # what only the measuring process knew is believed; all that follows from the record is not
         *reasons(_computed(record), {"others_cores": 0.0, "nonfinite": 0, "unchanged": 1.0}),
-        *(validity.reasons(record.sensors.before, record.sensors.after) if record.sensors else []),
+        *(validity.reasons(said.before, said.after, said.during) if (said := record.sensors) else []),
     ]:
         yield f"the measurement says it is valid, but is not: {'; '.join(again)}"
     try:

@@ -166,4 +166,5 @@ def _sensors(sensors: Sensors, names: set[str]) -> Sensors:
         return replace(reading, time_s=reading.time_s - begin, flags=flags)
 
     notes = [_scrubbed(note, names) for note in sensors.notes]
-    return Sensors(public(sensors.before), public(sensors.after), notes)
+    during = [replace(public(reading), time_s=reading.time_s) for reading in sensors.during]  # from 0 as it is
+    return Sensors(public(sensors.before), public(sensors.after), notes, during)

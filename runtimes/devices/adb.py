@@ -178,10 +178,14 @@ class Adb(Remote):
             self._said["parts"] = ", ".join(sorted({ARM_PARTS.get(part, f"Arm part {part}") for part in parts}))
         return self._said
 
+    def sensed(self) -> There:
+        """It, as sensors see it: most have no agent."""
+        return There(self)
+
     def state(self) -> DeviceState:
         """Clocks and governor from sysfs, temperature from its thermal service, from sysfs where that knows the battery alone."""
         self.reach()
-        place = There(self)
+        place = self.sensed()
         thermal, linux = take(place, ["android"]), take(place, ["linux"])
         load = re.match(r"\d+\.\d+", place.files("/proc/loadavg").get("/proc/loadavg", ""))
         policies = place.files("/sys/devices/system/cpu/cpufreq/policy*/scaling_cur_freq")

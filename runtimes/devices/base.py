@@ -15,6 +15,7 @@ from edgeseg.schema import STRICT
 
 if TYPE_CHECKING:
     from edgeseg.runtimes.devices.book import Entry
+    from edgeseg.runtimes.telemetry import Rooted
 
 Tick = Callable[[float], None]
 """Called a few times per second with the seconds that were waited."""
@@ -54,6 +55,22 @@ class Measuring(Protocol):
         """End the process and all it started."""
 
 
+class Watching(Protocol):
+    """Sensors of a device that are being read, by `agent.Watcher` there. `stream`: the index of the one that is listened to."""
+
+    stream: int | None
+
+    def stop(self) -> dict[str, Any]:
+        """End it: what `agent.Watcher.run` says.
+
+        Raises:
+            Died: the device went away.
+        """
+
+    def close(self) -> None:
+        """End it, if it was not stopped, whatever became of the device."""
+
+
 class Device(Protocol):
     """A place to measure. `kind` is the first part of its address, `address` how the user names it, `url` where it is.
 
@@ -82,7 +99,7 @@ class Device(Protocol):
         """Load, clocks, temperature and governor now."""
 
     def command(self, words: Sequence[str]) -> list[str]:
-        """The command line of this machine that runs `words` there: for whoever reads sensors, before or while it measures."""
+        """The command line of this machine that runs `words` there: for whoever reads sensors before or after it measures."""
 
     def explain(self, code: int, words: str) -> EdgesegError:
         """Why nothing runs there, from the exit code and the last words of `command`."""
@@ -96,6 +113,12 @@ class Device(Protocol):
         Raises:
             Died: somebody else does just now.
         """
+
+    def sensed(self) -> Rooted:
+        """It, as sensors see it."""
+
+    def watch(self, rounds: Sequence[dict[str, Any]], streams: Sequence[Sequence[str]]) -> Watching:
+        """Have its sensors read beside what is measured, as `agent.Watcher` takes it."""
 
     def spawn(self, cold: bool = False) -> Measuring:
         """A fresh measuring process; its `open` pushes what it needs. `cold`: from the start of Python on."""

@@ -12,6 +12,7 @@ from edgeseg.runtimes.devices.base import DEVICES, Facts
 from edgeseg.runtimes.devices.book import Entry
 from edgeseg.runtimes.devices.remote import Remote, RemoteBench
 from edgeseg.runtimes.devices.sysroot import HINT, QEMU, Sysroot, sysroot
+from edgeseg.runtimes.telemetry.there import There
 
 
 class Emulated(Remote):
@@ -39,6 +40,10 @@ class Emulated(Remote):
         """The board; its name says where it is emulated."""
         facts = super().probe()
         return replace(facts, name=f"{self._system.name} emulated on {facts.name}")
+
+    def sensed(self) -> There:
+        """It, as sensors see it: it has no shell to ask in, and what qemu would read are those of this machine."""
+        return There(self)
 
     def spawn(self, cold: bool = False) -> RemoteBench:
         """A fresh measuring process."""

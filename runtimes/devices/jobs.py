@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from edgeseg.errors import EdgesegError
 from edgeseg.runtimes import pixels
-from edgeseg.runtimes.devices.base import Facts, Measuring
+from edgeseg.runtimes.devices.base import Facts, Measuring, Watching
 from edgeseg.runtimes.devices.trust import doubt
 from edgeseg.runtimes.record import DeviceState
+from edgeseg.runtimes.telemetry.there import There
 
 if TYPE_CHECKING:
     from edgeseg.artifact import Artifact
@@ -76,6 +77,14 @@ class Jobs(ABC):
     def held(self) -> AbstractContextManager[None]:
         """Jobs wait for each other where they run."""
         return nullcontext()
+
+    def sensed(self) -> There:
+        """Nothing is known of it."""
+        return There(self)
+
+    def watch(self, rounds: Sequence[dict[str, Any]], streams: Sequence[Sequence[str]]) -> Watching:
+        """Nothing is known of it."""
+        raise self.explain(1, "")
 
     def spawn(self, cold: bool = False) -> Measuring:
         """Only jobs run there."""

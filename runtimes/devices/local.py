@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import psutil
 
@@ -18,6 +19,7 @@ from edgeseg.runtimes.devices.book import Entry
 from edgeseg.runtimes.devices.remote import WAIT_S, Remote, whoami
 from edgeseg.runtimes.launch import Died, Worker
 from edgeseg.runtimes.record import DeviceState
+from edgeseg.runtimes.telemetry import Here
 from edgeseg.runtimes.worker import busy_s
 
 
@@ -65,12 +67,47 @@ class Local:
             if lock is not None:
                 os.close(lock)
 
+    def sensed(self) -> Here:
+        """It, as sensors see it."""
+        return Here()
+
+    def watch(self, rounds: Sequence[dict[str, Any]], streams: Sequence[Sequence[str]]) -> Watched:
+        """By a thread of this process, which only waits for the one that measures."""
+        return Watched(agent.Watcher(rounds, streams), len(rounds))
+
     def spawn(self, cold: bool = False) -> Measuring:
         """A fresh measuring process, which always begins with Python."""
         return Worker()
 
     def close(self) -> None:
         """There is nothing to let go of."""
+
+
+class Watched:
+    """Sensors of this machine that are being read."""
+
+    def __init__(self, watcher: agent.Watcher, rounds: int) -> None:
+        self.stream = watcher.stream
+        self._over, self._tell = os.pipe()
+        self._said: dict[str, Any] = {"begun": 0.0, "rounds": [[]] * rounds, "lines": []}
+        self._thread = threading.Thread(target=lambda: self._said.update(watcher.run(self._over)), daemon=True)
+        if not watcher.idle:  # as on Windows, where nothing could wait for a pipe
+            self._thread.start()
+
+    def stop(self) -> dict[str, Any]:
+        """End it: what `agent.Watcher.run` says."""
+        self.close()
+        return self._said
+
+    def close(self) -> None:
+        """End it."""
+        if self._tell < 0:
+            return
+        os.close(self._tell)
+        if self._thread.is_alive():
+            self._thread.join()
+        os.close(self._over)
+        self._tell = -1
 
 
 def locked(address: str, wait_s: float = WAIT_S) -> int | None:

@@ -6,6 +6,7 @@ import base64
 import getpass
 import io
 import itertools
+import json
 import platform
 import tempfile
 import time
@@ -34,6 +35,8 @@ from edgeseg.runtimes.devices.channel import LOADER, PATIENCE_S, Channel
 from edgeseg.runtimes.devices.trust import FROM_PICTURE, SILENT, doubt
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.record import DeviceState, Protocol, Samples
+from edgeseg.runtimes.telemetry import Rooted
+from edgeseg.runtimes.telemetry.there import Told
 from edgeseg.runtimes.worker import Marks, enough, in_turn, pack, seen
 
 WAIT_S = 2 * agent.SILENCE_S + 5.0
@@ -169,6 +172,17 @@ class Remote(ABC):
             with suppress(EdgesegError):  # it is gone, and its lock with it
                 self.end(number)
 
+    def sensed(self) -> Rooted:
+        """It, as sensors see it."""
+        return Told(self)
+
+    def watch(self, rounds: Sequence[dict[str, Any]], streams: Sequence[Sequence[str]]) -> RemoteWatch:
+        """Have its sensors read by a process of the agent, which has nothing else to do and is told nothing meanwhile."""
+        self.lock()
+        number = next(self._numbers)
+        self._measuring.add(number)
+        return RemoteWatch(self, number, rounds, streams)
+
     def spawn(self, cold: bool = False) -> RemoteBench:
         """A fresh measuring process, beside those there are, on a device that is nobody else's meanwhile."""
         self.lock()
@@ -195,6 +209,32 @@ class Remote(ABC):
 def whoami() -> str:
     """Who measures, for others who wait."""
     return f"{getpass.getuser()}@{platform.node()}"
+
+
+class RemoteWatch:
+    """Sensors of a device that are being read there."""
+
+    def __init__(
+        self, device: Remote, number: int, rounds: Sequence[dict[str, Any]], streams: Sequence[Sequence[str]]
+    ) -> None:
+        self._device, self._channel, self._number = device, device.channel, number
+        self._channel.ask("start", child=number, name="the sensors", files={})
+        self.stream: int | None = self._channel.ask("watch", child=number, rounds=rounds, streams=streams)["stream"]
+
+    def stop(self) -> dict[str, Any]:
+        """End it: what `agent.Watcher.run` says.
+
+        Raises:
+            Died: the device went away.
+        """
+        data = self._channel.ask("enough", child=self._number)["data"]
+        said: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(data)))
+        return said
+
+    def close(self) -> None:
+        """End it; on a device that is gone, it is."""
+        with suppress(EdgesegError):
+            self._device.end(self._number)
 
 
 class RemoteBench:

@@ -10,6 +10,6 @@ from edgeseg.runtimes.telemetry import (  # noqa: F401 (each registers itself)
     raspberry,
     tegrastats,
 )
-from edgeseg.runtimes.telemetry.reading import SENSORS, STREAMS, Here, Place, Reading, Sensor, Stream, take
+from edgeseg.runtimes.telemetry.reading import SENSORS, STREAMS, Here, Place, Reading, Rooted, Sensor, Stream, take
 
-__all__ = ["SENSORS", "STREAMS", "Here", "Place", "Reading", "Sensor", "Stream", "take"]
+__all__ = ["SENSORS", "STREAMS", "Here", "Place", "Reading", "Rooted", "Sensor", "Stream", "take"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from edgeseg.registry import Registry
+from edgeseg.runtimes import agent
 from edgeseg.schema import STRICT
 
 Flag: TypeAlias = bool | int | str
@@ -59,38 +58,30 @@ class Place(Protocol):
         """What a command prints; null where there is no such command, or it fails."""
 
 
+class Rooted(Place, Protocol):
+    """A place that is there, maybe a tree of a device and not all of it."""
+
+    def path(self, name: str) -> str:
+        """What the device calls a file that `files` has as `name`."""
+
+
 class Here:
     """This machine. `root`: where its files are, so that a made-up tree can be read too."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
 
+    def path(self, name: str) -> str:
+        """Below its root."""
+        return f"{self._root}/{name.lstrip('/')}"
+
     def files(self, pattern: str) -> dict[str, str]:
         """What can be read, without the blanks around it."""
-        found = {}
-        for path in sorted(self._root.glob(pattern.lstrip("/"))):
-            try:
-                text = path.read_text(encoding="utf-8", errors="replace")
-            except OSError:  # a sensor that is asleep, or one for root alone: as if it were not there
-                continue
-            found["/" + str(path.relative_to(self._root))] = text.strip("\0 \n")
-        return found
+        return agent.texts(pattern, self._root)
 
     def run(self, words: Sequence[str]) -> str | None:
         """Five seconds at most; in the language of the formats."""
-        try:
-            done = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,  # one that asks for a password is to fail
-                capture_output=True,
-                text=True,
-                timeout=5,
-                check=True,
-                env=os.environ | {"LC_ALL": "C"},
-            )
-        except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-            return None
-        return done.stdout
+        return agent.told(words)
 
 
 Sensor: TypeAlias = Callable[[Place, float], Reading | None]
@@ -114,15 +105,16 @@ class Stream:
     parse: Callable[[str, float], Reading | None]
 
     def readings(self, lines: Iterable[tuple[float, str]]) -> Iterator[Reading]:
-        """Lines with the time at which each came, to readings; a sample is over when the next begins, or the lines end."""
+        """Lines with the time at which each came, to readings. A sample is over when the next begins: the last may be cut off."""
         sample: list[str] = []
         came = 0.0
-        for time_s, line in [*lines, (0.0, self.begins)]:
+        for time_s, line in lines:
             if self.begins in line:
                 if sample and (reading := self.parse("\n".join(sample), came)):
                     yield reading
                 sample, came = [], time_s
-            sample.append(line)
+            if self.begins in line or sample:  # a warning may come first
+                sample.append(line)
 
 
 STREAMS: Registry[Stream] = Registry("stream of readings")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgeseg.runtimes.devices.base import Device
+    from edgeseg.runtimes.devices.remote import Remote
 
 READ = (
     r"""for f in $1; do if [ -r "$f" ] && [ -f "$f" ]; then printf '%s\037' "$f"; cat "$f"; printf '\036'; fi; done"""
@@ -17,17 +18,48 @@ READ = (
 PATIENCE_S = 10
 
 
-class There:
-    """A device as sensors see it: a command each, so before and after a measurement, never while it runs."""
+class Told:
+    """A device as sensors see it through its agent, which is there already.
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    root: where its files are, so that a made-up tree can be read too.
+    """
+
+    def __init__(self, device: Remote, root: str = "") -> None:
+        self._device, self._root = device, root
+
+    def path(self, name: str) -> str:
+        """Below its root."""
+        return self._root + name
 
     def files(self, pattern: str) -> dict[str, str]:
         """What can be read, without the blanks around it."""
-        told = self._say(["sh", "-c", READ, "sh", pattern]) or ""
+        found = self._device.channel.ask("look", pattern=self._root + pattern)["files"]
+        return {path[len(self._root) :]: text for path, text in found.items()}
+
+    def run(self, words: Sequence[str]) -> str | None:
+        """In the language of the formats."""
+        said: str | None = self._device.channel.ask("run", words=words)["said"]
+        return said
+
+
+class There:
+    """A device as sensors see it that has a shell, and maybe no agent: a command each, never while it measures.
+
+    root: where its files are, so that a made-up tree can be read too.
+    """
+
+    def __init__(self, device: Device, root: str = "") -> None:
+        self._device, self._root = device, root
+
+    def path(self, name: str) -> str:
+        """Below its root."""
+        return self._root + name
+
+    def files(self, pattern: str) -> dict[str, str]:
+        """What can be read, without the blanks around it."""
+        told = self._say(["sh", "-c", READ, "sh", self._root + pattern]) or ""
         pairs = (each.partition("\037") for each in told.split("\036")[:-1])
-        return {path: text.strip("\0 \n") for path, _, text in pairs}
+        return {path[len(self._root) :]: text.strip("\0 \n") for path, _, text in pairs}
 
     def run(self, words: Sequence[str]) -> str | None:
         """In the language of the formats."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edgeseg.runtimes.telemetry.raspberry import BITS, SINCE, held_back
 from edgeseg.runtimes.telemetry.reading import Reading
@@ -21,9 +21,13 @@ def is_setting(name: str) -> bool:
     return name.startswith("power_mode") or name.endswith(LIMITS)
 
 
-def reasons(before: Reading, after: Reading) -> list[str]:
-    """Why not to quote, one line each; none when all is well or nothing is known."""
-    return [line for rule in RULES for line in rule(before, after)]
+def reasons(before: Reading, after: Reading, during: Sequence[Reading] = ()) -> list[str]:
+    """Why not to quote, one line each; none when all is well or nothing is known.
+
+    during: what was read in between, which need not say all that `before` says, nor twice.
+    """
+    moments = [("while", before.with_(reading)) for reading in during] + [("after", after)]
+    return list(dict.fromkeys(line for rule in RULES for when, then in moments for line in rule(before, then, when)))
 
 
 def notes(before: Reading) -> list[str]:
@@ -35,26 +39,26 @@ def notes(before: Reading) -> list[str]:
     return [f"{', '.join(old)} since the board was switched on: whether again while measuring is unknown; restart it"]
 
 
-def _firmware(before: Reading, after: Reading) -> list[str]:
+def _firmware(before: Reading, after: Reading, when: str) -> list[str]:
     first, last = before.flags.get("throttled"), after.flags.get("throttled")
     if not (isinstance(first, int) and isinstance(last, int)):
         return []
     return [f"the firmware held the board back: {meaning}" for meaning in held_back(first, last)]
 
 
-def _thermal(before: Reading, after: Reading) -> list[str]:
+def _thermal(before: Reading, after: Reading, when: str) -> list[str]:
     found = []
-    for when, reading in (("before", before), ("after", after)):
+    for at, reading in (("before", before), (when, after)):
         status = reading.flags.get("thermal_status", 0)
         if not (isinstance(status, int) and status <= 0):
-            found.append(f"thermal status {status} {when} measuring, 0 is not throttled")
+            found.append(f"thermal status {status} {at} measuring, 0 is not throttled")
         pressure = reading.flags.get("thermal_pressure", "Nominal")
         if pressure != "Nominal":
-            found.append(f"thermal pressure {pressure} {when} measuring")
+            found.append(f"thermal pressure {pressure} {at} measuring")
     return found
 
 
-def _changed(before: Reading, after: Reading) -> list[str]:
+def _changed(before: Reading, after: Reading, when: str) -> list[str]:
     names = [name for name in before.flags if is_setting(name)]
     return [
         f"{name} changed from {before.flags[name]} to {after.flags.get(name)}"
@@ -63,7 +67,7 @@ def _changed(before: Reading, after: Reading) -> list[str]:
     ]
 
 
-def _pinned(before: Reading, after: Reading) -> list[str]:
+def _pinned(before: Reading, after: Reading, when: str) -> list[str]:
     if not before.flags.get("clocks_pinned"):
         return []
     if not after.flags.get("clocks_pinned"):
@@ -75,11 +79,11 @@ def _pinned(before: Reading, after: Reading) -> list[str]:
     ]
 
 
-def _battery(before: Reading, after: Reading) -> list[str]:
+def _battery(before: Reading, after: Reading, when: str) -> list[str]:
     percent = after.flags.get("battery_percent", before.flags.get("battery_percent"))
-    if not isinstance(percent, int) or percent >= BATTERY_PERCENT:
+    if when != "after" or not isinstance(percent, int) or percent >= BATTERY_PERCENT:
         return []
     return [f"battery low: {percent} %, {BATTERY_PERCENT} % are the least"]
 
 
-RULES: tuple[Callable[[Reading, Reading], list[str]], ...] = (_firmware, _thermal, _changed, _pinned, _battery)
+RULES: tuple[Callable[[Reading, Reading, str], list[str]], ...] = (_firmware, _thermal, _changed, _pinned, _battery)

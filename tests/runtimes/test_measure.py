@@ -11,10 +11,8 @@ import sys
 import time
 import tracemalloc
 import zlib
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,7 @@ from edgeseg.runtimes.record import Noise, Protocol, Record, Samples, Segment
 from edgeseg.runtimes.telemetry import Here
 from edgeseg.runtimes.worker import STAGES, open_loop
 from tests.report.stored import GOOD_HOP
+from tests.runtimes.busy import busy
 
 MS = 1_000_000
 TINY = Protocol("tiny", min_s=0.3, min_count=20, max_s=0.6, warmup_count=3, warmup_s=0.05)
@@ -214,40 +213,24 @@ def test_only_a_camera_has_a_rate() -> None:
             replace(TINY, kind=kind, fps=fps)  # type: ignore[arg-type]
 
 
-class Board:
-    """A place that takes 2 W idle and 5 W while a process of ours measures, which throttles it once."""
-
-    throttled = False
-
-    def __init__(self) -> None:
-        self._others = set(psutil.Process().children())
-
-    def _busy(self) -> bool:
-        busy = bool(set(psutil.Process().children()) - self._others)
-        self.throttled |= busy
-        return busy
-
-    def files(self, pattern: str) -> dict[str, str]:
-        chip = "/sys/class/hwmon/hwmon1/"
-        mw = "5000" if self._busy() else "2000"
-        tree = {
-            chip + "name": "ina3221",
-            chip + "in1_label": "VDD_IN",
-            chip + "in1_input": "1000",
-            chip + "curr1_input": mw,
-        }
-        return {path: text for path, text in tree.items() if fnmatch(path, pattern)}
-
-    def run(self, words: Sequence[str]) -> str | None:
-        answers = {"get_throttled": "throttled=0x40000" if self._busy() or self.throttled else "throttled=0x0"}
-        return answers.get(words[-1]) if words[0] == "vcgencmd" else None
-
-
-def test_energy_and_throttling_come_from_the_device_s_sensors(tmp_path: Path) -> None:
-    found = measure(null(tmp_path), protocol=replace(TINY, min_s=2, max_s=2), threads=1, place=Board())
+@pytest.mark.parametrize("device", ["local", "here://"])
+def test_energy_and_throttling_come_from_the_device_s_sensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, device: str
+) -> None:
+    """Whoever reads them: this process, or the agent on a device."""
+    board, two_s = busy(tmp_path, monkeypatch), replace(TINY, min_s=2, max_s=2)
+    place = Here(board.root)
+    found = measure(null(tmp_path), protocol=two_s, threads=1, place=place, device=device, progress=board.work)
     assert found.energy_source == "power VDD_IN"
     assert found.energy_mj == pytest.approx(3000 / found.latency.sustained_fps, rel=0.25)
     assert found.sensors is not None and found.sensors.before.flags == {"throttled": 0}
+    assert found.sensors.before.temperatures_c == {"cpu": 40, "soc": 48.7}
+    during = found.sensors.during
+    assert [reading.time_s for reading in during] == sorted(reading.time_s for reading in during)
+    assert max(reading.temperatures_c.get("cpu", 0) for reading in during) == 81
+    assert all(0 <= reading.time_s <= 2.1 and not reading.power_mw for reading in during)
+    # it was over before the end, so nobody would know who had not looked meanwhile
+    assert found.sensors.after.flags == {"throttled": 0} and found.sensors.after.temperatures_c["cpu"] == 40
     assert "the firmware held the board back: throttled" in found.reasons and not found.valid
     assert records.read(records.write(tmp_path / "record.json", found)) == found
 

@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,11 @@ from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import DEVICES, Entry, channel, make, open_device
 from edgeseg.runtimes.devices.ssh import Ssh, ssh
 from edgeseg.runtimes.launch import Died
+from edgeseg.runtimes.measure import measure
 from edgeseg.runtimes.telemetry import Here, take
-from edgeseg.runtimes.telemetry.there import There
+from edgeseg.runtimes.telemetry.there import There, Told
 from edgeseg.runtimes.tools.there import _guarded
+from tests.runtimes.busy import CHIP, busy
 from tests.runtimes.here import again, gone, opened, until
 from tests.runtimes.test_agent import LONG, null
 
@@ -297,6 +300,29 @@ def test_sensors_are_read_there(device: Ssh, tmp_path: Path) -> None:
     there = There(device)
     assert there.files(f"{tmp_path}/it*") == Here().files(f"{tmp_path}/it*") == {f"{tmp_path}/it's $HOME": "61234"}
     assert there.run(["no-such-command-as-this"]) is None
+
+
+@pytest.mark.parametrize("rail", ["VDD_IN", ""], ids=["ina", "tegrastats"])
+def test_sensors_are_read_there_while_it_measures(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rail: str
+) -> None:
+    board = busy(tmp_path, monkeypatch, rail)
+    power = f"p=$(cat '{board.root}/{CHIP}/curr1_input')"
+    line = "RAM 3012/15389MB (lfb 20x4MB) VDD_IN ${p}mW/${p}mW"
+    board.command("tegrastats", f"echo $$ >'{tmp_path}/pid'; while {power}; do echo \"{line}\"; sleep 0.04; done")
+    board.command("python", f"PATH='{board.bin}':$PATH exec '{sys.executable}' \"$@\"")
+    entry = server.entry(tmp_path, python=str(board.bin / "python"))
+    monkeypatch.setitem(DEVICES._entries, "ssh", lambda address, _: ssh(address, entry))
+    monkeypatch.setattr("edgeseg.runtimes.devices.remote.Told", partial(Told, root=str(board.root)))
+    two_s = replace(LONG, min_s=2, max_s=2)
+    found = measure(null(tmp_path), protocol=two_s, threads=1, device=entry.url, progress=board.work)
+    assert found.energy_source == "power VDD_IN"
+    assert found.energy_mj == pytest.approx(3000 / found.latency.sustained_fps, rel=0.25)
+    assert found.sensors is not None and found.sensors.before.temperatures_c == {"cpu": 40, "soc": 48.7}
+    assert 81 in [reading.temperatures_c.get("cpu") for reading in found.sensors.during]
+    assert found.sensors.after.temperatures_c["cpu"] == 40 and found.sensors.after.flags == {"throttled": 0}
+    assert "the firmware held the board back: throttled" in found.reasons
+    assert rail or gone(int((tmp_path / "pid").read_text()))
 
 
 def test_a_lost_board_keeps_its_samples_and_comes_back(

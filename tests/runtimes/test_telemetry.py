@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 
 from edgeseg.errors import EdgesegError, InvalidMeasurement
+from edgeseg.runtimes import agent
 from edgeseg.runtimes.devices.local import Local
+from edgeseg.runtimes.devices.remote import Remote
 from edgeseg.runtimes.telemetry import (
     SENSORS,
     STREAMS,
     Here,
-    Place,
     Reading,
+    Rooted,
     android,
     jetson,
     powermetrics,
@@ -27,9 +30,10 @@ from edgeseg.runtimes.telemetry import (
 )
 from edgeseg.runtimes.telemetry.energy import per_frame
 from edgeseg.runtimes.telemetry.raspberry import held_back, throttled
-from edgeseg.runtimes.telemetry.there import There
+from edgeseg.runtimes.telemetry.there import There, Told
 from edgeseg.runtimes.telemetry.validity import notes, reasons
-from edgeseg.runtimes.telemetry.watch import Watch
+from edgeseg.runtimes.telemetry.watch import EVERY_S, Known, Round, Watch, needed
+from tests.runtimes.busy import CHIP, ZONE, busy
 
 NOW = Reading(0.0)
 
@@ -204,11 +208,16 @@ def test_powermetrics_says_its_last_sample() -> None:
 
 
 def test_streams_are_cut_into_samples() -> None:
-    lines = [(index / 10, line) for index, line in enumerate(MACOS.splitlines())]
+    lines = [(index / 10, line) for index, line in enumerate([*MACOS.splitlines(), powermetrics.BEGINS])]
     found = list(STREAMS["powermetrics"].readings(lines))
     assert [(reading.time_s, reading.power_mw["CPU"]) for reading in found] == [(0.1, 9999), (0.3, 1542)]
     lines = [(index / 10, line) for index, line in enumerate(GENERATIONS.values())]
-    assert [reading.time_s for reading in STREAMS["tegrastats"].readings(lines)] == [0.0, 0.1, 0.2, 0.3, 0.4]
+    assert [reading.time_s for reading in STREAMS["tegrastats"].readings(lines)] == [
+        0.0,
+        0.1,
+        0.2,
+        0.3,
+    ]  # the last may be cut off
 
 
 class Board(Here):
@@ -307,14 +316,22 @@ def test_this_machine_can_be_asked() -> None:
     assert Here().run(["echo", "words; are words"]) == "words; are words\n"
 
 
-@pytest.mark.parametrize("place", [Here(), There(Local())], ids=["here", "there"])
-def test_files_and_commands_are_read_alike_wherever_they_are(tmp_path: Path, place: Place) -> None:
+@pytest.mark.parametrize("way", ["here", "there", "told"])
+def test_files_and_commands_are_read_alike_wherever_they_are(tmp_path: Path, device: Remote, way: str) -> None:
     for name, text in (("zone0", "61234\n"), ("zone1", ""), ("it's $HOME", "two\nlines\0\n"), ("other", "x")):
         (tmp_path / name).write_text(text)
     (tmp_path / "zone9").mkdir()
+    places: dict[str, tuple[Rooted, Rooted]] = {
+        "here": (Here(), Here(tmp_path)),
+        "there": (There(Local()), There(Local(), str(tmp_path))),
+        "told": (Told(device), Told(device, str(tmp_path))),
+    }
+    place, rooted = places[way]
     assert place.files(f"{tmp_path}/zone*") == {f"{tmp_path}/zone0": "61234", f"{tmp_path}/zone1": ""}
     assert place.files(f"{tmp_path}/it*") == {f"{tmp_path}/it's $HOME": "two\nlines"}
     assert place.files(f"{tmp_path}/none*") == {}
+    assert rooted.files("/zone*") == {"/zone0": "61234", "/zone1": ""}
+    assert Path(rooted.path("/zone0")).read_text() == "61234\n"
     assert place.run(["echo", "words; are $words"]) == "words; are $words\n"
     assert place.run(["no-such-command-as-this"]) is None
 
@@ -340,6 +357,19 @@ def test_each_reason_of_a_device(
     (reason,) = reasons(replace(NOW, flags=before), replace(NOW, flags=after))
     assert line in reason
     assert reasons(replace(NOW, flags=before), replace(NOW, flags=before)) == [] or "before" in line
+
+
+def test_what_is_over_again_is_a_reason_all_the_same() -> None:
+    before = Reading(0.0, clocks_mhz={"cpu0": 1500, "GPU": 600}, flags={"throttled": 0x50000, "cpu0 max_freq": "15"})
+    calm, hot = Reading(1.0, {"cpu": 60.0}), Reading(2.0, clocks_mhz={"cpu0": 600}, flags={"throttled": 0x50004})
+    assert reasons(before, before, [calm, calm]) == []
+    assert reasons(before, before, [calm, hot, hot]) == ["the firmware held the board back: throttled"]
+    (line,) = reasons(before, before, [replace(calm, flags={"thermal_status": 1})])
+    assert "thermal status 1 while measuring" in line
+    (line,) = reasons(before, before, [replace(calm, flags={"cpu0 max_freq": "9"})])
+    assert "max_freq changed from 15 to 9" in line
+    pinned = replace(before, flags={"clocks_pinned": True})
+    assert len(reasons(pinned, pinned, [hot])) == 1
 
 
 @pytest.mark.parametrize("mhz", [1200.0, float("nan")])
@@ -414,6 +444,46 @@ def test_energy_that_cannot_be_trusted_is_refused(seconds: Sequence[float], mw: 
         per_frame(watts(TENTHS, [2000.0] * 11), watts(seconds, mw), frames=10)
 
 
+def test_reading_power_takes_less_than_a_hundredth_of_a_core(tmp_path: Path) -> None:
+    """As often as it is done, by whoever does it: all else is found before, and what it means afterwards."""
+    board = Board(tmp_path, TREE, {})
+    known = Known(board)
+    assert SENSORS["ina"](known, 0.0) and SENSORS["rapl"](known, 0.0)
+    files = [*needed("ina", known), *needed("rapl", known)]
+    assert [path.rpartition("/")[2] for path in files] == ["in1_input", "curr1_input", "energy_uj", "energy_uj"]
+    asked = Round(board, EVERY_S / 50, {"ina": known, "rapl": known}, files)
+    watcher, (over, tell) = agent.Watcher([asked.asked], []), os.pipe()
+    threading.Timer(0.4, os.close, [tell]).start()
+    spent = time.thread_time()
+    (looks,) = watcher.run(over)["rounds"]
+    spent = time.thread_time() - spent
+    os.close(over)
+    assert len(looks) > 50 and spent / len(looks) < 0.01 * EVERY_S
+    found = asked.readings(looks)
+    assert (
+        found[-1] == take(board, ["ina", "rapl"]).with_(Reading(looks[-1][0])) == replace(found[0], time_s=looks[-1][0])
+    )
+
+
+def test_a_sensor_that_breaks_down_meanwhile_has_nothing_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = busy(tmp_path, monkeypatch)
+    monkeypatch.setattr("edgeseg.runtimes.telemetry.watch.IDLE_S", 0.1)
+    watch = Watch(Here(board.root), Local())
+    with watch:
+        begun = time.perf_counter_ns()
+        board.command("vcgencmd", "echo it is broken")
+        (board.root / ZONE / "temp").unlink()
+        (board.root / CHIP / "curr1_input").unlink()
+        time.sleep(0.5)
+        board.command("vcgencmd", "exit 1")
+    said = watch.says(begun + np.arange(50) * 10_000_000)
+    assert (said["energy_mj"], said["energy_source"]) == (None, None)
+    during = said["sensors"].during
+    assert len(during) >= 2 and all((each.temperatures_c, each.flags) == ({}, {}) for each in during)
+
+
 @pytest.mark.slow
 def test_a_stream_is_listened_to_where_no_file_says_the_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A made-up `tegrastats`: 4 W while the device is left alone, then 9 W."""
@@ -426,7 +496,7 @@ def test_a_stream_is_listened_to_where_no_file_says_the_power(tmp_path: Path, mo
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "nothing").mkdir()
-    watch = Watch(Here(tmp_path / "nothing"))
+    watch = Watch(Here(tmp_path / "nothing"), Local())
     with watch:
         (tmp_path / "busy").touch()
         begun = time.monotonic_ns()
@@ -436,4 +506,3 @@ def test_a_stream_is_listened_to_where_no_file_says_the_power(tmp_path: Path, mo
     assert said["energy_mj"] == pytest.approx(50, rel=0.2)  # 5 W above idle for 10 ms
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
-    assert Watch(Here(tmp_path / "nothing"), meanwhile=False)._listener is None
