@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from edgeseg.runtimes import agent
 from edgeseg.runtimes.devices import DEVICES
-from tests.runtimes.here import Here, here
+from tests.runtimes.here import Here, here, until
 
 
 @pytest.fixture
@@ -38,3 +39,19 @@ def change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         monkeypatch.setattr(agent, "__file__", str(tmp_path / "agent.py"))
 
     return change
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Path]:
+    """A group of processes that may have 400 MB."""
+    group = Path(f"/sys/fs/cgroup/memory/edgeseg-test-{os.getpid()}")
+    try:
+        group.mkdir()
+        for name in ("limit_in_bytes", "memsw.limit_in_bytes"):
+            if (group / f"memory.{name}").exists():
+                (group / f"memory.{name}").write_text(str(400 << 20))
+    except OSError:
+        pytest.skip("needs the right to limit the memory of processes (root, and cgroup v1)")
+    yield group
+    assert until(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()

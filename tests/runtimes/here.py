@@ -38,9 +38,9 @@ def gone(pid: int) -> bool:
     return until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
-def until(holds: Callable[[], Any]) -> bool:
-    """Whether something comes to hold within ten seconds."""
-    deadline = time.monotonic() + 10
+def until(holds: Callable[[], Any], seconds: float = 10) -> bool:
+    """Whether something comes to hold in time."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
             if holds():

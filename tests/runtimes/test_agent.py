@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.measure import Failed, measure
 from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.record import Failure, Protocol, Record
-from tests.runtimes.here import Here, again, gone, here, opened, until
+from tests.runtimes.here import Here, again, gone, here, opened
 
 MS = 1_000_000
 TINY = Protocol("tiny", min_s=0.3, min_count=20, max_s=0.9, warmup_count=3, warmup_s=0.05)
@@ -128,22 +127,6 @@ def test_a_kill_of_the_kernel_s_is_of_want_of_memory(named: str, tmp_path: Path,
     found = measured(lambda _: vmstat.write_text("nr_free_pages 7\noom_kill 4\n"))
     assert found.outcome == "out_of_memory" and "for the machine was out of memory" in found.detail
     assert found.samples is not None and found.samples.count > 10
-
-
-@pytest.fixture
-def little_memory() -> Iterator[Path]:
-    """A group of processes that may have 400 MB."""
-    group = Path(f"/sys/fs/cgroup/memory/edgeseg-test-{os.getpid()}")
-    try:
-        group.mkdir()
-        for name in ("limit_in_bytes", "memsw.limit_in_bytes"):
-            if (group / f"memory.{name}").exists():
-                (group / f"memory.{name}").write_text(str(400 << 20))
-    except OSError:
-        pytest.skip("needs the right to limit the memory of processes (root, and cgroup v1)")
-    yield group
-    assert until(lambda: not (group / "cgroup.procs").read_text())
-    group.rmdir()
 
 
 def test_the_kernel_ends_what_takes_too_much_memory(tmp_path: Path, little_memory: Path, change: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.loopback import SSHD, Server
 from edgeseg import schema
 from edgeseg.cli import main
 from edgeseg.errors import EdgesegError, MissingTool
@@ -26,7 +27,7 @@ from edgeseg.runtimes.devices.tokens import Token, token_path
 from edgeseg.runtimes.launch import Died
 from tests.runtimes.here import until
 from tests.runtimes.test_agent import null
-from tests.runtimes.test_ssh import SSHD, Server, server  # noqa: F401 (a fixture)
+from tests.runtimes.test_ssh import server  # noqa: F401 (a fixture)
 
 SHOWN = """Place 'pi5':
   tags: board=pi5

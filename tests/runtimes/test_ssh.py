@@ -8,95 +8,42 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
+from benchmarks.loopback import CLIENT, SSHD, Server, served
 from edgeseg import schema
 from edgeseg.cli import main
 from edgeseg.errors import EdgesegError, MissingTool
-from edgeseg.runtimes import agent, statistics
+from edgeseg.runtimes import RUNTIMES, agent, statistics
 from edgeseg.runtimes import record as records
 from edgeseg.runtimes.devices import DEVICES, Entry, channel, make, open_device
-from edgeseg.runtimes.devices.ssh import Ssh, ssh
+from edgeseg.runtimes.devices.ssh import Ssh, ssh, target
 from edgeseg.runtimes.launch import Died
 from edgeseg.runtimes.measure import measure
 from edgeseg.runtimes.telemetry import Here, take
 from edgeseg.runtimes.telemetry.there import There, Told
 from edgeseg.runtimes.tools.there import _guarded
+from edgeseg.runtimes.worker import Marks, unpack
 from tests.runtimes.busy import CHIP, busy
 from tests.runtimes.here import again, gone, opened, until
-from tests.runtimes.test_agent import LONG, null
+from tests.runtimes.phone import put
+from tests.runtimes.test_agent import LONG, MS, TINY, null
+from tests.runtimes.test_sessions import artifact
 
-CONFIG = """Port {port}
-ListenAddress 127.0.0.1
-HostKey {folder}/host
-PidFile {folder}/pid
-AuthorizedKeysFile {folder}/user.pub
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-StrictModes no
-"""
-CLIENT = """Host *
-  IdentityFile {folder}/user
-  IdentitiesOnly yes
-  UserKnownHostsFile {folder}/known
-  GlobalKnownHostsFile /dev/null
-"""
-
-
-@dataclass
-class Server:
-    """A running sshd and how to reach it."""
-
-    folder: Path
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        return int((self.folder / "pid").read_text())
-
-    def entry(self, folder: Path, **other: str) -> Entry:
-        """A device that keeps its files in `folder`."""
-        given = {"python": sys.executable, "folder": str(folder / "device"), "ssh_config": str(self.folder / "client")}
-        return Entry(self.url, **given | other)
-
-    def start(self) -> None:
-        # an absolute path: sshd starts itself again
-        words = [SSHD or "", "-f", str(self.folder / "config"), "-E", str(self.folder / "log")]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            log = (self.folder / "log").read_text().strip().splitlines()
-            pytest.skip(f"sshd does not start here: {done.stderr.strip() or log[-1:]}")
-        assert until((self.folder / "pid").exists)
-
-    def stop(self) -> None:
-        """End the server and all its sessions, as when a board loses its power."""
-        with suppress(psutil.NoSuchProcess, FileNotFoundError):
-            server = psutil.Process(self.pid)
-            for process in [server, *server.children(recursive=True)]:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            (self.folder / "pid").unlink(missing_ok=True)
-
-
-SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(
     SSHD is None or shutil.which("ssh") is None, reason="needs sshd and ssh: apt-get install openssh-server"
 )
@@ -104,26 +51,12 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("sshd")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        made = Server(folder, free.getsockname()[1])
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    (folder / "config").write_text(CONFIG.format(port=made.port, folder=folder))
-    (folder / "client").write_text(CLIENT.format(folder=folder))
-    know(made, (folder / "host.pub").read_text())
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    made.start()
-    yield made
-    made.stop()
-
-
-def know(server: Server, key: str) -> None:
-    """Write what is known of the server's key."""
-    kind, data = key.split()[:2]
-    (server.folder / "known").write_text(f"[127.0.0.1]:{server.port} {kind} {data}\n")
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(served(tmp_path_factory.mktemp("sshd")))
+        except MissingTool as error:
+            pytest.skip(str(error))
+        yield made
 
 
 @pytest.fixture
@@ -229,7 +162,7 @@ def test_what_keeps_us_out_is_one_line(
         "port": str(server.port),
         "python": sys.executable,
     } | change
-    know(server, (server.folder / "host.pub").read_text())
+    server.know((server.folder / "host.pub").read_text())
     # a wrong user on a host that is known
     entry = Entry(
         f"ssh://{given['user']}@{given['host']}:{given['port']}",
@@ -245,7 +178,7 @@ def test_what_keeps_us_out_is_one_line(
 
 def test_a_host_that_is_not_the_one_that_was_known_is_refused(server: Server, device: Ssh) -> None:
     other = (server.folder / "user.pub").read_text()
-    know(server, other)
+    server.know(other)
     try:
         with pytest.raises(EdgesegError, match="is not the one that is known; find out why") as caught:
             device.probe()
@@ -255,7 +188,7 @@ def test_a_host_that_is_not_the_one_that_was_known_is_refused(server: Server, de
         with pytest.raises(EdgesegError, match="is not known here"):
             device.probe()
     finally:
-        know(server, (server.folder / "host.pub").read_text())
+        server.know((server.folder / "host.pub").read_text())
 
 
 def test_a_key_is_forgotten_under_the_name_that_it_has() -> None:
@@ -385,3 +318,161 @@ def test_a_tool_over_ssh_ends_with_its_connection(server: Server, device: Ssh, t
     server.start()
     device.close()
     assert _guarded(device, {}, ["true"]).code == 0
+
+
+def test_eight_boards_measure_at_once(server: Server, tmp_path: Path) -> None:
+    """Each its own file, which takes its own time: none is given what is another's."""
+    times_ms = range(4, 20, 2)
+
+    def measured(ms: int) -> Marks:
+        folder = tmp_path / str(ms)
+        with closing(ssh(f"board{ms}", server.entry(folder))) as device, closing(device.spawn()) as bench:
+            bench.ask("open", path=str(null(folder, (1, ms * MS))), threads=1, size=None, image=None, e2e=False)
+            pids.add(device.channel.hello["pid"])
+            start.wait(60)  # for the slowest to be there
+            return unpack(bench.ask("measure", protocol=schema.dump(TINY))["steady"])
+
+    pids, start = set[int](), threading.Barrier(len(times_ms))
+    with ThreadPoolExecutor(len(times_ms)) as pool:
+        found = dict(zip(times_ms, pool.map(measured, times_ms), strict=True))
+    assert len(pids) == len(times_ms)
+    for ms, marks in found.items():
+        least = (marks[:, 1] - marks[:, 0]).min() / MS
+        assert len(marks) >= TINY.min_count and ms <= least < ms + 2
+    begins, ends = zip(*((marks[0, 0], marks[-1, 1]) for marks in found.values()), strict=True)
+    assert max(begins) < min(ends)  # of one clock: they did overlap
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
+def test_a_real_artifact_over_ssh(board: str, tmp_path: Path, request: pytest.FixtureRequest, runtime: str) -> None:
+    if runtime == "litert":
+        pytest.importorskip("litert_torch", reason="needs litert_torch, to make the artifact")
+        subject = request.getfixturevalue("tiny_artifacts")[runtime]
+    else:
+        subject = artifact(tmp_path / "net", runtime)
+    record = measure(subject, protocol=TINY, threads=1, device=board)
+    assert (record.execution.runtime, record.provenance, record.device.kind) == (runtime, "measured", "ssh")
+    assert record.execution.version == RUNTIMES[runtime].version() and record.execution.precision == "fp32"
+    assert not any(reason.startswith("wrong masks") for reason in record.reasons)  # it drew there what it draws here
+
+
+def signalled(number: int) -> Callable[[int], None]:
+    return lambda pid: os.kill(pid, number)
+
+
+FAULTS: dict[str, tuple[dict[str, Any], Callable[[int], None] | None, str]] = {
+    "segfault": ({"fault": "segv", "fault_at": 300}, None, "crashed"),
+    "kill": ({}, signalled(signal.SIGKILL), "killed"),
+    "freeze": ({}, signalled(signal.SIGSTOP), "hang"),
+    "hang": ({"fault": "hang", "fault_at": 300}, None, "hang"),
+    "out of memory": ({"fault": "raise", "fault_at": 300}, None, "out_of_memory"),
+}
+"""What the null runtime does by itself, what is done to the process that measures, and what that is called."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_whatever_happens_samples_are_kept_and_the_next_run_is_clean(
+    server: Server, tmp_path: Path, request: pytest.FixtureRequest, change: Any, fault: str
+) -> None:
+    options, done_to_it, outcome = FAULTS[fault]
+    entry = server.entry(tmp_path)
+    if fault == "out of memory":  # a real one: the kernel picks it
+        group = request.getfixturevalue("little_memory")
+        change('raise RuntimeError("the null runtime was told to raise")', 'self._all = b"x" * (1 << 30)')
+        script = f'echo $$ >{group}/cgroup.procs; exec {shlex.quote(sys.executable)} "$@"'
+        entry = replace(entry, python=str(put(tmp_path, "python", script)))
+    with closing(Ssh("board", entry, target(entry.url), patience_s=4 if outcome == "hang" else 30)) as device:
+        bench = opened(device, null(tmp_path / "bad", **options))
+        (child,) = psutil.Process(device.channel.hello["pid"]).children()
+        did: list[None] = []
+
+        def tick(seconds: float) -> None:
+            if done_to_it and seconds > 0.7 and not did:
+                did.append(done_to_it(child.pid))
+
+        with pytest.raises(Died) as caught:
+            bench.ask("measure", protocol=schema.dump(LONG), tick=tick)
+        assert caught.value.outcome == outcome
+        assert caught.value.samples is not None and 50 < caught.value.samples.count < 1000
+        bench.close()
+        assert gone(child.pid)
+        with closing(opened(device, null(tmp_path / "good"))) as bench:
+            assert bench.ask("measure", protocol=schema.dump(TINY))["unchanged"] == 1
+        assert not list((tmp_path / "device" / "open").iterdir())
+
+
+def test_a_killed_host_leaves_nothing_behind(server: Server, device: Ssh, board: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "edgeseg", "bench", str(null(tmp_path)), "-d", board, "--protocol", "mlperf-mobile"]
+    lock = tmp_path / "device" / "lock"
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as host:
+        assert until(lambda: lock.exists() and lock.read_text(), 30)
+        keeper = psutil.Process(json.loads(lock.read_text())["pid"])
+        assert until(lambda: keeper.children() and list((tmp_path / "device" / "open").glob("*/*.npy")))
+        there = [keeper.pid, *(child.pid for child in keeper.children())]
+        host.kill()
+    assert all(gone(pid) for pid in there)
+    with closing(opened(device, null(tmp_path))) as bench:
+        assert bench.ask("measure", protocol=schema.dump(TINY))["unchanged"] == 1
+
+
+@pytest.fixture
+def networks() -> Iterator[tuple[list[str], list[str]]]:
+    """Two networks with a cable between them: words in front of a command that put it into one, where the board is 10.7.7.2, or the other."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("nsenter") is None:
+        pytest.skip("needs the right to make networks (root), unshare and nsenter")
+    with ExitStack() as stack:
+        holders = [
+            stack.enter_context(subprocess.Popen(["unshare", "-n", "sleep", "120"], stderr=subprocess.DEVNULL))
+            for _ in range(2)
+        ]
+        for each in holders:
+            stack.callback(each.kill)
+        host, other = (["nsenter", "-t", str(each.pid), "-n"] for each in holders)
+        own = Path("/proc/self/ns/net").readlink()
+        if not until(lambda: all(Path(f"/proc/{each.pid}/ns/net").readlink() != own for each in holders)):
+            pytest.skip("networks cannot be made here")
+        for words in (
+            [
+                *host,
+                *["ip", "link", "add", "cable", "type", "veth", "peer", "name", "end", "netns"],
+                str(holders[1].pid),
+            ],
+            [*host, *["ip", "addr", "add", "10.7.7.1/24", "dev", "cable"]],
+            [*host, *["ip", "link", "set", "cable", "up"]],
+            [*other, *["ip", "addr", "add", "10.7.7.2/24", "dev", "end"]],
+            [*other, *["ip", "link", "set", "end", "up"]],
+        ):
+            if subprocess.run(words, capture_output=True, check=False).returncode:
+                pytest.skip(f"no cable can be made between networks here: {' '.join(words[4:])}")
+        yield host, other
+
+
+def test_a_cut_cable_is_lost_and_mended(
+    networks: tuple[list[str], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    host, other = networks
+    change("SILENCE_S = 10", "SILENCE_S = 2")
+    monkeypatch.setattr(agent, "SILENCE_S", 2.0)  # of this end
+    monkeypatch.setattr(channel, "PING_S", 0.3)
+    plain = Ssh.command
+    monkeypatch.setattr(Ssh, "command", lambda self, words: [*host, *plain(self, words)])
+    (tmp_path / "sshd").mkdir()
+    with served(tmp_path / "sshd", "10.7.7.2", other) as server:
+        with closing(ssh("board", server.entry(tmp_path))) as device:
+            bench = opened(device, null(tmp_path))
+            keeper = psutil.Process(device.channel.hello["pid"])
+            there = [keeper.pid, *(child.pid for child in keeper.children())]
+            cut: list[Any] = []
+
+            def tick(seconds: float) -> None:
+                if seconds > 0.7 and not cut:
+                    cut.append(subprocess.run([*host, "ip", "link", "set", "cable", "down"], check=True))
+
+            with pytest.raises(Died) as caught:
+                bench.ask("measure", protocol=schema.dump(LONG), tick=tick)
+            assert caught.value.outcome == "lost"
+            assert caught.value.samples is not None and caught.value.samples.count > 50
+            assert all(gone(pid) for pid in there)  # though nobody could tell it
+        subprocess.run([*host, "ip", "link", "set", "cable", "up"], check=True)
+        with closing(ssh("board", server.entry(tmp_path))) as device, closing(opened(device, null(tmp_path))) as bench:
+            assert bench.ask("measure", protocol=schema.dump(TINY))["unchanged"] == 1
