@@ -46,6 +46,7 @@ for _name in (
     "artifact_latency",
     "conversions",
     "harness",
+    "ssh_added",
     "export_all",
 ):
     NAMES.add(_name, f"benchmarks.{_name}")

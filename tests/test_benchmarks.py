@@ -27,6 +27,7 @@ from benchmarks import (
     measuring_overhead,
     prompts,
     run,
+    ssh_added,
     startup,
     train_step,
 )
@@ -93,6 +94,26 @@ def test_startup() -> None:
 def test_startup_refuses_a_program_that_fails_or_imports_torch(program: str) -> None:
     with pytest.raises(EdgesegError, match=r"torch was imported|exit code 3|broken"):
         startup.seconds("it", program)
+
+
+def test_what_ssh_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EdgesegError, match="bench -d nowhere did not run as it should"):
+        ssh_added.seconds("nowhere", tmp_path, "smoke")
+    took: list[str] = []
+
+    def seconds(device: str, folder: Path, protocol: str) -> float:
+        took.append(device)
+        assert (folder / "sshd" / "pid").exists() and (folder / "settings/edgeseg/devices.json").exists()
+        return {"board": 11.5, "local": 11.0}[device]
+
+    monkeypatch.setattr(ssh_added, "seconds", seconds)
+    try:
+        (found,) = ssh_added.findings("quick", pairs=3)
+    except MissingTool as error:
+        pytest.skip(str(error))
+    assert found.value == pytest.approx(0.5)
+    assert (found.unit, found.limit, found.verdict) == ("s", 2.0, "met")
+    assert sorted(took) == ["board"] * 4 + ["local"] * 4
 
 
 def test_measuring_overhead() -> None:

@@ -343,7 +343,7 @@ def test_eight_boards_measure_at_once(server: Server, tmp_path: Path) -> None:
     assert max(begins) < min(ends)  # of one clock: they did overlap
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("litert", marks=[pytest.mark.slow, pytest.mark.wide])])
 def test_a_real_artifact_over_ssh(board: str, tmp_path: Path, request: pytest.FixtureRequest, runtime: str) -> None:
     if runtime == "litert":
         pytest.importorskip("litert_torch", reason="needs litert_torch, to make the artifact")
