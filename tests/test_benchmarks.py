@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import pairwise
@@ -35,6 +36,7 @@ from benchmarks.ratio import Finding, burst, finding, in_turns
 from benchmarks.train_step import Work
 from edgeseg import schema
 from edgeseg.errors import EdgesegError, InvalidMeasurement, MissingTool, ParityFailed
+from edgeseg.runtimes.null import Null, null_artifact
 from edgeseg.runtimes.record import Protocol
 from edgeseg.train.teaching import PIECES
 
@@ -99,6 +101,9 @@ def test_startup_refuses_a_program_that_fails_or_imports_torch(program: str) -> 
 def test_what_ssh_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EdgesegError, match="bench -d nowhere did not run as it should"):
         ssh_added.seconds("nowhere", tmp_path, "smoke")
+    null_artifact(tmp_path / "null", Null(sleep=True))
+    begun = time.perf_counter()
+    assert 0 < ssh_added.seconds("local", tmp_path, "smoke") < time.perf_counter() - begun - 1  # that of the samples
     took: list[str] = []
 
     def seconds(device: str, folder: Path, protocol: str) -> float:

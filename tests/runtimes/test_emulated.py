@@ -7,20 +7,22 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import emulated_board
 from edgeseg.cli import main
 from edgeseg.cli.measure import record_table
-from edgeseg.errors import EdgesegError, MissingTool
+from edgeseg.errors import EdgesegError, MissingTool, ParityFailed
 from edgeseg.runtimes import agent
 from edgeseg.runtimes.devices import open_device, sysroot
 from edgeseg.runtimes.devices.agreement import SAME, agree
 from edgeseg.runtimes.devices.emulated import Emulated
+from edgeseg.runtimes.devices.remote import RemoteBench
 from edgeseg.runtimes.devices.sysroot import BOARDS, Sysroot
 from edgeseg.runtimes.measure import measure
 from tests.runtimes.here import Here
@@ -217,6 +219,34 @@ def test_a_device_that_draws_the_same_passes_and_another_does_not(
     for words, line in ((["local"], "is this machine"), ([named, "--bisect"], "leave --against and --bisect out")):
         assert main(["verify", str(folder), "-d", *words]) == 1
         assert line in capfd.readouterr().err
+
+
+def test_the_table_of_an_emulated_board(
+    tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The board stood in for by a device of this machine, and one that draws others in the end."""
+    monkeypatch.setattr(emulated_board, "board_over_ssh", lambda folder: nullcontext(named))
+    folder, out = artifact(tmp_path / "net", "onnxruntime", baked=True).folder, tmp_path / "table.md"
+    words = [str(folder), "--count", "3", "--out", str(out)]
+    assert emulated_board.main(words) == 0
+    row = next(line for line in out.read_text().splitlines() if line.startswith("| conv |"))
+    assert "| fp32 | 2,880 | 0 | 100.0000% | 99.99% | met |" in row and "on 3 images of synthetic" in out.read_text()
+    draw = RemoteBench.draw
+    monkeypatch.setattr(RemoteBench, "draw", lambda self, given: draw(self, given) + 1)
+    assert emulated_board.main(words) == ParityFailed.exit_code
+    assert "| 2,880 | 0.0000% | 99.99% | missed |" in out.read_text()
+    assert "draws other masks" in capfd.readouterr().err
+    assert emulated_board.main([str(tmp_path)]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.wide
+def test_an_emulated_board_behind_ssh_draws_the_same(
+    pi5: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = artifact(tmp_path / "net", "onnxruntime", baked=True).folder
+    assert emulated_board.main([str(folder)]) == 0
+    assert "100.0000%" in capfd.readouterr().out
 
 
 @pytest.fixture(scope="session")
