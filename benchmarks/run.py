@@ -40,6 +40,7 @@ for _name in (
     "measuring_overhead",
     "loader",
     "train_step",
+    "ddp",
     "distill_step",
     "embed_rate",
     "prompts",

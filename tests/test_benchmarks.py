@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks import (
     artifact_latency,
+    ddp,
     distill_step,
     distillation,
     embed_rate,
@@ -158,6 +159,16 @@ def test_train_step(prompted: tuple[str, ...]) -> None:
     where = ["one process", "own processes"] + ["one process"] * len(prompted)
     sane(found, names=len(where))
     assert [one.name.rsplit(", ", 1)[1] for one in found] == where
+
+
+@pytest.mark.wide
+@pytest.mark.slow
+def test_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work("fp32", "lraspp_mobilenet_v3_small", batch=4, size=(96, 96))
+    sane(ddp.findings((work,), steps=1, pairs=2, rounds=1), names=1)
+    monkeypatch.setattr(ddp, "math", SimpleNamespace(isclose=lambda *_, **__: False))
+    with pytest.raises(ParityFailed, match="no speed to compare"):
+        ddp.contest(work, steps=1, pairs=1)
 
 
 @pytest.mark.wide

@@ -38,6 +38,7 @@ from edgeseg.runs import WEIGHTS, Training, read_card, read_weights, save
 from edgeseg.students import Student, create
 from edgeseg.students.student import parameters
 from edgeseg.train.checkpoint import load_state, rng_state, save_state, set_rng_state
+from edgeseg.train.mesh import by_gloo, gathering
 from edgeseg.train.norms import synced
 from edgeseg.train.processes import watch
 from edgeseg.train.recipe import AdamW, Optimizer, Recipe
@@ -116,12 +117,12 @@ class Trainer:
     state: State = field(default_factory=State)
 
     def __post_init__(self) -> None:
-        devices, nodes = started_by_torchrun() or (self.devices, 1)
+        devices, self.machines = started_by_torchrun() or (self.devices, 1)
         self.fabric = Fabric(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",  # what the operators are known to compute on
             devices=devices,
-            num_nodes=nodes,
-            strategy=self._strategy(devices * nodes),
+            num_nodes=self.machines,
+            strategy=self._strategy(devices * self.machines),
             precision=PRECISIONS[self.recipe.precision],
         )
         if restarted_by_torchrun():
@@ -209,8 +210,10 @@ class Trainer:
         self.average = self.average.to(self.fabric.device).eval().requires_grad_(requires_grad=False)
         self.task.begin(student, self.average)
         if self.fabric.world_size > 1:
+            kind = self.fabric.device.type
+            gather = gathering(self.machines) if kind == "cpu" else by_gloo
             for learned in (student, self.task.heads):
-                synced(learned, self.fabric.device.type)
+                synced(learned, kind, gather)
         both = nn.ModuleList([student, self.task.heads])
         self.module, self.optimizer = self.fabric.setup(student, make_optimizer(both, self.recipe.optimizer))
         for method in self.task.methods:
