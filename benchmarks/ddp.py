@@ -72,7 +72,8 @@ def train(work: Work, steps: int) -> None:
         trainer = Trainer(work.student, load_data(work.data), Path(folder), recipe, notify=turn, check=False)
         for part in trainer.student.modules():
             if isinstance(part, (nn.Dropout2d, DropPath)):
-                part.forward = lambda x: x  # what is left out is drawn otherwise in every process
+                # what is left out is drawn otherwise in every process
+                part.forward = lambda x: x  # type: ignore[method-assign]
         turn()
         trainer.run(resume=False)
 

@@ -27,6 +27,7 @@ from benchmarks import (
     loader,
     matrix,
     measuring_overhead,
+    memory,
     prompts,
     run,
     ssh_added,
@@ -132,6 +133,24 @@ def test_export_all() -> None:
     found = export_all.findings(["lraspp_mobilenet_v3_small"], (64, 96))
     assert [one.unit for one in found] == ["s", "GB"]
     assert all(one.value > 0 and one.low == one.value == one.high for one in found)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone says the most that a process held")
+def test_memory_is_looked_at_on_the_way() -> None:
+    found = memory.measure(marks=(8, 16))
+    assert set(found) == {"loader", "embed"}
+    assert all(50 < first <= last for first, last in found.values())
+    text = memory.document({"loader": [100.0, 104.0], "embed": [100.0, 106.0]}, (8, 1600), (96, 128))
+    assert "| loader | 100 | 104 | 1.040 | flat |" in text
+    assert "| embed | 100 | 106 | 1.060 | grows |" in text
+
+
+def test_memory_that_grows_is_no_success(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for row, code in (([100.0, 106.0], 4), ([100.0, 104.0], 0)):
+        monkeypatch.setattr(memory, "measure", lambda row=row: {"loader": row})
+        assert memory.main([]) == code
+        assert f"{row[1] / row[0]:.3f}" in capsys.readouterr().out
 
 
 def test_loader(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +327,7 @@ def test_run_misses_and_mistypes(capsys: pytest.CaptureFixture[str], monkeypatch
 
 def test_every_benchmark_is_in_the_table_and_in_the_readme() -> None:
     folder = Path(run.__file__).parent
-    helpers = {"__init__", "accuracy", "distillation", "int8", "matrix", "ratio", "run"}
+    helpers = {"__init__", "accuracy", "distillation", "int8", "matrix", "memory", "ratio", "run"}
     modules = {path.stem for path in folder.glob("*.py")} - helpers
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert set(run.NAMES) == modules

@@ -84,6 +84,61 @@ def test_kill_9_and_ctrl_c_and_resume_end_the_same_to_the_bit(tmp_path: Path) ->
         assert all(torch.equal(value, theirs[part][key]) for key, value in ours[part].items())
 
 
+SEEN = """
+import json
+import os
+import signal
+import sys
+from edgeseg.cli import main
+from edgeseg.train.loop import Trainer
+
+plain, attempt = Trainer.step, int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+
+def step(self, images, labels, views):
+    names = self.data.split(self.fit_split).names
+    entry = [attempt, self.fabric.global_rank, self.state.step, [names[int(view[0])] for view in views]]
+    with open(os.environ["SEEN"], "a") as file:
+        file.write(json.dumps(entry) + "\\n")
+    if attempt == 0 and entry[1] == 1 and self.state.step == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, images, labels, views)
+
+Trainer.step = step
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+
+@pytest.mark.wide
+@pytest.mark.slow
+def test_two_processes_that_distill_see_every_image_once_across_a_kill_9(
+    tmp_path: Path, tiny_run: Path, tiny_data: Data
+) -> None:
+    """By what the loader says it gave: 24 images, 4 a step, in the fourth step of the second epoch one of two processes is killed."""
+    (tmp_path / "seen.py").write_text(SEEN, encoding="utf-8")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    words = f"distill lraspp_mobilenet_v3_small --teacher {tiny_run} --data {tiny_data.spec} --loss kd --epochs 2 --threads 1".split()
+    changes = ["batch=4", "checkpoint=2", "evaluate=2", "norm_batches=0", "workers=1"]
+    top = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(tmp_path / "seen.py"), *words, "--out", str(tmp_path / "run")]
+        + [word for change in changes for word in ("--set", change)],
+        env={**os.environ, "PYTHONPATH": str(top), "OMP_NUM_THREADS": "1", "SEEN": str(tmp_path / "seen")},
+        cwd=top, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
+    lost, kept = ({step for attempt, _, step, _ in seen if attempt == turn} for turn in (0, 1))
+    assert (lost, kept) == (set(range(10)), set(range(8, 12)))  # on from the checkpoint of eight steps
+    learned = {(rank, step): names for attempt, rank, step, names in seen if attempt == 1 or step < 8}
+    assert len(learned) == 24
+    for epoch in (range(6), range(6, 12)):
+        names = [name for rank in (0, 1) for step in epoch for name in learned[rank, step]]
+        assert sorted(names) == sorted(tiny_data.split(tiny_data.fit).names)
+    for _, rank, step, names in seen:
+        assert learned[rank, step] == names  # steps that were lost come again with the same images
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory, tiny_data: Data) -> Path:
     """A run that was stopped after its first step."""
