@@ -92,7 +92,8 @@ def embed(data: str, folder: Path, marks: Sequence[int]) -> list[float]:
 
     torch.set_num_threads(1)
     save(build_student(STUDENT, load_data(data)).eval(), folder / "run")
-    found, done = [], 0
+    found: list[float] = []
+    done = 0
 
     def advance(count: int) -> None:
         nonlocal done

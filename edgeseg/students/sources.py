@@ -55,7 +55,7 @@ class Sam(Promptable):
     def __init__(self, net: Any) -> None:
         super().__init__()
         self.net, self.seen = net, nn.Identity()
-        self.side = int(net.config.vision_config.image_size)
+        self.side = int(net.config.prompt_encoder_config.image_size)
         self.masks = int(net.config.mask_decoder_config.num_multimask_outputs)
 
     def _inner(self, size: Sequence[int]) -> tuple[int, int]:
@@ -68,10 +68,14 @@ class Sam(Promptable):
         """The embedding of the square that the image is fitted into, at its top left."""
         height, width = self._inner(image.shape[-2:])
         square = F.pad(upsample(image, (height, width)), (0, self.side - width, 0, self.side - height))
-        made: Tensor = self.net.vision_encoder(square)[0]
-        cell = self.side // made.shape[-1]
-        self.seen(made[..., : -(-height // cell), : -(-width // cell)])  # what of it shows the image
-        return (made,)
+        made = self._look(square)
+        cell = self.side // made[-1].shape[-1]
+        self.seen(made[-1][..., : -(-height // cell), : -(-width // cell)])  # what of it shows the image
+        return made
+
+    def _look(self, square: Tensor) -> tuple[Tensor, ...]:
+        """The embedding, and before it what else the masks are made of."""
+        return (self.net.vision_encoder(square)[0],)
 
     def low_masks(
         self,
@@ -87,22 +91,44 @@ class Sam(Promptable):
         coder = self.net.prompt_encoder
         # from the middles of pixels to shares of the square: the half pixel that SAM adds is in them
         places = points * points.new_tensor([width / size[1], height / size[0]]) / self.side
-        kinds = torch.stack([each.weight[0] for each in coder.point_embed])
+        kinds = torch.cat(list(coder.point_embed.parameters()))
         told = coder.shared_embedding(places[:, None]) + kinds[labels.long().clamp_min(0)][:, None]
         tokens = torch.where((labels < 0)[:, None, :, None], coder.not_a_point_embed.weight, told)
-        image = maps[0].expand(count, -1, -1, -1)
-        masks, quality = self.net.mask_decoder(
+        *finer, image = (each.expand(count, -1, -1, -1) for each in maps)
+        masks, quality, *_ = self.net.mask_decoder(
             image_embeddings=image,
             image_positional_embeddings=self.net.get_image_wide_positional_embeddings().expand(count, -1, -1, -1),
             sparse_prompt_embeddings=tokens,
             dense_prompt_embeddings=coder.no_mask_embed.weight[0, :, None, None].expand_as(image),
             multimask_output=True,
+            **({"high_resolution_features": finer} if finer else {}),
         )
         return masks[:, 0, :, : height // 4, : width // 4], quality[:, 0]
 
 
+class Sam2(Sam):
+    """SAM 2 (Ravi et al., arXiv 2408.00714) for single images, which are stretched to its square; nothing of a video is remembered."""
+
+    paper = "arXiv 2408.00714"
+
+    def _inner(self, size: Sequence[int]) -> tuple[int, int]:
+        return self.side, self.side
+
+    def _look(self, square: Tensor) -> tuple[Tensor, ...]:
+        made: list[Tensor] = self.net.get_image_embeddings(square)
+        return tuple(made)
+
+
+SAMS: dict[str, tuple[type[Sam], str]] = {
+    "sam": (Sam, "SamModel"),
+    "sam2": (Sam2, "Sam2Model"),
+    "sam2_video": (Sam2, "Sam2Model"),  # what the authors' checkpoints on the Hub say they are
+}
+"""What a configuration says it is of -> how it is asked, and transformers' class."""
+
+
 def from_transformers(source: str, classes: int, weights: Path | None) -> Student:
-    """The trained network in a folder, or under a name on the Hub: one for semantic segmentation, Mask2Former's kind, OneFormer, or SAM."""
+    """The trained network in a folder, or under a name on the Hub: one for semantic segmentation, Mask2Former's kind, OneFormer, SAM or SAM 2."""
     mend_torchvision()
     transformers = need("transformers")
     if weights is not None:
@@ -112,8 +138,9 @@ def from_transformers(source: str, classes: int, weights: Path | None) -> Studen
     try:
         config = transformers.AutoConfig.from_pretrained(source)
         prepared = _prepared(transformers, source)
-        if config.model_type == "sam":
-            student: Student = Sam(transformers.SamModel.from_pretrained(source).eval())
+        if config.model_type in SAMS:
+            kind, name = SAMS[config.model_type]
+            student: Student = kind(getattr(transformers, name).from_pretrained(source).eval())
         elif "ForUniversalSegmentation" in (config.architectures or [""])[0]:
             task = _semantic(transformers, source, config.task_seq_len) if config.model_type == "oneformer" else None
             net = Queries(transformers.AutoModelForUniversalSegmentation.from_pretrained(source).eval(), task)

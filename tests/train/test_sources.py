@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from edgeseg.errors import EdgesegError
 from edgeseg.runs import read_card
 from edgeseg.students import Promptable
 from edgeseg.students.external import External, mend_torchvision
-from edgeseg.students.sources import Sam, digest, from_source
+from edgeseg.students.sources import Sam, Sam2, digest, from_source
 from edgeseg.train.teacher import PromptTeacher, Teacher
 from edgeseg.train.teaching import Teaching
 from edgeseg.train.teaching.logits import Kd
@@ -237,6 +238,87 @@ def test_sam_teaches_images_of_any_shape(sam: Path) -> None:
     assert maps["embedding"].shape == (1, 16, 6, 8)  # 128 wide, 85 high, in cells of 16
     masks, _ = teacher.answer(features, torch.tensor([[[50.0, 30.0]]]), torch.ones(1, 1), None)
     assert masks.shape == (1, 1, 64, 96)
+
+
+@pytest.fixture(scope="module")
+def sam2(transformers: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    backbone = transformers.Sam2HieraDetConfig(
+        hidden_size=8, image_size=[128, 128], blocks_per_stage=[1, 1, 2, 1], embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 2, 2], window_size_per_stage=[8, 4, 4, 2], global_attention_blocks=[3],
+        window_positional_embedding_background_size=[4, 4],
+    )  # fmt: skip
+    vision = transformers.Sam2VisionConfig(
+        backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], fpn_hidden_size=16,
+        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
+    )  # fmt: skip
+    prompt = transformers.Sam2PromptEncoderConfig(hidden_size=16, image_size=128, patch_size=16, mask_input_channels=4)
+    decoder = transformers.Sam2MaskDecoderConfig(
+        hidden_size=16, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
+    )
+    config = transformers.Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+    net = transformers.Sam2Model(config)
+    for weight in net.parameters():
+        weight.data.normal_(
+            std=0.2
+        )  # fresh ones leave nothing of an image, and of the video's embedding nothing at all
+    folder = tmp_path_factory.mktemp("sam2")
+    net.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["sam2", "sam2_video"])
+def test_sam2_answers_as_its_library_says(transformers: Any, sam2: Path, tmp_path: Path, kind: str) -> None:
+    """Clicks and a box in an image that is no square, by the library's own way of preparing both."""
+    shutil.copytree(sam2, folder := tmp_path / "sam2")
+    stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**stated, "model_type": kind}), encoding="utf-8")
+    student = from_source(f"transformers:{folder}", ())
+    assert isinstance(student, Sam2)
+    net = transformers.Sam2Model.from_pretrained(sam2).eval()
+    image = picture(64, 96)
+    points = torch.tensor([[[20.5, 30.5], [70.5, 50.5]], [[10.5, 10.5], [64.5, 44.5]]])
+    labels = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    box = torch.tensor([[[10.0, 20.0], [60.0, 50.0]]])
+    empty = torch.zeros(2, 1, 2), torch.full((2, 1), -1.0)  # what SAM appends behind
+    grow = torch.tensor([128 / 96, 128 / 64])
+    with torch.inference_mode():
+        normal = student.normalise(image)
+        square = torch.nn.functional.interpolate(normal, (128, 128), mode="bilinear")
+        wanted = net(pixel_values=square, input_points=points[None] * grow - 0.5, input_labels=labels[None].long())
+        features = student.encode(normal)
+        made, quality = student.low_masks(
+            features.maps, features.size, torch.cat([points, empty[0]], 1), torch.cat([labels, empty[1]], 1)
+        )
+        boxed, _ = student.low_masks(
+            features.maps, features.size, torch.cat([box, empty[0][:1]], 1), torch.tensor([[2.0, 3.0, -1.0]])
+        )
+        asked = net(pixel_values=square, input_boxes=(box * grow - 0.5).reshape(1, 1, 4))
+    assert made.shape == (2, 3, 32, 32)
+    assert float(wanted.pred_masks.std()) > 0.1
+    assert torch.allclose(made, wanted.pred_masks[0], atol=1e-4)
+    assert torch.allclose(quality, wanted.iou_scores[0], atol=1e-5)
+    assert torch.allclose(boxed, asked.pred_masks[0], atol=1e-4)
+
+
+def test_sam2_teaches_embeddings_and_masks(sam2: Path, tmp_path: Path) -> None:
+    """A live teacher of images of any shape; then a student learns from it by the verb, and its embeddings are written down."""
+    spec = f"transformers:{sam2}"
+    teacher = PromptTeacher(Teaching(spec, digest(from_source(spec, ())), losses=(Kd(),)))
+    features, maps = teacher.look(picture(64, 96), ("embedding",))
+    assert maps["embedding"].shape == (1, 16, 8, 8)  # the whole picture, stretched
+    masks, _ = teacher.answer(features, torch.tensor([[[50.0, 30.0]]]), torch.ones(1, 1), None)
+    assert masks.shape == (1, 1, 64, 96)
+    data = "synthetic_objects:size=64x64,train=4,val=1,test=1"
+    more = "--epochs 1 --loss embedding,masks --set batch=2 --set workers=0 --set norm_batches=0 --set prompts.clicks=1"
+    words = f"distill rwkv_sam_tiny --teacher {spec} --data {data} --out {tmp_path / 'run'} --threads 1 {more}"
+    assert main(words.split()) == 0
+    assert main(f"embed --teacher {spec} --data {data} --out {tmp_path / 'out'}".split()) == 0
+    embedded = Embedded(tmp_path / "out")
+    assert embedded.manifest.size == (128, 128)
+    look = embedded.look(embedded.places(["train-00001"])[0])
+    assert look.array.shape == (16, 8, 8)
+    assert float(look.array.std()) > 0.01
 
 
 def test_smp_answers_as_its_library_says(tmp_path: Path) -> None:
