@@ -13,7 +13,9 @@ import pytest
 from PIL import Image as Pillow
 
 from edgeseg.data import load_data
+from edgeseg.data.augment import Augment
 from edgeseg.data.check import check
+from edgeseg.data.loader import Batches
 from edgeseg.errors import EdgesegError, MissingTool
 
 installed = importlib.util.find_spec("datasets") is not None
@@ -75,6 +77,35 @@ def test_options_name_columns_and_void(tmp_path: Path) -> None:
         load_data(f"hf:{tmp_path},image=left,label=right")
     with pytest.raises(EdgesegError, match="void is an id"):
         load_data(f"hf:{tmp_path},image=left,labels=right,void=x")
+
+
+@needs
+def test_a_repository_as_the_hub_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parquet files with the images in them, two for `train`, under `data`; a card that says which are of which split."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "made", {"train": 21, "validation": 3}, ("image", "annotation"))
+    made, repository = datasets.load_from_disk(str(tmp_path / "made")), tmp_path / "repository"
+    (repository / "data").mkdir(parents=True)
+    for split, parts in (("train", 2), ("validation", 1)):
+        for part in range(parts):
+            table = made[split].shard(parts, part, contiguous=True)
+            table.to_parquet(str(repository / "data" / f"{split}-{part:05d}-of-{parts:05d}.parquet"))
+    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
+    lines += [f"  - split: {split}\n    path: data/{split}-*" for split in made]
+    (repository / "README.md").write_text("\n".join([*lines, "---", "# Streets", ""]), encoding="utf-8")
+    (repository / "id2label.json").write_text(json.dumps({"0": "road", "1": "sky", "2": "car"}))
+    data = load_data(f"hf:{repository}")
+    assert (data.fit, data.select, data.test) == ("fit", "held", "validation")
+    assert data.class_names == ("road", "sky", "car")
+    assert check(data, list(data.splits)) == []
+    learned = [data.split(name) for name in ("fit", "held")]
+    assert sorted(int(split[i][0][0, 0, 0]) for split in learned for i in range(len(split))) == list(range(21))
+    batches = Batches(data.split("fit"), Augment(crop=(8, 8)), batch=2, seed=0, workers=1)
+    images, labels = next(batches.epoch(0))
+    assert images.shape == (2, 3, 8, 8)
+    assert set(labels.unique().tolist()) <= {0, 1, 2, 255}
 
 
 @needs
