@@ -5,6 +5,7 @@ p(z) is the softmax over classes, q(z) that over positions, s the student's logi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,27 +98,30 @@ def edges(labels: Tensor, classes: int, width: int, size: tuple[int, int]) -> Te
     Dilation minus erosion of each class's pixels; the border of the picture is no edge. Erosion leaves a pixel where all around it
     are of one label, whatever the class: two of the windows that dilation takes for each class.
     """
-    member = labels[:, None] == torch.arange(classes, device=labels.device)[:, None, None]
-    one = labels[:, None].float()
-    alone = _largest(one, width) == -_largest(-one, width)
-    return F.adaptive_avg_pool2d((_grown(member, width) & ~(member & alone)).float(), size)
+    member = labels[:, None] == torch.arange(classes, dtype=labels.dtype, device=labels.device)[:, None, None]
+    alone = _around(labels, width, torch.maximum) == _around(labels, width, torch.minimum)
+    return _shares(_around(member, width, torch.logical_or) & ~(member & alone[:, None]), size)
 
 
-def _grown(member: Tensor, width: int) -> Tensor:
-    """Whether a place in a square around each is one, one axis after the other; of bytes this takes a fifth of pooling's time."""
+def _around(x: Tensor, width: int, joined: Callable[..., Tensor]) -> Tensor:
+    """What a square around each place has, `joined`; one axis after the other. Of bytes this takes a fifth of pooling's time or less."""
     for axis in (-1, -2):
-        before, member = member, member.clone()
+        before, x = x, x.clone()
         side = before.shape[axis]
         for step in range(1, min(width, side - 1) + 1):
-            member.narrow(axis, step, side - step).logical_or_(before.narrow(axis, 0, side - step))
-            member.narrow(axis, 0, side - step).logical_or_(before.narrow(axis, step, side - step))
-    return member
+            for to, of in ((step, 0), (0, step)):
+                place = x.narrow(axis, to, side - step)
+                joined(place, before.narrow(axis, of, side - step), out=place)
+    return x
 
 
-def _largest(x: Tensor, width: int) -> Tensor:
-    """The largest value in a square around each place, one axis after the other."""
-    side = 2 * width + 1
-    return F.max_pool2d(F.max_pool2d(x, (1, side), 1, (0, width)), (side, 1), 1, (width, 0))
+def _shares(member: Tensor, size: tuple[int, int]) -> Tensor:
+    """How much of each cell of a `size` grid is true; whole cells are counted in bytes, in a sixth of pooling's time."""
+    down, across = (side // cells for side, cells in zip(member.shape[-2:], size, strict=True))
+    if (size[0] * down, size[1] * across) != member.shape[-2:] or down > 255:
+        return F.adaptive_avg_pool2d(member.float(), size)
+    rows = member.unflatten(-1, (size[1], across)).unflatten(-3, (size[0], down)).sum(-3, dtype=torch.uint8)
+    return rows.sum(-1, dtype=torch.float32) / (down * across)
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float, axes: tuple[int, ...]) -> Tensor:
