@@ -124,7 +124,7 @@ def document(found: dict[str, list[float]], marks: Sequence[int], size: tuple[in
     tools = ", ".join(f"{name} {version}" for name, version in versions("torch", "numpy").items())
     return (
         "# Memory\n\n`python -m benchmarks.memory --out benchmarks/results`: the most that a job ever held by so many images of "
-        f"{size[1]}x{size[0]},\nin MB, interpreter and libraries included; flat: at most {LIMIT} times as much at the last as at the first. "
+        f"{size[1]}x{size[0]},\nin MB, interpreter and libraries included, what two processes share counted twice; flat: at most {LIMIT} times as much at the last as at the first. "
         f"`embed` has {STUDENT} for a teacher.\n\n" + "\n".join(lines) + f"\n\n{platform.machine()}; {tools}; {now()}\n"
     )
 
