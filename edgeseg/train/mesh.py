@@ -46,7 +46,9 @@ class Mesh:
 
     def __init__(self) -> None:
         self.rank, world = distributed.get_rank(), distributed.get_world_size()
-        told = [tempfile.mkdtemp(prefix="edgeseg-") if self.rank == 0 else ""]
+        usual = tempfile.gettempdir()
+        where = usual if len(usual) < 60 else "/tmp"  # a socket's path has 104 bytes at most
+        told = [tempfile.mkdtemp(prefix="edgeseg-", dir=where) if self.rank == 0 else ""]
         distributed.broadcast_object_list(told)
         folder = Path(told[0])
         self._others: dict[int, socket.socket] = {}

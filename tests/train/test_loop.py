@@ -416,6 +416,7 @@ from pathlib import Path
 from torch import distributed, nn
 from edgeseg.data import load_data
 from edgeseg.train.loop import PRECISIONS, Trainer
+from edgeseg.train.mesh import Mesh, by_gloo, gathering
 from edgeseg.train.norms import synced
 from edgeseg.train.recipe import read_recipe
 
@@ -459,6 +460,10 @@ if __name__ == "__main__":
     PRECISIONS["fp32"], torch.Tensor.float = "64-true", torch.Tensor.double
     made, trainer = learn(sys.argv[1], 2, *sys.argv[2:])
     check_norm(trainer.fabric.global_rank)
+    assert isinstance(gathering(1).__self__, Mesh) and gathering(2) is by_gloo
+    for count in (1, 20_000):
+        mine = torch.randn(count)
+        assert torch.equal(gathering(1)(mine), by_gloo(mine))
     if trainer.fabric.is_global_zero:
         torch.save(made, sys.argv[1])
     trainer.fabric.barrier()
