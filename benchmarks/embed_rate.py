@@ -14,7 +14,7 @@ from edgeseg.errors import ParityFailed
 LIMIT = 1 / 0.95
 """Ninety-five images are embedded in the time in which the bare teacher looks at a hundred."""
 
-TEACHER, SIZE, IMAGES, PAIRS = "ddrnet23", (360, 480), 10, 10
+TEACHER, SIZE, IMAGES, PAIRS = "ddrnet23", (360, 480), 20, 10
 
 
 def contest(teacher: str, size: tuple[int, int], images: int, pairs: int) -> Logs:
@@ -39,7 +39,7 @@ def contest(teacher: str, size: tuple[int, int], images: int, pairs: int) -> Log
                 save_picture(folder / part / "images" / f"{index:03d}.jpg", image)
                 save_picture(folder / part / "masks" / f"{index:03d}.png", split[index][1])
         save(build_student(teacher, scenes).eval(), folder / "run")
-        job = Job(str(folder / "run"), f"folder:{folder}", "train", folder / "out", per_shard=8)
+        job = Job(str(folder / "run"), f"folder:{folder}", "train", folder / "out", per_shard=16)
         job.begin()
         frozen = Frozen(build_student(teacher, scenes), None)
         seen = [job.split.image(index) for index in range(images)]
