@@ -69,14 +69,19 @@ def unfit(record: Record) -> list[str]:
     return [reason for reason in record.reasons if reason not in caveats(record.device.prepared)]
 
 
-def compare_records(a: Record, b: Record) -> Comparison:
-    """Compare two stored measurements, block by block; refused where they are not of the same kind or not valid."""
+def refused(a: Record, b: Record) -> list[str]:
+    """Why two records are not to be compared: they are not of the same kind, or not valid."""
     refusals = [f"{name} differs: {of(a)} and {of(b)}" for name, of in ALIKE.items() if of(a) != of(b)]
     refusals += other_settings([a, b])
     for name, record in (("first", a), ("second", b)):
         refusals += [f"the {name} record is not valid: {reason}" for reason in unfit(record)]
+    return refusals
+
+
+def compare_records(a: Record, b: Record) -> Comparison:
+    """Compare two stored measurements, block by block; refused where they are not of the same kind or not valid."""
     where = (a.device.address, a.provenance)
-    if refusals:
+    if refusals := refused(a, b):
         return Comparison("inconclusive", None, None, None, None, refusals, *where)
     first = statistics.bootstrap_medians(*a.samples.unpack(), seed=1)
     second = statistics.bootstrap_medians(*b.samples.unpack(), seed=2)
@@ -84,6 +89,18 @@ def compare_records(a: Record, b: Record) -> Comparison:
     found = Noise(float(np.log(b.latency.p50_ms / a.latency.p50_ms)), low, high)
     why = ["measured one after the other, not interleaved: a change of the machine shows as well"]
     return _comparison(found, None, why, *where)
+
+
+def compare_turns(pairs: Sequence[tuple[Record, Record]]) -> Comparison:
+    """The second of each pair against its first, by how the pairs differ; the interval is of 99 %.
+
+    pairs: of records that took turns, every one of a process of its own, and of the same but for first and second.
+    """
+    found = statistics.of_pairs(np.log([second.latency.p50_ms / first.latency.p50_ms for first, second in pairs]))
+    ratio, low, high = (float(np.exp(value)) for value in (found.gap, found.low, found.high))
+    why = [f"{len(pairs)} processes of each took turns: {ratio:.3f} times as long (99 %: {low:.3f} to {high:.3f})"]
+    where = (pairs[-1][1].device.address, pairs[-1][1].provenance)
+    return Comparison(statistics.decide(found.low, found.high), ratio, low, high, None, why, *where)
 
 
 def compare_paired(

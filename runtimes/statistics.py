@@ -7,6 +7,7 @@ comes in bursts. So every interval here resamples blocks of wall time, never sin
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -36,6 +37,12 @@ STEADY = 0.05
 
 THROTTLED = 0.95
 """The last steady stretch must keep this share of the first one's throughput."""
+
+ENOUGH = 5
+"""Pairs of processes below which their spread is not known: of four the interval would be wider than `verdict.APART` is."""
+
+T_99 = (4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012, 2.977, 2.947, 2.921, 2.898, 2.878, 2.861)
+"""The two-sided 99 % point of Student's t for `ENOUGH` pairs, one more, and so on; the last stands for all above."""
 
 Nanoseconds = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -256,6 +263,18 @@ def paired(ratios: Floats, seed: int = 0) -> Noise:
     process = rng.integers(processes, size=(2000, processes, 1))
     drawn = ratios[process, rng.integers(pairs, size=(2000, processes, pairs))]
     return Noise(float(np.median(ratios)), *interval(np.median(drawn.reshape(2000, -1), axis=1)))
+
+
+def of_pairs(gaps: Floats) -> Noise:
+    """The mean log-ratio of pairs of processes and its 99 % interval (Student's t): `gaps [pairs]`, one log-ratio for each pair.
+
+    What a process keeps for its life, and what the machine did between two of them, is in how the pairs differ.
+    """
+    if len(gaps) < ENOUGH or not np.all(np.isfinite(gaps)):
+        raise InvalidMeasurement(f"{len(gaps)} pairs of processes; {ENOUGH} finite log-ratios are the least")
+    mean, spread = float(np.mean(gaps)), float(np.std(gaps, ddof=1)) / math.sqrt(len(gaps))
+    reach = spread * T_99[min(len(gaps) - ENOUGH, len(T_99) - 1)]
+    return Noise(mean, mean - reach, mean + reach)
 
 
 def decide(low: float, high: float, equivalent: float = EQUIVALENT) -> Decision:

@@ -20,7 +20,7 @@ from edgeseg.results import Results, StoredRun, collect
 from edgeseg.runs import RunCard
 from edgeseg.runtimes.compare import Comparison
 from edgeseg.runtimes.protocol import parse
-from edgeseg.runtimes.statistics import percentile_upper
+from edgeseg.runtimes.statistics import EQUIVALENT, of_pairs, percentile_upper
 from edgeseg.schema import dump
 from edgeseg.verdict import APART, Verdict, _Against, block_medians, counting, exit_code, judge
 from tests.report.stored import DATA, GOOD_HOP, Store, confusions, durations, worse
@@ -500,6 +500,75 @@ def test_whole_numbers_near_the_speed_of_float_never_ship_once_and_stay_once(tmp
             assert (reason.code, reason.sure) == ("budget", verdict.decided)
     assert not {"ship", "stay"} <= set(words), words
     assert true < 1 or "ship" not in words, words
+
+
+def in_turns(results: Results, order: str, true: float, seed: int) -> Verdict:
+    """The verdict where processes of float (F) and int8 (I) were measured in that order, each 1 % off, while all gets slower by 5 %."""
+    rng, kinds = np.random.default_rng(seed), {record.subject.precision: record for record in results.records}
+    records = []
+    for number, letter in enumerate(order):
+        level = 22 * (1 + 0.05 * number / len(order)) * (1 + rng.normal(0, 0.01)) * (true if letter == "I" else 1)
+        one = kinds["int8" if letter == "I" else "fp32"]
+        created = f"2026-11-21T10:{number:02}:00+00:00"
+        records.append(replace(one, created=created, latency=replace(one.latency, p50_ms=level)))
+    results = replace(results, records=records)
+    return next(one for one in judge(results) if one.precision_asked == "int8")
+
+
+@pytest.mark.parametrize("true", [0.95, 1.01])
+def test_processes_that_took_turns_decide_three_percent_from_the_limit_and_ten_repeats_agree(
+    store: Store, true: float
+) -> None:
+    int8_beside_float(store, 21.0)
+    results = collect(store.folder)
+    verdicts = [in_turns(results, "FIIF" * 5, true, seed) for seed in range(10)]
+    assert [one.ship for one in verdicts if one.decided] == [true < 1] * 10
+    for one in verdicts:
+        assert one.times_float is not None and one.times_float.processes == 10
+        assert one.times_float.low < true < one.times_float.high
+    said = verdicts[0].notes[0] if true < 1 else verdicts[0].reasons[0].text
+    assert "in 10 processes of each that took turns" in said and "(99 %: " in said
+
+
+def test_few_processes_and_those_that_took_no_turns_leave_the_allowance_as_it_is(store: Store) -> None:
+    int8_beside_float(store, 21.0)
+    results = collect(store.folder)
+    for order in ("FIIF" * 2, "F" * 6 + "I" * 6):
+        verdict = in_turns(results, order, 0.95, 0)
+        assert verdict.times_float is not None and verdict.times_float.processes == 1
+        assert not verdict.decided and "differ by up to 3 %" in verdict.reasons[0].text
+        assert f"--beside {store.folder / 'out/onnx'} --processes 10`" in verdict.reasons[0].text
+    verdict = in_turns(results, "FIIF" * 3, 0.98, 0)  # on the limit
+    assert not verdict.decided and "6 processes of each that took turns" in verdict.reasons[0].text
+    assert "--processes 12`" in verdict.reasons[0].text
+
+
+def test_only_processes_of_the_same_runtime_and_settings_are_pooled(store: Store) -> None:
+    int8_beside_float(store, 21.0)
+    results = collect(store.folder)
+    older = [
+        replace(one, execution=replace(one.execution, version="1.30")) if one.subject.precision == "int8" else one
+        for one in results.records
+    ]
+    turns = [
+        replace(one, created=f"2026-11-2{day}T1{at}:00:00+00:00")
+        for day, pair in enumerate([older] * 4 + [results.records] * 4)
+        for at, one in enumerate(pair)
+    ]
+    times = next(one for one in judge(replace(results, records=turns)) if one.precision_asked == "int8").times_float
+    assert times is not None and times.processes == 1
+    same = [replace(one, execution=replace(one.execution, version="1.31.1")) for one in turns]
+    times = next(one for one in judge(replace(results, records=same)) if one.precision_asked == "int8").times_float
+    assert times is not None and times.processes == 8
+
+
+@pytest.mark.parametrize("count", [5, 10])
+def test_pairs_of_processes_on_the_limit_contradict_each_other_once_in_a_hundred_times_at_most(count: int) -> None:
+    limit, rng = -math.log1p(EQUIVALENT), np.random.default_rng(count)
+    found = [of_pairs(limit + rng.normal(0, 0.014, count)) for _ in range(4000)]
+    ship = float(np.mean([one.high < limit for one in found]))
+    stay = float(np.mean([one.low > limit for one in found]))
+    assert 0 < (1 - (1 - ship) ** 10) * (1 - (1 - stay) ** 10) < 0.01
 
 
 def chances(true: float) -> tuple[float, float]:

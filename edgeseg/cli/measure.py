@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -76,6 +79,11 @@ def bench(
         ),
     ] = "",
     cool: Cooling = "",
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="ARTIFACT|RUN", help="Measure that too, in turns, for one more verdict; may be repeated."),
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="How often, in a fresh process and a record each.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Measure an artifact, or a run in eager PyTorch, in a fresh process; every sample is kept.
@@ -86,19 +94,23 @@ def bench(
     Example: edgeseg bench out/cam/openvino --threads 2 --protocol quick --e2e
     """
     from edgeseg import schema
-    from edgeseg.provenance import now
-    from edgeseg.runtimes import record as records
     from edgeseg.runtimes.devices import open_device
     from edgeseg.runtimes.devices.cool import parse as parse_cool
     from edgeseg.runtimes.devices.jobs import Jobs
     from edgeseg.runtimes.devices.prepare import parse as parse_settings
-    from edgeseg.runtimes.measure import Failed, measure
+    from edgeseg.runtimes.measure import measure
     from edgeseg.runtimes.protocol import parse
 
     settings, cooling = parse_settings(prepare), parse_cool(cool)
     if tool is None and isinstance(where := open_device(device), Jobs):
         tool = where.kind
     rule = None if tool else parse(protocol)  # before it says that it measures
+    subjects = [subject, *(beside or [])]
+    several = len(subjects) * processes > 1
+    if several and (given := [word for word, value in (("-o", out), ("--submit", submit), ("--tool", tool)) if value]):
+        raise EdgesegError(
+            f"--beside and --processes make several records, each in its place; leave {', '.join(given)} out"
+        )
     proof = provable(subject, submit, by, tool)  # before the time is spent
     if is_artifact(subject) and tool:
         if given := [word for word, value in (("--e2e", e2e), ("--image", image), ("--size", size)) if value]:
@@ -109,34 +121,73 @@ def bench(
         raise EdgesegError("--tool-path says where --tool is; give that too, e.g. --tool benchmark_model")
     if tool or rule is None:
         raise EdgesegError(f"{subject} is a run; export it, {tool} runs what was exported")
-    evidence = subject / "evidence" / "01-image.jpg"
-    picture = image or (evidence if evidence.exists() else None)
-    place = re.sub(r"[^\w.@-]+", "-", device)
-    begun = now().replace(":", "").replace("+0000", "")
-    path = out or subject / "records" / f"{place}-t{threads}-{protocol.replace(':', '-')}-{begun}.json"
-    try:
-        with progress(f"measuring {subject}", unit=False) as bar:
-            result = measure(
-                subject,
-                protocol=rule,
-                threads=threads,
-                e2e=e2e,
-                image=picture,
-                size=parse_size(size),
-                progress=lambda share: bar(share, 1.0),
-                device=device,
-                prepare=settings,
-                cool=cooling,
-                tell=say,
-            )
-    except Failed as failed:
-        raise InvalidMeasurement(f"{failed}; kept in {schema.write(path, failed.failure)}") from failed
-    records.write(path, result)
+    for other in beside or []:
+        is_artifact(other)  # before the time is spent
+
+    how = partial(
+        measure,
+        protocol=rule,
+        threads=threads,
+        e2e=e2e,
+        size=parse_size(size),
+        device=device,
+        prepare=settings,
+        cool=cooling,
+        tell=say,
+    )
+    name = re.sub(r"[^\w.@-]+", "-", f"{device}-t{threads}-{protocol}")
+    if several:
+        in_turns(subjects, processes, lambda subject: recorded(how, subject, image, name, None), as_json)
+        return
+    path, result = recorded(how, subject, image, name, out)
     emit(schema.dump(result), as_json, record_table(result), str(path))
     if not result.valid:
         raise InvalidMeasurement(f"not to be quoted: {'; '.join(result.reasons)}")
     if submit and proof:
         talk.print(f"for the table: {handed_in(result, proof, by, submit)}", soft_wrap=True)
+
+
+def recorded(
+    how: Callable[..., Record], subject: Path, image: Path | None, name: str, out: Path | None
+) -> tuple[Path, Record]:
+    """One measurement in a fresh process, and where its record lies."""
+    from edgeseg import schema
+    from edgeseg.provenance import now
+    from edgeseg.runtimes import record as records
+    from edgeseg.runtimes.measure import Failed
+
+    evidence = subject / "evidence" / "01-image.jpg"
+    picture = image or (evidence if evidence.exists() else None)
+    name = f"{name}-{now().replace(':', '').replace('+0000', '')}"
+    taken = len(list((subject / "records").glob(f"{name}*.json")))  # two may begin within a second
+    path = out or subject / "records" / f"{name}{f'-{taken + 1}' if taken else ''}.json"
+    try:
+        with progress(f"measuring {subject}", unit=False) as bar:
+            result = how(subject, image=picture, progress=lambda share: bar(share, 1.0))
+    except Failed as failed:
+        raise InvalidMeasurement(f"{failed}; kept in {schema.write(path, failed.failure)}") from failed
+    records.write(path, result)
+    return path, result
+
+
+def in_turns(subjects: list[Path], processes: int, once: Callable[[Path], tuple[Path, Record]], as_json: bool) -> None:
+    """A record of each subject from each of so many fresh processes; every other round goes the other way, so that drift touches all alike."""
+    from edgeseg import schema
+
+    found: list[tuple[Path, Record]] = []
+    for turn in range(processes):
+        for subject in subjects if turn % 2 == 0 else reversed(subjects):
+            path, record = once(subject)
+            found.append((subject, record))
+            say(f"{path}: p50 {record.latency.p50_ms:.3f} ms{''.join(f'; {why}' for why in record.reasons)}")
+    rows = []
+    for subject in dict.fromkeys(subjects):
+        of = [record.latency.p50_ms for one, record in found if one == subject and record.valid]
+        spread = f"{min(of):.3f} to {max(of):.3f} ms" if of else None
+        rows.append((str(subject), f"{median(of):.3f} ms" if of else None, spread, len(of)))
+    emit([schema.dump(record) for _, record in found], as_json, table("", ["", "p50", "processes", "valid"], rows))
+    if bad := sum(not record.valid for _, record in found):
+        raise InvalidMeasurement(f"{bad} of {len(found)} records are not to be quoted; their files say why")
 
 
 def with_tool(

@@ -181,6 +181,16 @@ def test_bench_stores_its_record_and_compare_reads_it(document: Callable[..., An
     assert again["record"]["subject"] == again["record"]["subject"] | {"target": "onnxruntime"}
 
 
+def test_bench_measures_in_turns_in_fresh_processes(say: Say, document: Callable[..., Any], tmp_path: Path) -> None:
+    a, b = (null_artifact(tmp_path / name, Null()) for name in "ab")
+    made = document("bench", a, "--beside", b, "--processes", "2", "--protocol", "smoke", codes=(0, 6))
+    assert [Path(one["subject"]["path"]).name for one in made] == ["a", "b", "b", "a"]
+    assert [len(list((folder / "records").iterdir())) for folder in (a, b)] == [2, 2]
+    code, _, err = say("bench", a, "--processes", "2", "-o", tmp_path / "one.json")
+    assert code == 1 and "leave -o out" in err
+    assert say("bench", a, "--beside", tmp_path / "nothing")[0] == 1
+
+
 def test_profile_says_where_the_time_goes(say: Say, document: Callable[..., Any], folder: Path) -> None:
     found = document("profile", folder / "openvino", "--runs", "2")
     assert found["kind"] == "profile" and found["kinds"][0]["ms"] > 0
