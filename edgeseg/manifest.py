@@ -72,10 +72,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The one input: uint8 RGB `[1, H, W, 3]` where `pre` is baked in, else RGB scaled to 0..1, minus mean, over std, as `layout` says.
+    """The one input: uint8 `[1, H, W, 3]` where `pre` is baked in, else RGB scaled to 0..1, minus mean, over std, as `layout` says.
 
     shape: the usual one, which is measured and proven first.
     sizes: what else the file takes, in steps of `step` pixels each way; null: nothing.
+    colour: BGR where `bgr` is baked in as well. mean, std: in the order RGB, always.
     """
 
     __pydantic_config__ = STRICT
@@ -83,7 +84,7 @@ class InputSpec:
     shape: list[int]
     layout: Literal["NHWC", "NCHW"]
     dtype: Literal["uint8", "float32", "float16"]
-    colour: Literal["RGB"]
+    colour: Literal["RGB", "BGR"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     baked: list[str]

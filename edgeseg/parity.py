@@ -391,7 +391,7 @@ def elsewhere(artifact: Artifact, student: Semantic, pictures: Sequence[Picture]
 
 def both(one: Picture, spec: InputSpec) -> tuple[Array, Array]:
     """The image as the student takes it, and as the artifact does."""
-    normal = replace(spec, shape=[1, 3, *pixels.size(spec)], layout="NCHW", dtype="float32", baked=[])
+    normal = replace(spec, shape=[1, 3, *pixels.size(spec)], layout="NCHW", dtype="float32", colour="RGB", baked=[])
     return pixels.prepare(one.image, normal), pixels.prepare(one.image, spec)
 
 

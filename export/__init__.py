@@ -62,7 +62,7 @@ def export_model(
 ) -> Artifact:
     """Export a student at `size` (height, width), verify the result, and put the folder in place when it is complete.
 
-    bake:   `pre` takes uint8 RGB `[1, H, W, 3]`, `labels` gives uint8 `[1, H, W]`: labels, or the best mask of a prompt.
+    bake:   `pre` takes uint8 RGB `[1, H, W, 3]`, with `bgr` BGR, `labels` gives uint8 `[1, H, W]`: labels, or the best mask of a prompt.
     source: the run the student comes from; unknown for one that was made in Python.
     data:   where the images come from that the masks are compared on; generated scenes by default.
     quantization, calibration: what makes it an artifact of whole numbers, and the images that it is from (`quantize_model`).

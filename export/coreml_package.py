@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from edgeseg.errors import EdgesegError, need
-from edgeseg.export.deployed import PLACES, Deployed, Interface, Network
+from edgeseg.export.deployed import PLACES, Deployed, ImageNetwork, Interface, Network
 from edgeseg.export.known_bad import refuse_known_bad
 from edgeseg.export.target import Target, Written, register
 from edgeseg.files import sha256
@@ -118,11 +118,11 @@ def shares(program: torch.export.ExportedProgram) -> bool:
 
 
 def _inputs(network: Network, feeds: dict[str, torch.Tensor]) -> list[Any]:
-    """Images of RGB where `pre` is baked in, else float32; coremltools would take float16 with `fp16`."""
+    """Images where `pre` is baked in, else float32; coremltools would take float16 with `fp16`."""
     tools = need("coremltools")
-    rgb = tools.colorlayout.RGB
+    colour = network.colour if isinstance(network, ImageNetwork) else "RGB"
     return [
-        tools.ImageType(name=name, shape=tuple(given.shape), color_layout=rgb)
+        tools.ImageType(name=name, shape=tuple(given.shape), color_layout=tools.colorlayout[colour])
         if name in pictures(network)
         else tools.TensorType(name=name, shape=tuple(given.shape), dtype=np.float32)
         for name, given in feeds.items()
@@ -167,14 +167,16 @@ def describe(parsed: Any, network: Network) -> None:
     about.metadata.userDefined["edgeseg"] = json.dumps(card)
     for entry in (*about.input, *about.output):
         entry.shortDescription = in_words(entry.name, network)
-    if isinstance(network, Deployed) and set(network.bake) == {"pre", "labels"}:
+    if isinstance(network, Deployed) and {"pre", "labels"} <= set(network.bake):
         about.metadata.userDefined.update(preview(network))
 
 
 def in_words(name: str, network: Network) -> str:
     """What an input or output is, for people."""
     words = {
-        "image": "RGB image" if pictures(network) else "RGB, scaled to 0..1, minus mean, over std, [1, 3, H, W]",
+        "image": f"{network.colour} image"
+        if isinstance(network, ImageNetwork) and pictures(network)
+        else "RGB, scaled to 0..1, minus mean, over std, [1, 3, H, W]",
         "logits": "logits [1, classes, H, W]",
         "points": "(x, y) in pixels of the input, [1, places, 2]",
         "masks": "best mask as 0 and 1 [1, H, W]" if "labels" in network.bake else "logits [1, masks, H, W]",

@@ -16,8 +16,9 @@ from edgeseg.manifest import Decoder, InputSpec, OutputSpec, Sizes
 from edgeseg.students import Promptable, Semantic, Student, fuse, upsample
 from edgeseg.students.promptable import ABSENT, best_mask
 
-BAKES = ("pre", "labels")
-"""`pre`: uint8 RGB in, normalised inside. `labels`: upsampling and argmax (or the best mask) inside, uint8 out."""
+BAKES = ("pre", "labels", "bgr")
+"""`pre`: uint8 RGB in, normalised inside. `labels`: upsampling and argmax (or the best mask) inside, uint8 out. `bgr`, with `pre`:
+the pixels come in the order of OpenCV and most cameras, and are put in order inside."""
 
 
 PLACES = 8
@@ -29,7 +30,7 @@ class Interface:
     """How a target wants what goes into its files and what comes out.
 
     layout: of a normalised image and of logits.
-    image:  with `pre` baked in, `pixels`: uint8 RGB `[1, H, W, 3]`, or `planes`: the same numbers as float32 `[1, 3, H, W]`.
+    image:  with `pre` baked in, `pixels`: uint8 `[1, H, W, 3]`, or `planes`: the same numbers as float32 `[1, 3, H, W]`.
     labels: with `labels` baked in, their type; `host`: the file ends with low logits, or with masks, and whoever runs it labels.
     places: an artifact answers one prompt at a time, padded to so many places; null: any number of both.
     """
@@ -88,6 +89,8 @@ class Network(nn.Module):
         self.bake = [name for name in BAKES if name in set(bake)]
         if unknown := set(bake) - set(BAKES):
             raise EdgesegError(f"cannot bake {', '.join(sorted(unknown))}; there is {' and '.join(BAKES)}")
+        if "bgr" in self.bake and "pre" not in self.bake:
+            raise EdgesegError("bgr says in which order pixels come, and without pre there are none; bake pre,bgr")
         self.size = size
         self.student = fuse(student)
         self.dynamic = {}
@@ -128,6 +131,11 @@ class ImageNetwork(Network):
         """Whether the graph takes the pixels of an image, not what the student takes."""
         return "pre" in self.bake
 
+    @property
+    def colour(self) -> Literal["RGB", "BGR"]:
+        """The order in which the image's colours come."""
+        return "BGR" if "bgr" in self.bake else "RGB"
+
     def normalised(self, image: Tensor) -> Tensor:
         """The input as the student takes it."""
         baked, planes = self.bakes_pre, image
@@ -135,7 +143,13 @@ class ImageNetwork(Network):
             planes = image.permute(
                 0, 3, 1, 2
             ).contiguous()  # else pooling is written for strides that ONNX does not have
-        return planes.float() * self.scale - self.shift if baked else planes
+        if not baked:
+            return planes
+        seen = planes.float()
+        if self.colour == "BGR":
+            # in float, for TensorRT has little for uint8, and as slices, for ncnn has no index_select
+            seen = torch.cat([seen[:, 2:], seen[:, 1:2], seen[:, :1]], 1)
+        return seen * self.scale - self.shift
 
     def feeds(self) -> dict[str, Tensor]:
         """The image, as the file takes it."""
@@ -153,7 +167,7 @@ class ImageNetwork(Network):
             shape=[1, *self.size, 3] if layout == "NHWC" else [1, 3, *self.size],
             layout=layout,
             dtype="uint8" if baked else "float32",
-            colour="RGB",
+            colour=self.colour,
             mean=self.student.mean,
             std=self.student.std,
             baked=self.bake,

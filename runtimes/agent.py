@@ -221,14 +221,14 @@ def decode(data: bytes) -> Any:
 def prepare(image: Any, spec: Message) -> Any:
     """RGB `[H, W, 3]` of any size to an input: resized (bilinear), and normalised unless that is baked in.
 
-    spec: `height`, `width`, `baked`, and for what is not `mean`, `std`, `layout`, `dtype`.
+    spec: `height`, `width`, `baked`, where that is `pre` its `colour`, else `mean`, `std`, `layout`, `dtype`.
     """
     np, height, width = need("numpy", "numpy"), spec["height"], spec["width"]
     if image.shape[:2] != (height, width):
         cv2 = opencv()
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
     if "pre" in spec["baked"]:
-        return np.ascontiguousarray(image)[None]
+        return np.ascontiguousarray(image[..., ::-1] if spec["colour"] == "BGR" else image)[None]
     mean, std = np.asarray(spec["mean"]), np.asarray(spec["std"])
     scaled = image * (1 / (255 * std)).astype(np.float32) - (mean / std).astype(np.float32)
     planes = scaled if spec["layout"] == "NHWC" else scaled.transpose(2, 0, 1)
@@ -717,9 +717,12 @@ class CoreMl:
 
     def _given(self, name: str, array: Any) -> Any:
         """An input as coremltools takes it: a picture of PIL, or float32."""
-        if name in self._pictures:
-            return need("PIL.Image", "pillow").fromarray(array[0])
         np = need("numpy", "numpy")
+        if name in self._pictures:
+            rgb = (
+                array[0][..., ::-1] if self._pictures[name] else array[0]
+            )  # Core ML puts it in the declared order again
+            return need("PIL.Image", "pillow").fromarray(np.ascontiguousarray(rgb))
         return np.ascontiguousarray(array, np.float32)
 
     def words(self, feeds: Message) -> Message:
@@ -746,9 +749,10 @@ def planned(plan: Any) -> list[str]:
     return [type(each.preferred_compute_device).__name__ for each in usages if each is not None]
 
 
-def pictures(spec: Any) -> frozenset[str]:
-    """The inputs that a parsed package takes as pictures."""
-    return frozenset(each.name for each in spec.description.input if each.type.WhichOneof("Type") == "imageType")
+def pictures(spec: Any) -> dict[str, bool]:
+    """The inputs that a parsed package takes as pictures, and whether its operators see blue first."""
+    images = [each for each in spec.description.input if each.type.WhichOneof("Type") == "imageType"]
+    return {each.name: each.type.imageType.colorSpace == each.type.imageType.BGR for each in images}
 
 
 def main_function(spec: Any) -> Any:

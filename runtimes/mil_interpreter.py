@@ -83,7 +83,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """What an .mlpackage computes. `images` are the inputs that it takes as RGB pictures; to its operators they are planes."""
+    """What an .mlpackage computes. `images` are the inputs that it takes as pictures; to its operators they are planes."""
 
     inputs: tuple[Declared, ...]
     outputs: tuple[str, ...]
@@ -95,7 +95,7 @@ class Program:
         return Counter(step.operator for step in self.steps)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], watch: Watch | None = None) -> dict[str, NDArray[Any]]:
-        """Inputs by name to outputs by name; a picture is uint8 RGB `[1, H, W, 3]`.
+        """Inputs by name to outputs by name; a picture is uint8 `[1, H, W, 3]`, its colours as the package declares.
 
         Raises:
             EdgesegError: an input is missing or has another shape, or an operator is used in a way that is not known here.
@@ -244,7 +244,7 @@ class _Reader:
                 steps.append((operation.type, given, tuple(map(self.declared, operation.outputs))))
         inputs = tuple(map(self.declared, function.inputs))
         ended = tuple(_ended(steps, inputs, set(block.outputs)))
-        return Program(inputs, tuple(block.outputs), ended, pictures(self.model))
+        return Program(inputs, tuple(block.outputs), ended, frozenset(pictures(self.model)))
 
     def declared(self, entry: Any) -> Declared:
         kind, shape = self.type(entry.type)

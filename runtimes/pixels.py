@@ -63,7 +63,7 @@ def takes(spec: InputSpec) -> dict[str, Any]:
     """An input in the words of `agent.prepare`."""
     height, width = size(spec)
     norm = {"mean": spec.mean, "std": spec.std, "layout": spec.layout, "dtype": spec.dtype}
-    return {"height": height, "width": width, "baked": spec.baked, **norm}
+    return {"height": height, "width": width, "baked": spec.baked, "colour": spec.colour, **norm}
 
 
 def labels(output: NDArray[Any]) -> NDArray[np.uint8]:

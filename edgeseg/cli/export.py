@@ -53,7 +53,9 @@ def export(
     batch: Annotated[
         int, typer.Option(min=1, help="One file for up to so many images at once, where the target has that.")
     ] = 1,
-    bake: Annotated[str, typer.Option(help="pre: uint8 RGB in; labels: uint8 label map out; or pre,labels")] = "",
+    bake: Annotated[
+        str, typer.Option(help="pre: uint8 RGB in; bgr: that in BGR; labels: uint8 label map out; e.g. pre,labels")
+    ] = "",
     ops: Annotated[
         str, typer.Option(help="How wkv, selective_scan and label_map run: auto, plugin or graph (standard operators).")
     ] = "auto",
@@ -260,7 +262,11 @@ def verify(
     split: Annotated[str | None, typer.Option(help="The data set's selection split by default.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 8,
     bisect: Annotated[
-        bool, typer.Option("--bisect", help="Also: the first module whose output differs, and where in the picture.")
+        bool,
+        typer.Option(
+            "--bisect",
+            help="Also: the first module whose output differs, and where in the picture.",
+        ),
     ] = False,
     device: Annotated[
         str | None,

@@ -72,7 +72,9 @@ def quantize(
     ] = 0,
     metric: Annotated[Literal["miou"], typer.Option(help="Search: what may be lost.")] = "miou",
     size: Annotated[str | None, typer.Option(metavar="HxW", help="The size the run was trained at by default.")] = None,
-    bake: Annotated[str, typer.Option(help="pre: uint8 RGB in; labels: uint8 label map out")] = "pre,labels",
+    bake: Annotated[
+        str, typer.Option(help="pre: uint8 RGB in; bgr: that in BGR; labels: uint8 label map out")
+    ] = "pre,labels",
     options: Annotated[
         list[str] | None, typer.Option("--set", metavar="TARGET.OPTION=VALUE", help="An option of one target.")
     ] = None,

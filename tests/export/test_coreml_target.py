@@ -23,7 +23,6 @@ from edgeseg.data import Data
 from edgeseg.errors import EdgesegError
 from edgeseg.export import CoreMl, networks
 from edgeseg.export.coreml_package import Deployment
-from edgeseg.export.deployed import BAKES
 from edgeseg.files import sha256
 from edgeseg.parity import bad_hops, verify_with
 from edgeseg.quantize.precision import PRECISIONS
@@ -37,6 +36,7 @@ from tests.students.test_registry import families, settled, sizes
 pytest.importorskip("coremltools", reason="needs the extra coreml")
 
 SIZE = (64, 96)
+BAKES = ("pre", "labels")
 MANIFEST = "model.mlpackage/Manifest.json"
 
 
@@ -366,6 +366,21 @@ def test_on_a_mac_core_ml_is_given_a_picture_and_the_units_of_the_target(
     assert (said.runtime, said.precision, said.placed) == ("coreml", "fp16", {"cpu": 1, "ne": 2})
     assert said.settings["compute_units"] == "cpu_and_ne" and said.settings["ops"] == "graph"
     session.close()
+
+
+def test_a_package_that_wants_blue_first_says_so_and_is_given_a_picture_all_the_same(
+    tiny: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (network,) = networks(tiny, SIZE, (*BAKES, "bgr"), CoreMl.interface)
+    written = CoreMl().write(network, tmp_path)
+    (declared,) = parse(model_file(tmp_path / "model.mlpackage")).description.input
+    assert declared.type.imageType.colorSpace == declared.type.imageType.BGR
+    assert declared.shortDescription == "BGR image"
+    put_a_mac_in_place(monkeypatch)
+    graph = CoreMlGraph(Opening(tmp_path / written.files[0], ["labels"], "fp32", 1), "cpu_only")
+    image = pixels.pattern(*SIZE)
+    graph.run({"image": image[None, ..., ::-1]})
+    assert np.array_equal(np.asarray(FakeModel.last.given["image"]), image)
 
 
 def test_on_a_mac_normalised_images_are_arrays(tiny: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,7 @@ from edgeseg import schema
 from edgeseg.artifact import MANIFEST, Artifact
 from edgeseg.data import Data
 from edgeseg.errors import EdgesegError, MissingTool, require
-from edgeseg.export import TARGETS, OnnxRuntime, OpenVino, clear_failed, from_options, source_of
-from edgeseg.export.deployed import BAKES
+from edgeseg.export import TARGETS, OnnxRuntime, OpenVino, clear_failed, from_options, networks, source_of
 from edgeseg.export.target import Target
 from edgeseg.files import sha256, write_json
 from edgeseg.ledger import Hop
@@ -42,6 +41,8 @@ KINDS = sorted(
     {TARGETS[name] for name in TARGETS if TARGETS[name].__module__.startswith("edgeseg.")}, key=lambda kind: kind.name
 )
 """The targets of the registry, without those that tests bring to crash."""
+
+BAKES = ("pre", "labels")
 
 THOROUGH = (OnnxRuntime, es.OpenVino)
 """The targets that are tried with everything that can be baked in; the others with nothing and with all."""
@@ -178,6 +179,38 @@ def test_another_size_is_resized_on_the_way_in_and_out(export: Export, kind: typ
     assert artifact.predict(image).shape == (50, 71)
     with pytest.raises(EdgesegError, match="an image is uint8 RGB"):
         artifact.predict(image[..., 0])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, id=kind.name, marks=() if kind in (*THOROUGH, es.CoreMl) else pytest.mark.wide)
+        for kind in KINDS
+    ],
+)
+def test_blue_first_is_put_in_order_inside_and_exchanging_it_is_caught(
+    export: Export, small: Student, tiny_data: Data, kind: type[Target], tmp_path: Path
+) -> None:
+    artifact, image = export(kind, "fp32", (*BAKES, "bgr")), pictures(tiny_data)[0]
+    spec = artifact.manifest.input
+    assert (spec.colour, spec.baked) == ("BGR", [*BAKES, "bgr"])
+    assert artifact.manifest.ledger is not None and artifact.manifest.ledger.passed
+    drawn = artifact.predict(image)
+    given = np.ascontiguousarray(image[..., ::-1])[None]
+    assert np.array_equal(pixels.prepare(image, spec), given)
+    assert np.array_equal(pixels.labels(artifact.session.run(given)), drawn)
+    assert np.mean(small.predict(image) == drawn) > 0.999
+    assert np.mean(pixels.labels(artifact.session.run(image[None])) == drawn) < 0.98
+    folder = Path(shutil.copytree(artifact.folder, tmp_path / "wrong"))
+    wrong = Artifact(folder, replace(artifact.manifest, input=replace(spec, colour="RGB")))
+    ledger = verify_with(wrong, small, tiny_data).manifest.ledger
+    assert ledger is not None and not ledger.passed
+    assert any("when red and blue are exchanged" in line for line in bad_hops(ledger))
+
+
+def test_an_order_of_colours_needs_pixels(small: Student) -> None:
+    with pytest.raises(EdgesegError, match="bake pre,bgr"):
+        networks(small, SIZE, ("bgr", "labels"))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

@@ -19,7 +19,7 @@ from edgeseg.data import Data
 from edgeseg.errors import EdgesegError
 from edgeseg.export import TARGETS, Ncnn, networks, write
 from edgeseg.export import ncnn_files as files
-from edgeseg.export.deployed import BAKES, Network
+from edgeseg.export.deployed import Network
 from edgeseg.export.ncnn_network import for_pnnx
 from edgeseg.manifest import Source
 from edgeseg.parity import bad_hops
@@ -34,6 +34,7 @@ pytest.importorskip("ncnn", reason="needs the extra ncnn")
 pytest.importorskip("pnnx", reason="needs the extra ncnn")
 
 SIZE = (64, 96)
+BAKES = ("pre", "labels")
 
 
 class Tiny(Semantic):
