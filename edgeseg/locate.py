@@ -7,6 +7,7 @@ tensor of its own, such as a backbone that gives a list, is looked through: its 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from edgeseg.export.deployed import Network
 from edgeseg.export.target import Target
 from edgeseg.parity import Picture, Progress, both, choose, coarser, default_data, questions
 from edgeseg.pictures import save_picture
+from edgeseg.quantize.graph import module_of
 from edgeseg.quantize.precision import PRECISIONS
 from edgeseg.runtimes.base import OpenGraph, Opening, runtime_of
 from edgeseg.schema import STRICT
@@ -56,10 +58,29 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Operator:
+    """An operator of a Core ML package as it is declared, and the module that it comes from, null where that is not known.
+
+    error: relative RMS of its output, rounded as the file says, from the same file's in float64; null where it is not finite.
+    place: the how manyth it is, of `count`.
+    """
+
+    __pydantic_config__ = STRICT
+    name: str
+    kind: str
+    module: str | None
+    type: str
+    error: float | None
+    place: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Located:
     """The first module that differs, null where none does; the modules that were looked at, in the order they run.
 
-    picture: the image with the error of that module's output over it, in the artifact's evidence.
+    picture:  the image with the error of that module's output over it, in the artifact's evidence.
+    operator: of Core ML the first whose declared types take it out of tolerance, null where none does.
     """
 
     __pydantic_config__ = STRICT
@@ -68,6 +89,7 @@ class Located:
     stages: list[Stage]
     words: str
     picture: str | None
+    operator: Operator | None = None
 
 
 def locate_with(
@@ -86,6 +108,10 @@ def locate_with(
 def locate(artifact: Artifact, student: Student, one: Picture, progress: Progress | None = None) -> Located:
     """The first module of the student that the artifact's target gets wrong."""
     manifest = artifact.manifest
+    if manifest.target.get("name") == "coreml" and manifest.calibration is not None:
+        within = PRECISIONS[manifest.precision.asked].relative_rms
+        operator = first_operator(artifact, student.eval(), one, within)
+        return Located(None, within, [], _of_operator(operator, within), None, operator)
     if manifest.calibration is not None:
         raise EdgesegError(
             f"{artifact.folder} is in whole numbers, which change a little everywhere; `edgeseg quantize --max-drop` says which block "
@@ -124,7 +150,50 @@ def locate(artifact: Artifact, student: Student, one: Picture, progress: Progres
             break
     path = _draw(artifact.folder / "evidence" / PICTURE, one, heat) if heat is not None else None
     words = _words(target.name, stand_in, first, within, blind, compared=bool(stages))
-    return Located(first.module if first else None, within, stages, words, path)
+    operator = None
+    if target.name == "coreml":
+        operator = first_operator(artifact, student, one, within)
+        words = f"{words}. {_of_operator(operator, within)}"
+    return Located(first.module if first else None, within, stages, words, path, operator)
+
+
+def first_operator(artifact: Artifact, student: Student, one: Picture, within: float) -> Operator | None:
+    """The first operator of a Core ML package that its own types take out of tolerance, executed beside the same in float64."""
+    from edgeseg.runtimes import mil_interpreter as mil
+
+    decoder = artifact.manifest.decoder
+    files = [artifact.model_file, *([artifact.folder / decoder.file] if decoder else [])]
+    target = from_options(artifact.manifest.target, str(artifact.folder))
+    for file, (_, network, feeds) in zip(files, _networks(artifact, student, target, one), strict=True):
+        found = mil.first_wrong(mil.read_package(file.parent), _arrays(artifact, feeds), within)
+        if found is not None:
+            name, kind = found.made.name, found.made.kind
+            module = _origin(network, feeds, name)
+            return Operator(name, found.operator, module, kind, found.error, found.place, found.count)
+    return None
+
+
+def _origin(network: Network, feeds: dict[str, Tensor], name: str) -> str | None:
+    """The module that an operator of MIL comes from: coremltools names it after PyTorch's, ours write theirs between."""
+    with torch.enable_grad():  # as an export is written
+        nodes = torch.export.export(network, tuple(feeds.values())).graph.nodes
+    plain = re.sub(r"(_cast|_to_fp\d\d|_fp\d\d)+(_\d+)?$", "", name)
+    within = re.sub(r"^edgeseg_[a-z]+(_[a-z]+)*?__(.*)_\d+$", r"\2", plain)
+    return next((module_of(node) or None for node in nodes if node.name == within), None)
+
+
+def _of_operator(found: Operator | None, within: float) -> str:
+    """The same about operators, as a sentence."""
+    if found is None:
+        return (
+            f"No operator of the package is taken out of {within:g} by its types: executed in float64 it gives the same"
+        )
+    size = "is not finite" if found.error is None else f"is off by {found.error:.2e} relative RMS, above {within:g}"
+    where = f" of {found.module}" if found.module else ""
+    return (
+        f"Beside the same package in float64 the first operator to leave tolerance is {found.name} ({found.kind}{where}, number "
+        f"{found.place} of {found.count}), whose {found.type} {size}"
+    )
 
 
 def _words(
@@ -315,13 +384,17 @@ def _run(
         opening = Opening(file, network.outputs, target.precision, 1, tuple(written.operators), ops)
         graph = opens(opening)
         try:
-            spec = manifest.input
-            arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
-            if spec.name in arrays and arrays[spec.name].shape != tuple(spec.shape):  # the runtime makes planes itself
-                arrays[spec.name] = arrays[spec.name].transpose(0, 2, 3, 1).astype(spec.dtype)
-            return graph.run(arrays)
+            return graph.run(_arrays(artifact, feeds))
         finally:
             graph.close()
+
+
+def _arrays(artifact: Artifact, feeds: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """What a graph is fed: of the image pixels, where the runtime makes planes of them itself."""
+    spec, arrays = artifact.manifest.input, {name: tensor.numpy() for name, tensor in feeds.items()}
+    if spec.name in arrays and arrays[spec.name].shape != tuple(spec.shape):
+        arrays[spec.name] = arrays[spec.name].transpose(0, 2, 3, 1).astype(spec.dtype)
+    return arrays
 
 
 def relative(got: NDArray[np.float32], wanted: NDArray[np.float32]) -> float | None:

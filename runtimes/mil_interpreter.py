@@ -39,6 +39,9 @@ TYPES = {
 }
 """Element type in MIL -> in NumPy and PyTorch."""
 
+FLOATS = ("float16", "float32")
+"""Those of them that have a point."""
+
 PRECISIONS = {"FLOAT32": "fp32", "FLOAT16": "fp16", "INT8": "int8", "UINT8": "int8"}
 """Element type in MIL -> ours."""
 
@@ -48,8 +51,11 @@ HEAVY = frozenset({"conv", "conv_transpose", "einsum", "linear", "matmul", "scal
 FACTORS = ("x", "y", "weight")
 """What heavy operators multiply."""
 
-Watch = Callable[[str, Tensor], None]
-"""Is told the name and the value of everything that an operator makes."""
+EXACT: dict[str, Callable[..., Any]] = {
+    "quantize": lambda input, **how: input,
+    "dequantize": lambda input, **how: input if input.is_floating_point() else OPERATORS["dequantize"](input, **how),
+}
+"""What operators do where nothing is rounded: activations stay as they are, weights are what the file has of them."""
 
 SENTINEL = 0xDEADBEEF
 """Begins what describes a blob of the weights: then type, bytes and offset."""
@@ -94,12 +100,29 @@ class Program:
         """How often each operator is there."""
         return Counter(step.operator for step in self.steps)
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], watch: Watch | None = None) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Inputs by name to outputs by name; a picture is uint8 `[1, H, W, 3]`, its colours as the package declares.
 
         Raises:
             EdgesegError: an input is missing or has another shape, or an operator is used in a way that is not known here.
         """
+        values = self.given(feeds)
+        for _ in self.executed(values):
+            pass
+        return {name: values[name].numpy() for name in self.outputs}
+
+    def executed(self, values: dict[str, Tensor], exact: bool = False) -> Iterator[Step]:
+        """Each step, when what it makes is among the values. `exact`: in float64, and nothing is rounded to whole numbers on its way."""
+        for step in self.steps:
+            with torch.inference_mode():
+                made = _executed(step, values, exact)
+            values.update(zip((each.name for each in step.made), made, strict=True))
+            yield step
+            for name in step.done:
+                del values[name]
+
+    def given(self, feeds: Mapping[str, NDArray[Any]], exact: bool = False) -> dict[str, Tensor]:
+        """The inputs as values."""
         values: dict[str, Tensor] = {}
         for entry in self.inputs:
             given = feeds.get(entry.name)
@@ -108,23 +131,51 @@ class Program:
             if given is None or given.shape != entry.shape:
                 shapes = {name: list(array.shape) for name, array in feeds.items()}
                 raise EdgesegError(f"the network takes {entry.name} {list(entry.shape)}, got {shapes}")
-            values[entry.name] = torch.from_numpy(np.ascontiguousarray(given)).to(getattr(torch, entry.kind))
-        with torch.inference_mode():
-            for step in self.steps:
-                values.update(zip((each.name for each in step.made), _executed(step, values), strict=True))
-                if watch is not None:
-                    for each in step.made:
-                        watch(each.name, values[each.name])
-                for name in step.done:
-                    del values[name]
-        return {name: values[name].numpy() for name in self.outputs}
+            values[entry.name] = _as_declared(torch.from_numpy(np.ascontiguousarray(given)), entry, exact)
+        return values
 
 
-def _executed(step: Step, values: Mapping[str, Tensor]) -> Iterator[Tensor]:
+@dataclass(frozen=True)
+class Wrong:
+    """What an operator makes: its relative RMS from the exact, null where it is not finite and the exact is; `place` of `count`."""
+
+    made: Declared
+    operator: str
+    error: float | None
+    place: int
+    count: int
+
+
+def first_wrong(program: Program, feeds: Mapping[str, NDArray[Any]], within: float) -> Wrong | None:
+    """The first operator whose output, rounded as the file declares, is not `within` of what it is where nothing is rounded.
+
+    Both run side by side from the same inputs, so that an error is all that came together up to there.
+    """
+    exact, rounded = program.given(feeds, exact=True), program.given(feeds)
+    both = zip(program.executed(exact, exact=True), program.executed(rounded), strict=True)
+    for place, (step, _) in enumerate(both, 1):
+        for each in step.made:
+            if each.kind in FLOATS:
+                error = _apart(rounded[each.name].double(), exact[each.name])
+                if error is None or not error <= within:
+                    return Wrong(each, step.operator, error, place, len(program.steps))
+    return None
+
+
+def _apart(rounded: Tensor, exact: Tensor) -> float | None:
+    finite = exact.isfinite()
+    if not torch.equal(rounded.isfinite(), finite):
+        return None
+    energy = exact[finite].square().mean().clamp_min(1e-30) if finite.any() else torch.ones(())
+    return float(((rounded[finite] - exact[finite]).square().sum() / max(1, int(finite.sum())) / energy).sqrt())
+
+
+def _executed(step: Step, values: Mapping[str, Tensor], exact: bool = False) -> list[Tensor]:
     """What a step makes, in the declared types."""
-    given = {name: _resolved(each, values) for name, each in step.given.items()}
+    given = {name: _resolved(each, values, exact) for name, each in step.given.items()}
+    function = (exact and EXACT.get(step.operator)) or OPERATORS[step.operator]
     try:
-        made = OPERATORS[step.operator](**given)
+        made = function(**given)
     except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
         line = str(error).splitlines()[0]
         raise EdgesegError(f"{step.made[0].name}: the MIL operator {step.operator} is not known so: {line}") from error
@@ -132,14 +183,22 @@ def _executed(step: Step, values: Mapping[str, Tensor]) -> Iterator[Tensor]:
     shapes = [tuple(each.shape) for each in results]
     if shapes != [each.shape for each in step.made]:
         raise EdgesegError(f"{step.made[0].name}: {step.operator} makes {shapes}, but the file says {step.made}")
-    return (each.to(getattr(torch, to.kind)) for each, to in zip(results, step.made, strict=True))
+    return [_as_declared(each, to, exact) for each, to in zip(results, step.made, strict=True)]
 
 
-def _resolved(given: Any, values: Mapping[str, Tensor]) -> Any:
+def _as_declared(value: Tensor, to: Declared, exact: bool) -> Tensor:
+    """A value in its type; where nothing is rounded, in float64 for one with a point, and for one of 8 bits that has kept it."""
+    kept = to.kind in FLOATS or (to.kind in ("int8", "uint8") and value.is_floating_point())
+    return value.double() if exact and kept else value.to(getattr(torch, to.kind))
+
+
+def _resolved(given: Any, values: Mapping[str, Tensor], exact: bool) -> Any:
     if isinstance(given, list):
-        return [_resolved(each, values) for each in given]
+        return [_resolved(each, values, exact) for each in given]
     value = values[given.name] if isinstance(given, Reference) else given
-    return value.float() if isinstance(value, Tensor) and value.dtype == torch.float16 else value
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    return value.double() if exact else value.float()
 
 
 def read_package(path: Path) -> Program:

@@ -265,7 +265,7 @@ def verify(
         bool,
         typer.Option(
             "--bisect",
-            help="Also: the first module whose output differs, and where in the picture.",
+            help="Also: the first module (of Core ML: and operator) whose output differs, and where in the picture.",
         ),
     ] = False,
     device: Annotated[

@@ -24,12 +24,13 @@ from edgeseg.errors import EdgesegError
 from edgeseg.export import CoreMl, networks
 from edgeseg.export.coreml_package import Deployment
 from edgeseg.files import sha256
+from edgeseg.locate import locate_with
 from edgeseg.parity import bad_hops, verify_with
 from edgeseg.quantize.precision import PRECISIONS
 from edgeseg.runtimes import coreml_model, pixels
 from edgeseg.runtimes.base import RUNTIMES, Opening, Sessions
 from edgeseg.runtimes.coreml_model import CoreMlGraph, InterpretedGraph, OnUnits, runtime
-from edgeseg.runtimes.mil_interpreter import model_file, parse
+from edgeseg.runtimes.mil_interpreter import Declared, Program, Reference, Step, first_wrong, model_file, parse
 from edgeseg.students import Semantic, Stage, Student
 from tests.students.test_registry import families, settled, sizes
 
@@ -342,6 +343,62 @@ class FakePlan:
 def put_a_mac_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coremltools.models.MLModel", FakeModel)
     monkeypatch.setattr("coremltools.models.compute_plan.MLComputePlan", FakePlan)
+
+
+class Overflowing(nn.Module):
+    """Its square is beyond float16, and the root of that is not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 400).square().sqrt() / 400
+
+
+def test_bisect_names_the_operator_that_float16_does_not_bear(
+    tiny: Student, tiny_data: Data, artifact: Artifact, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    student = Tiny(len(tiny_data.class_names), nn.Sequential(nn.ReLU(), Overflowing(), nn.ReLU())).eval()
+    student.describe(tiny_data.class_names, tiny_data.palette)
+    made = es.export_model(student, CoreMl(precision="fp16"), tmp_path / "half", SIZE, BAKES, data=tiny_data)
+    assert made.manifest.ledger is not None and not made.manifest.ledger.passed
+    found = locate_with(made, student, tiny_data)
+    operator = found.operator
+    assert operator is not None and operator.error is None
+    assert operator.name.startswith("square")
+    assert (operator.kind, operator.type, operator.module) == ("mul", "float16", "tail.1")
+    assert f"{operator.name} (mul of tail.1, number {operator.place} of {operator.count})" in found.words
+    assert found.words.endswith("whose float16 is not finite")
+    whole = es.export_model(student, CoreMl(), tmp_path / "whole", SIZE, BAKES, data=tiny_data)
+    assert locate_with(whole, student, tiny_data).operator is None
+    fine = locate_with(artifact, tiny, tiny_data)
+    assert fine.operator is None and "No operator of the package" in fine.words
+
+
+def test_an_error_is_that_of_the_first_operator_beyond_the_limit_and_the_same_infinity_is_none(
+    tmp_path: Path,
+) -> None:
+    feeds = {"x": np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)}
+    x = Declared("x", "float32", (3, 4))
+    ten = torch.tensor(0.1)
+    steps = (
+        Step("mul", {"x": Reference("x"), "y": ten}, (Declared("a", "float16", (3, 4)),), ()),
+        Step("real_div", {"x": Reference("a"), "y": torch.tensor(0.0)}, (Declared("b", "float32", (3, 4)),), ()),
+        Step("quantize", {"input": Reference("a"), "scale": 0.03, "output_dtype": "int8"}, (Declared("c", "int8", (3, 4)),), ()),
+        Step("dequantize", {"input": Reference("c"), "scale": 0.03}, (Declared("d", "float32", (3, 4)),), ()),
+    )  # fmt: skip
+    program = Program((x,), ("d",), steps)
+    assert first_wrong(program, feeds, 0.5) is None
+    wrong = first_wrong(program, feeds, 1e-2)
+    assert wrong is not None and (wrong.made.name, wrong.operator, wrong.place, wrong.count) == (
+        "d",
+        "dequantize",
+        4,
+        4,
+    )
+    exact = feeds["x"].astype(np.float64) * float(ten)
+    whole = np.round(exact.astype(np.float16) / 0.03) * 0.03
+    assert wrong.error == pytest.approx(np.sqrt(np.mean((whole - exact) ** 2) / np.mean(exact**2)), rel=1e-3)
+    half = first_wrong(program, feeds, 1e-6)
+    assert half is not None and half.made.name == "a"
 
 
 def test_on_a_mac_core_ml_is_given_a_picture_and_the_units_of_the_target(

@@ -297,8 +297,10 @@ def test_the_interpreter_computes_what_pytorch_does(tmp_path: Path) -> None:
 
 def test_what_every_operator_makes_can_be_watched(tmp_path: Path) -> None:
     program = read_package(converted(lambda x: (x.relu() + 1).sigmoid(), (torch.ones(1, 4),), tmp_path))
-    seen: dict[str, Tensor] = {}
-    made = program.run({program.inputs[0].name: -np.ones((1, 4), np.float32)}, watch=seen.__setitem__)
+    feeds = {program.inputs[0].name: -np.ones((1, 4), np.float32)}
+    values = program.given(feeds)
+    seen = {each.name: values[each.name] for step in program.executed(values) for each in step.made}
+    made = program.run(feeds)
     assert list(seen) == [each.name for step in program.steps for each in step.made]
     assert [float(value[0, 0]) for value in seen.values()] == pytest.approx([0, 1, 1 / (1 + np.exp(-1))])
     assert np.array_equal(made[program.outputs[0]], seen[program.outputs[0]].numpy())
