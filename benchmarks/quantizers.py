@@ -89,7 +89,10 @@ def onnxruntime_static(model: Path, name: str, feeds: Feeds, made: Path) -> None
     theirs.CalibrationDataReader.register(Reader)
     with TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
-        import_module("onnxruntime.quantization.shape_inference").quant_pre_process(model, prepared)
+        prepare = import_module("onnxruntime.quantization.shape_inference").quant_pre_process
+        prepare(
+            model, prepared, skip_symbolic_shape=True
+        )  # every shape is known, and it gives up at functions of others
         theirs.quantize_static(
             prepared,
             made,
@@ -147,6 +150,7 @@ class Row:
     created: str
     data: str
     calibrated_on: int
+    size: tuple[int, int]
     student: str
     target: str
     quantizer: str
@@ -174,10 +178,11 @@ class Some(Split):
 
 @dataclass(frozen=True)
 class Asked:
-    """What decides the rows, as the options of the command have it."""
+    """What decides the rows, as the options of the command have it; `size` null takes that of the run's crops."""
 
     data: Data
     work: Path
+    size: tuple[int, int] | None
     threads: int
     images: int
     scored: int
@@ -210,6 +215,7 @@ def row(run: Path, name: str, asked: Asked) -> Row:
         created=now(),
         data=f"{asked.data.spec.partition(':')[0]}[{asked.data.test}], {reference.score.images} images",
         calibrated_on=len(feeds),
+        size=plain.size,
         student=plain.manifest.student.name,
         target=name,
         quantizer=f"{QUANTIZERS[name].package} {version(QUANTIZERS[name].package)}",
@@ -229,14 +235,15 @@ def made(run: Path, name: str, asked: Asked) -> tuple[Artifact, Artifact]:
     from edgeseg.quantize.model import quantize_model
 
     card, work = read_card(run), asked.work / run.name
-    assert card.size is not None
+    size = asked.size or card.size
+    assert size is not None
     options: dict[str, Any] = {"ops": "graph"}
     found = [work / name, work / f"{name}-int8"]
     if not (found[0] / "manifest.json").exists():
-        export_model(load_run(run), TARGETS[name](**options), found[0], card.size, BAKED, data=asked.data)
+        export_model(load_run(run), TARGETS[name](**options), found[0], size, BAKED, data=asked.data)
     if not (found[1] / "manifest.json").exists():
         target = TARGETS[name](precision="int8", **options)
-        quantize_model(load_run(run), target, asked.data, found[1], card.size, asked.images, bake=BAKED)
+        quantize_model(load_run(run), target, asked.data, found[1], size, asked.images, bake=BAKED)
     return Artifact.open(found[0]), Artifact.open(found[1])
 
 
@@ -299,7 +306,10 @@ def read(file: Path) -> list[Row]:
 def document(found: Sequence[Row]) -> str:
     """The table as Markdown."""
     about = ", ".join(
-        dict.fromkeys(f"`{one.data}` (calibrated on {one.calibrated_on} training images)" for one in found)
+        dict.fromkeys(
+            f"`{one.data}` at {one.size[0]}x{one.size[1]}, calibrated on {one.calibrated_on} training images"
+            for one in found
+        )
     )
     lines = [
         "# Our quantizer and the runtimes' own",
@@ -338,6 +348,8 @@ def _time(time: Ratio | None) -> str:
 
 def main() -> int:
     """Make what is missing and write the table."""
+    from edgeseg.cli.app import parse_size
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--data", required=True)
@@ -348,8 +360,10 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=64, help="to calibrate on")
     parser.add_argument("--scored", type=int, default=100, help="test images")
     parser.add_argument("--pairs", type=int, default=8, help="rounds of bursts, in each of three sets of processes")
+    parser.add_argument("--size", help="of the artifacts, e.g. 360x480; of the run's crops where nothing is said")
     given: Any = parser.parse_args()
-    asked = Asked(load_data(given.data), given.work, given.threads, given.images, given.scored, given.pairs)
+    size = parse_size(given.size)
+    asked = Asked(load_data(given.data), given.work, size, given.threads, given.images, given.scored, given.pairs)
     store = given.out / "quantizers.jsonl"
     for one in rows(given.runs, given.to.split(","), asked):
         store.parent.mkdir(parents=True, exist_ok=True)

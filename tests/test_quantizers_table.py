@@ -19,6 +19,7 @@ ROW = Row(
     created="2026-11-30T20:00:00+00:00",
     data="camvid[test], 100 images",
     calibrated_on=64,
+    size=(360, 480),
     student="ddrnet23_slim",
     target="openvino",
     quantizer="nncf 3.4.0",
