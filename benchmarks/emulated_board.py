@@ -9,6 +9,7 @@ emulated times mean nothing. Exit codes: 0 all draw the same, 2 one does not, 1 
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 import tempfile
@@ -82,11 +83,11 @@ def cells(artifact: Artifact, found: Agreement) -> tuple[str, ...]:
 def page(rows: Sequence[tuple[str, ...]], found: Agreement, count: int) -> str:
     """The table as a Markdown page."""
     table = "\n".join(f"| {' | '.join(row)} |" for row in (COLUMNS, ("---", "---", "---", *["---:"] * 4, "---"), *rows))
-    where = found.images.replace(str(Path.home()), "~")
+    where = re.sub(r":.*(?=\[)", "", found.images)  # not where it lies here
     return (
         "# An emulated Raspberry Pi behind ssh\n\n"
         f"Made by `python -m benchmarks.emulated_board`: labels on {found.model} ({found.cpu}), emulated by qemu and reached over a real "
-        f"sshd, against x86, on {count} images of {where}. Its masks mean something, its times nothing, so there are none.\n\n{table}\n"
+        f"sshd, against x86, on {where}, images: {count}. Its masks mean something, its times nothing, so there are none.\n\n{table}\n"
     )
 
 

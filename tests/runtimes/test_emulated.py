@@ -230,7 +230,7 @@ def test_the_table_of_an_emulated_board(
     words = [str(folder), "--count", "3", "--out", str(out)]
     assert emulated_board.main(words) == 0
     row = next(line for line in out.read_text().splitlines() if line.startswith("| conv |"))
-    assert "| fp32 | 2,880 | 0 | 100.0000% | 99.99% | met |" in row and "on 3 images of synthetic" in out.read_text()
+    assert "| fp32 | 2,880 | 0 | 100.0000% | 99.99% | met |" in row and ", images: 3." in out.read_text()
     draw = RemoteBench.draw
     monkeypatch.setattr(RemoteBench, "draw", lambda self, given: draw(self, given) + 1)
     assert emulated_board.main(words) == ParityFailed.exit_code
