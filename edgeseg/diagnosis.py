@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -162,6 +163,14 @@ def halved(network: Network, precision: str = "fp16") -> Network:
     made = copy.deepcopy(network)
     for tensor in (*made.parameters(), *made.buffers()):
         tensor.data = _rounded(tensor.data, HALVES[precision])
+    return made
+
+
+@torch.no_grad()  # a view within inference mode has no version counter, and a mode like ours sees that it is set
+def rounded(network: Network, given: Tensor, precision: str | None) -> Tensor:
+    """What a network makes of an input where all that its operators make is rounded to `precision`; null: nothing is."""
+    with nullcontext() if precision is None else Half(precision):
+        made: Tensor = network(given)
     return made
 
 

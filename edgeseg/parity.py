@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeseg.artifact import Artifact
 from edgeseg.data import Data, load_data
-from edgeseg.diagnosis import HALVES, Half, diagnose, halved
+from edgeseg.diagnosis import HALVES, diagnose, halved, rounded
 from edgeseg.errors import EdgesegError, ParityFailed
 from edgeseg.export.deployed import Deployed, DeployedDecoder, DeployedEncoder, ImageNetwork
 from edgeseg.ledger import Hop, Ledger
@@ -250,11 +249,12 @@ def _alone(
     """What rounding does without any runtime, in PyTorch: of the weights, and unless it is `weights` alone of all that operators make."""
     row = Comparison(student.classes, images=len(pictures))
     network = halved(Deployed(student, artifact.size, artifact.manifest.input.baked), precision).eval()
-    with torch.inference_mode():
-        for one in pictures:
-            normal, given = both(one, artifact.manifest.input)
-            with nullcontext() if weights else Half(precision):
-                made = network(torch.from_numpy(given if network.bakes_pre else normal))
+    for one in pictures:
+        normal, given = both(one, artifact.manifest.input)
+        made = rounded(
+            network, torch.from_numpy(given if network.bakes_pre else normal), None if weights else precision
+        )
+        with torch.inference_mode():
             row.add(student.eval()(torch.from_numpy(normal)).numpy(), made.numpy())
     return row.hop("student -> rounded", precision, student.class_names)
 

@@ -18,8 +18,10 @@ from torch.export import Dim
 
 import edgeseg as es
 from edgeseg.artifact import Artifact
+from edgeseg.diagnosis import halved, rounded
 from edgeseg.errors import EdgesegError
 from edgeseg.export import OnnxRuntime, OpenVino
+from edgeseg.export.deployed import Deployed
 from edgeseg.export.target import Target
 from edgeseg.runs import load_run, save
 from edgeseg.students import STUDENTS, Promptable, Semantic, Student, fuse
@@ -248,6 +250,20 @@ def free_size(name: str) -> None:
         traced = torch.export.export(student, (example,), dynamic_shapes={"image": free}, strict=False).module()
         image = picture(64 * (fewest + 2), 64 * (fewest + 1))
         assert torch.allclose(traced(image), student(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in families() if isinstance(build(name), Semantic)])
+def test_rounding_alone_can_be_blamed(name: str) -> None:
+    """Of every family, what half precision does without a runtime can be looked at when an artifact fails."""
+    student = settled(name)
+    network = halved(Deployed(student, sizes(student)[0]), "bf16")
+    image = picture(*sizes(student)[0])
+    exact, half = (rounded(network, image, precision) for precision in (None, "bf16"))
+    assert 0 < relative(half, exact) < 1
+
+
+def relative(made: Tensor, wanted: Tensor) -> float:
+    return float((made - wanted).norm() / wanted.norm())
 
 
 @pytest.mark.slow
