@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -58,9 +59,13 @@ class Server:
         """The process that listens."""
         return int((self.folder / "pid").read_text())
 
-    def entry(self, folder: Path, **other: str) -> Entry:
+    def entry(self, folder: Path, **other: Any) -> Entry:
         """A device that keeps its files in `folder`."""
-        given = {"python": sys.executable, "folder": str(folder / "device"), "ssh_config": str(self.folder / "client")}
+        given: dict[str, Any] = {
+            "python": sys.executable,
+            "folder": str(folder / "device"),
+            "ssh_config": str(self.folder / "client"),
+        }
         return Entry(self.url, **given | other)
 
     def know(self, key: str) -> None:

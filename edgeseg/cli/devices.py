@@ -1,8 +1,9 @@
-"""`edgeseg devices list|probe|add|restore|emulate`."""
+"""`edgeseg devices list|probe|add|restore|recover|emulate`."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -81,6 +82,12 @@ def add(
         ),
     ] = None,
     ssh_config: Annotated[Path | None, typer.Option(help="Read instead of ~/.ssh/config.")] = None,
+    recover: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND", help="What switches it off and on from here, e.g. 'uhubctl -l 1-1 -p 2 -a cycle'."
+        ),
+    ] = None,
     probing: Annotated[bool, typer.Option("--probe/--no-probe", help="Keep it only if it answers.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -96,7 +103,8 @@ def add(
         raise EdgesegError(f"{name!r} is no name for a device; write one word, e.g. edgeseg devices add pi {url}")
     if ssh_config and not ssh_config.is_file():
         raise EdgesegError(f"--ssh-config {ssh_config} is no file; name one like ~/.ssh/config, or leave it out")
-    entry = Entry(url, python, folder, str(ssh_config.resolve()) if ssh_config else None)
+    config = str(ssh_config.resolve()) if ssh_config else None
+    entry = Entry(url, python, folder, config, tuple(shlex.split(recover or "")))
     with closing(make(name, entry)) as device:
         if probing:
             device.probe()
@@ -145,6 +153,23 @@ def restore(
     with closing(open_device(name)) as device:
         lines = put_back(device)
     emit({"restored": lines}, as_json, "\n".join(lines) or f"nothing was left changed on {name}")
+
+
+@devices.command("recover")
+def recovered(
+    name: Annotated[str, typer.Argument(metavar="DEVICE", help="A name, added with --recover.")],
+    limit: Annotated[float, typer.Option(min=1, help="Seconds to wait until it answers.")] = 300,
+    as_json: Json = False,
+) -> None:
+    """Switch a device off and on by the command it was added with, and wait until it answers. A sweep does so by itself.
+
+    Example: edgeseg devices recover pi
+    """
+    from edgeseg.runtimes.devices.recover import recover
+
+    with talk.status(f"switching {name} off and on"):
+        seconds = recover(name, limit)
+    emit({"device": name, "seconds": round(seconds, 1)}, as_json, f"{name} answers again after {seconds:.0f} s")
 
 
 def _asked(name: str) -> tuple[Facts, DeviceState, Reading]:

@@ -19,6 +19,7 @@ class Entry:
     python:     the interpreter there that has numpy and a runtime.
     folder:     where files are kept there; by default where its kind has them: `~/.cache/edgeseg`, and the lock in /tmp, for all of its users.
     ssh_config: a file to read instead of ~/.ssh/config.
+    recover:    a command of this machine that switches it off and on, word by word.
     """
 
     __pydantic_config__ = STRICT
@@ -26,6 +27,7 @@ class Entry:
     python: str = "python3"
     folder: str | None = None
     ssh_config: str | None = None
+    recover: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.folder and not self.folder.startswith(("/", "~/")):

@@ -22,7 +22,7 @@ from edgeseg.registry import Registry
 from edgeseg.runs import CARD, WEIGHTS
 from edgeseg.runtimes.farm.exports import Make, Order
 from edgeseg.runtimes.farm.queue import Job, Outcome
-from edgeseg.runtimes.farm.sweep import Measure, Sweep, edgeseg, measured, record_name
+from edgeseg.runtimes.farm.sweep import Measure, Recover, Sweep, edgeseg, measured, record_name, recovered
 
 LOOK_S = 20.0
 """How often a job that waits for its device is asked whether the cluster still has that."""
@@ -33,10 +33,11 @@ There: TypeAlias = Callable[[Job, str, bytes], tuple[Outcome, str | None]]
 
 @dataclass(frozen=True)
 class Crew:
-    """Who measures a job on a device, and who makes an artifact."""
+    """Who measures a job on a device, who makes an artifact, and who switches a device off and on."""
 
     measure: Measure
     make: Make
+    recover: Recover = recovered
 
 
 @contextmanager
@@ -122,7 +123,17 @@ def ray(sweep: Sweep, out: Path, there: There | None = None, cpus: int = 0) -> I
             _untar(artifact, part)
             return outcome
 
-        yield Crew(measure, make)
+        recoverer = library.remote(max_retries=0, num_cpus=cpus)(_recovered_there)
+
+        async def recover(device: str) -> str | None:
+            asked = recoverer.options(resources={resource(device): 1}).remote(device)
+            try:
+                said: Outcome | str | None = await _waited(library, asked.future(), device)
+            except library.exceptions.RayError as error:
+                return f"{type(error).__name__} on Ray"
+            return said.reason if isinstance(said, Outcome) else said
+
+        yield Crew(measure, make, recover)
     finally:
         library.shutdown()
 
@@ -172,6 +183,11 @@ def _measured_there(job: Job, device: str, artifact: bytes, cool: float | str) -
         _untar(artifact, place)
         made = asyncio.run(measured(replace(job, artifact=str(place)), device, Path(folder), cool))
         return made, Path(made.record).read_text(encoding="utf-8") if made.record else None
+
+
+def _recovered_there(device: str) -> str | None:
+    """`Recover` on the machine that has the device."""
+    return asyncio.run(recovered(device))
 
 
 def _made_there(order: Order, run: bytes) -> tuple[Outcome, bytes]:

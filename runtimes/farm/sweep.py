@@ -84,15 +84,31 @@ Measure: TypeAlias = Callable[[Job, str], Awaitable[Outcome]]
 
 Notify: TypeAlias = Callable[[Job, str, Outcome], None]
 
+Recover: TypeAlias = Callable[[str], Awaitable[str | None]]
+"""Has a device switched off and on; why that did not help, null where it answers again."""
+
+
+async def left_alone(device: str) -> str | None:
+    """`Recover` where nothing switches devices off and on."""
+    return ""
+
 
 async def run(
-    queue: Queue, sweep: Sweep, measure: Measure, notify: Notify = lambda *_: None, calm_s: float = CALM_S
+    queue: Queue,
+    sweep: Sweep,
+    measure: Measure,
+    notify: Notify = lambda *_: None,
+    calm_s: float = CALM_S,
+    recover: Recover = left_alone,
 ) -> dict[str, str]:
-    """Measure until nothing waits that a device could take; the devices that were left out, and why."""
+    """Measure until nothing waits that a device could take; the devices that were left out, and why.
+
+    A device out of patience is recovered, once until a job of its succeeds again, before it is left out.
+    """
     changed, out = asyncio.Condition(), dict[str, str]()
 
     async def work(pool: str, device: str) -> None:
-        faults = 0
+        faults, fresh = 0, True
         while True:
             async with changed:
                 while (job := queue.lease(pool, device)) is None:
@@ -100,7 +116,7 @@ async def run(
                         return
                     await changed.wait()
             outcome = await measure(job, device)
-            faults = faults + 1 if outcome.device else 0
+            faults, fresh = (faults + 1, fresh) if outcome.device else (0, True)
             again = outcome.state == "waiting" and job.tries < sweep.tries
             given_up: State = "invalid" if outcome.record else "failed"
             state = outcome.state if outcome.state != "waiting" or again else given_up
@@ -109,9 +125,12 @@ async def run(
                 changed.notify_all()
             notify(job, device, replace(outcome, state=state))
             if faults >= sweep.patience:
-                out[device] = outcome.reason or "it failed"
-                return
-            if outcome.device:
+                more = await recover(device) if fresh else "switched off and on before"
+                if more is not None:
+                    out[device] = "; ".join(filter(None, [outcome.reason or "it failed", more]))
+                    return
+                faults, fresh = 0, False
+            elif outcome.device:
                 await asyncio.sleep(calm_s)
 
     await asyncio.gather(*(work(pool, device) for pool, devices in sweep.pools.items() for device in devices))
@@ -143,6 +162,17 @@ async def measured(job: Job, device: str, folder: Path, cool: float | str = "") 
         return Outcome("waiting" if lost else "failed", None if lost else str(path), f"{outcome}: {said}", device=lost)
     why = "; ".join(reasons) or (f"{SMOKE}: the way works; no figure to quote" if job.protocol == SMOKE else None)
     return Outcome("waiting" if reasons else "done", str(path), why)
+
+
+async def recovered(device: str) -> str | None:
+    """`Recover` of this machine's devices, in a process of its own; nothing is said of one without a command for it."""
+    from edgeseg.runtimes.devices.book import read
+
+    entry = read().devices.get(device)
+    if entry is None or not entry.recover:
+        return ""
+    code, said = await edgeseg("devices", "recover", device)
+    return said or f"exit code {code}" if code else None
 
 
 def _how(protocol: str) -> list[str]:
@@ -223,7 +253,7 @@ def swept(
             for threads in sweep.threads
         ]
         queue.want(wanted)
-        left_out = asyncio.run(run(queue, sweep, crew.measure, notify))
+        left_out = asyncio.run(run(queue, sweep, crew.measure, notify, recover=crew.recover))
         keys = {job.key for job in wanted}
         return Swept(outcomes, [job for job in queue.jobs() if job.key in keys], left_out)
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -42,9 +43,10 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeAdb:
     return FakeAdb(tmp_path, monkeypatch)
 
 
-def phone(folder: Path, url: str = "adb://SERIAL", **other: str) -> Adb:
+def phone(folder: Path, url: str = "adb://SERIAL", **other: Any) -> Adb:
     """A phone that keeps its files in `folder`."""
-    return Adb("phone", Entry(url, folder=str(folder / "device"), **{"python": "no-python-here"} | other))
+    given: dict[str, Any] = {"python": "no-python-here"} | other
+    return Adb("phone", Entry(url, folder=str(folder / "device"), **given))
 
 
 def test_words_become_one_string_for_the_phone_s_shell(fake: FakeAdb, tmp_path: Path) -> None:

@@ -102,6 +102,42 @@ def test_a_device_that_keeps_failing_is_left_out_and_others_do_its_work(tmp_path
     assert isinstance(error, MissingTool) and "3 of 3 wait (bad: no route)" in str(error)
 
 
+def test_a_device_that_hangs_is_switched_off_and_on_once_before_it_is_left_out(tmp_path: Path) -> None:
+    """It hangs after three jobs and again after its next one, and then for good."""
+    done_since, switched, hopeless = [0], [0], [False]
+
+    async def measure(job: Job, device: str) -> Outcome:
+        if hopeless[0] or done_since[0] >= (3 if not switched[0] else 1):
+            return Outcome("waiting", None, "no route", device=True)
+        done_since[0] += 1
+        return Outcome("done", "x.json")
+
+    async def recover(device: str) -> str | None:
+        switched[0] += 1
+        done_since[0], hopeless[0] = 0, switched[0] > 2
+        return None
+
+    with Queue(tmp_path / "q").held() as queue:
+        queue.want(jobs(9))
+        out = asyncio.run(run(queue, sweep({"pool": ["pi"]}, tries=9), measure, calm_s=0, recover=recover))
+        states = Counter(job.state for job in queue.jobs())
+    assert out == {"pi": "no route; switched off and on before"}
+    assert switched == [3] and states == {"done": 5, "waiting": 4}
+
+
+def test_why_it_did_not_come_back_is_said(tmp_path: Path) -> None:
+    async def measure(job: Job, device: str) -> Outcome:
+        return Outcome("waiting", None, "no route", device=True)
+
+    async def recover(device: str) -> str | None:
+        return "uhubctl: no such hub"
+
+    with Queue(tmp_path / "q").held() as queue:
+        queue.want(jobs(2))
+        out = asyncio.run(run(queue, sweep({"pool": ["pi"]}), measure, calm_s=0, recover=recover))
+    assert out == {"pi": "no route; uhubctl: no such hub"}
+
+
 def test_what_cannot_be_measured_is_not_tried_again_and_noise_is(tmp_path: Path) -> None:
     tries: Counter[str] = Counter()
 
