@@ -327,7 +327,19 @@ def test_run_misses_and_mistypes(capsys: pytest.CaptureFixture[str], monkeypatch
 
 def test_every_benchmark_is_in_the_table_and_in_the_readme() -> None:
     folder = Path(run.__file__).parent
-    helpers = {"__init__", "accuracy", "distillation", "int8", "matrix", "memory", "ratio", "run"}
+    helpers = {
+        "__init__",
+        "accuracy",
+        "distillation",
+        "emulated_board",
+        "int8",
+        "loopback",
+        "matrix",
+        "memory",
+        "quantizers",
+        "ratio",
+        "run",
+    }
     modules = {path.stem for path in folder.glob("*.py")} - helpers
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert set(run.NAMES) == modules
