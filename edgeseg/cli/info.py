@@ -13,7 +13,7 @@ from edgeseg.cli.export import ledger_table
 
 if TYPE_CHECKING:
     from edgeseg.artifact import Artifact
-    from edgeseg.manifest import Manifest
+    from edgeseg.manifest import InputSpec, Manifest
     from edgeseg.runs import RunCard
 
 Row = tuple[str, object]
@@ -113,14 +113,14 @@ def _of_artifact(artifact: Artifact) -> list[Row]:
     """What was exported, how it is asked, and what is known of it; its proof is a table of its own."""
     manifest = artifact.manifest
     student, source, given, made = manifest.student, manifest.source, manifest.input, manifest.output
-    options = {name: value for name, value in manifest.target.items() if name not in ("name", "precision")}
+    options = {name: value for name, value in manifest.target.items() if name not in ("name", "precision", "sizes")}
     executed = manifest.precision.executed or "not known"
     rows: list[Row] = [
         ("student", f"{student.name}, {student.task}"),
         ("run", source.run or "none: fresh weights"),
         ("target", f"{manifest.target['name']} ({_named(options)})"),
         ("precision", f"{manifest.precision.asked}, executed in {executed}"),
-        ("takes", f"{given.dtype} [{', '.join(map(str, given.shape))}] {given.layout}"),
+        ("takes", f"{given.dtype} [{', '.join(map(str, given.shape))}] {given.layout} {given.colour}{_more(given)}"),
         ("gives", f"{made.kind} {made.dtype} [{', '.join(map(str, made.shape))}]"),
         *((entry.path, f"{entry.bytes / 1e6:.2f} MB") for entry in manifest.files),
         ("operators of ours", _named(manifest.op_tiers) or "none"),
@@ -160,6 +160,10 @@ def _flat(document: dict[str, Any], prefix: str = "") -> Any:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def _more(given: InputSpec) -> str:
+    return "" if given.sizes is None else f", or {given.sizes} in steps of {given.step}"
 
 
 def _named(values: dict[str, Any]) -> str:
