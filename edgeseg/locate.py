@@ -255,7 +255,7 @@ class Tapped(Network):
         self.inner, self.names, self.own = inner, list(names), list(own)
         self.bake, self.size, self.student, self.interface = inner.bake, inner.size, inner.student, inner.interface
         self.outputs = [*(inner.outputs[index] for index in own), *(f"tap_{index}" for index in range(len(names)))]
-        self.dynamic, self.whole = inner.dynamic, None
+        self.dynamic, self.sizes, self.whole = inner.dynamic, inner.sizes, None
         self.eval()
 
     def feeds(self) -> dict[str, Tensor]:
