@@ -55,6 +55,7 @@ def test_every_verb_is_in_the_readme() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # seven minutes beside another job; ten would not tell a slow hour from one that hangs
 def test_the_commands_run_in_order(
     tmp_path: Path, tiny_data: Data, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
